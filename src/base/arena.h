@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Memory that lives as long as its owner: many small objects, freed at once.
+ * Every allocation can fail (NULL); nothing aborts.
+ */
+#ifndef FERRY_BASE_ARENA_H
+#define FERRY_BASE_ARENA_H
+
+#include "base/attrs.h"
+
+struct arena_chunk;
+
+struct arena {
+	struct arena_chunk *chunks;
+	size_t used_bytes; /* in total, for limits */
+};
+
+/* Zeroed memory, aligned for any type; NULL when memory is exhausted. */
+void *arena_alloc(struct arena *a, size_t bytes);
+void *arena_dup(struct arena *a, const void *data, size_t bytes);
+char *arena_strdup(struct arena *a, const char *s);
+char *arena_printf(struct arena *a, const char *fmt, ...) printf_like(2, 3);
+void arena_free(struct arena *a);
+
+/* An array of @n zeroed elements of the type. */
+#define arena_array(a, type, n) ((type *)arena_alloc((a), sizeof(type) * (size_t)(n)))
+#define arena_new(a, type) arena_array((a), type, 1)
+
+#endif

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Where images live. A store holds objects (whole images, by their CRIU file
+ * name: "core-34.img") and pages (the raw bytes of "pages-N.img", by N).
+ *
+ * The property that everything else leans on: a get BLOCKS until the thing has
+ * arrived, or until the store knows that it will never come. So a reader may
+ * start while the writer still works. In a directory everything has arrived.
+ *
+ * One thread may put while another gets; two puts of one name are an error.
+ */
+#ifndef FERRY_STORE_STORE_H
+#define FERRY_STORE_STORE_H
+
+#include "base/attrs.h"
+#include "base/err.h"
+
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+struct store;
+
+struct store_ops {
+	const char *name; /* "dir", "wire", "memory", "fault" */
+	int (*put)(struct store *s, const char *object, const void *data, size_t bytes, struct err *err);
+	int (*get)(struct store *s, const char *object, void **data_out, size_t *bytes_out, struct err *err);
+	int (*put_pages)(struct store *s, uint32_t pages_id, const void *data, size_t bytes, struct err *err);
+	int (*get_pages)(struct store *s, uint32_t pages_id, uint64_t off, void *buf, size_t bytes,
+			 struct err *err);
+	/*
+	 * A descriptor from which pages_id's bytes can be read by pread/splice at
+	 * their offsets, or -1 if this store has none (then use get_pages). The
+	 * store keeps ownership. Blocks until all of its pages have arrived.
+	 */
+	int (*pages_fd)(struct store *s, uint32_t pages_id);
+	int (*complete)(struct store *s, struct err *err);
+	void (*close)(struct store *s);
+};
+
+/* Implementations embed this first. */
+struct store {
+	const struct store_ops *ops;
+};
+
+/* Stores an object under a new name. The bytes are copied or written before it returns. */
+int store_put(struct store *s, const char *object, const void *data, size_t bytes, struct err *err) must_check;
+
+/*
+ * Waits for an object. 0: *data_out (caller frees) and *bytes_out are set.
+ * 1: the store is complete and has no such object. -1: error.
+ */
+int store_get(struct store *s, const char *object, void **data_out, size_t *bytes_out,
+	      struct err *err) must_check;
+
+/* Appends to the pages of @pages_id, in order; bytes == 0 says that there will be no more. */
+int store_put_pages(struct store *s, uint32_t pages_id, const void *data, size_t bytes,
+		    struct err *err) must_check;
+
+/* Waits for @bytes at @off of the pages of @pages_id; fewer there is an error naming the image and offset. */
+int store_get_pages(struct store *s, uint32_t pages_id, uint64_t off, void *buf, size_t bytes,
+		    struct err *err) must_check;
+
+int store_pages_fd(struct store *s, uint32_t pages_id);
+
+/* The writer says that nothing more will come: every waiting or later get of a missing object returns 1. */
+int store_complete(struct store *s, struct err *err) must_check;
+
+/* NULL is allowed. */
+void store_close(struct store *s);
+
+/*
+ * A directory in CRIU's layout. @dirfd is duplicated. Images get mode 0644; on
+ * put a stale image of the same name is replaced. "stats-dump" and the like
+ * are not objects of a store.
+ */
+struct store *store_dir_open(int dirfd, struct err *err) must_check;
+
+/*
+ * In memory: objects on the heap, pages in one memfd per pages id. For tests,
+ * and for the receiving side of a migration (another thread puts).
+ */
+struct store *store_memory_open(struct err *err) must_check;
+
+/* Makes every waiting get fail with this reason (the connection broke). */
+void store_memory_fail(struct store *s, const struct err *why);
+
+/*
+ * Wraps another store (and closes it): the @fail_at-th call (from 1) of any op
+ * fails with @no. For tests; FERRY_STORE_FAULT=N:ERRNO in the environment of a
+ * debug build of the commands uses it too.
+ */
+struct store *store_fault_open(struct store *inner, unsigned int fail_at, int no, struct err *err) must_check;
+
+#endif

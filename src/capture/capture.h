@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Capture: freeze a tree, look inside it, copy its memory out, let it go.
+ *
+ * The order that callers follow (cmd/dump.c, migrate/source.c):
+ *
+ *	capture_open      find the tree; nothing is stopped
+ *	capture_check     refuse by name what cannot be carried; nothing is stopped
+ *	capture_freeze    every thread stops
+ *	capture_collect   small state into the snapshot
+ *	capture_memory    pages into the store
+ *	capture_save      images into the store
+ *	capture_finish    thaw, leave stopped, or kill
+ *	capture_close
+ *
+ * From freeze to finish nothing exits and no allocation failure aborts. If we
+ * are killed at any moment the kernel lets the tasks go, and a task that is
+ * inside the blob finds home by itself (kernel/stub.h).
+ */
+#ifndef FERRY_CAPTURE_CAPTURE_H
+#define FERRY_CAPTURE_CAPTURE_H
+
+#include "kinds/kind.h"
+
+struct capture_session;
+
+enum capture_end { CAPTURE_THAW, CAPTURE_LEAVE_STOPPED, CAPTURE_KILL };
+
+struct capture_stats {
+	uint64_t freeze_ns;  /* from the first stop until capture_finish let go */
+	uint64_t n_tasks, n_threads, n_fds;
+	uint64_t pages, zero_pages, bytes;
+};
+
+/* @pid is the root of the tree. @opt must outlive the session. */
+struct capture_session *capture_open(pid_t pid, const struct kind_options *opt, struct err *err) must_check;
+
+/* The struct kinds work on: its snapshot is what capture_collect fills. */
+struct capture *capture_state(struct capture_session *s);
+
+/* All refusals of one look at the running tree; -1 and the first of them (the rest are logged as errors). */
+int capture_check(struct capture_session *s, struct err *err) must_check;
+
+/* Gives up after @timeout_ms (0: no limit) with the tree running again. */
+int capture_freeze(struct capture_session *s, unsigned int timeout_ms, struct err *err) must_check;
+int capture_collect(struct capture_session *s, struct err *err) must_check;
+int capture_memory(struct capture_session *s, struct store *store,
+		   void (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes), void *arg,
+		   struct err *err) must_check;
+int capture_save(struct capture_session *s, struct store *store, struct err *err) must_check;
+
+/* Undoes what the kinds changed (unless killing), and ends the freeze. Goes on after errors; reports the first. */
+int capture_finish(struct capture_session *s, enum capture_end end, struct err *err) must_check;
+
+void capture_stats(const struct capture_session *s, struct capture_stats *out);
+
+/* Thaws if still frozen. NULL allowed. */
+void capture_close(struct capture_session *s);
+
+#endif

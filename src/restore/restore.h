@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Restore: build a tree from a snapshot and let it run.
+ *
+ *	restore_open      load and verify the images; nothing is made
+ *	restore_check     can it work here? no side effects
+ *	restore_build     make every task, up to its last register, none of them runs
+ *	restore_commit    let them run
+ *	restore_close     kills what was built and not committed
+ *
+ * A tree that is not committed disappears with us (PTRACE_O_EXITKILL).
+ */
+#ifndef FERRY_RESTORE_RESTORE_H
+#define FERRY_RESTORE_RESTORE_H
+
+#include "kinds/kind.h"
+
+struct restore_session;
+
+enum restore_pids { RESTORE_PIDS_SAME, RESTORE_PIDS_AUTO, RESTORE_PIDS_NEW };
+
+struct restore_options {
+	const struct kind_options *kinds;
+	enum restore_pids pids;
+	bool sibling;       /* -S: the root becomes our sibling, a child of our parent */
+	bool leave_stopped; /* -s: stop the tree (SIGSTOP) instead of running it */
+};
+
+/* Blocks until the images it needs have arrived in the store. */
+struct restore_session *restore_open(struct store *store, const struct restore_options *opt,
+				     struct err *err) must_check;
+struct restore *restore_state(struct restore_session *s);
+
+/*
+ * CPU features, kernel features, pids, files, users. With RESTORE_PIDS_AUTO
+ * notes whether a pid namespace is needed; restore_new_pidns tells.
+ */
+int restore_check(struct restore_session *s, struct err *err) must_check;
+
+/* Is each of these pids free here? -1 names the owner (pid and command name) of the first that is not. */
+int restore_pids_free(const pid_t *pids, size_t n, struct err *err) must_check;
+bool restore_new_pidns(const struct restore_session *s);
+
+int restore_build(struct restore_session *s,
+		  void (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes), void *arg,
+		  struct err *err) must_check;
+
+/* The root's pid in our namespace; after restore_build. */
+pid_t restore_root_pid(const struct restore_session *s);
+
+/* The moment of truth: every task runs from its registers. */
+int restore_commit(struct restore_session *s, struct err *err) must_check;
+
+void restore_close(struct restore_session *s); /* NULL allowed */
+
+#endif

@@ -11,9 +11,9 @@
 #include <sys/types.h>
 
 /* The blob's code: position independent, to be copied to executable memory. Entry: rdi = slot address in the task. */
-extern const uint8_t blob_code[];
-extern const size_t blob_code_bytes;
-extern const size_t blob_entry; /* offset of the entry; rsp need not be set: the slot says where its stack is */
+const uint8_t *blob_code(void);
+size_t blob_code_bytes(void);
+size_t blob_entry(void); /* offset of the entry; rsp need not be set: the slot says where its stack is */
 
 /*
  * Makes a slot ready in shared memory: @ours and @theirs are the same

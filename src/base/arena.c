@@ -2,6 +2,7 @@
 #include "base/arena.h"
 
 #include <stdarg.h>
+#include <stdint.h>
 #include <string.h>
 
 struct arena_chunk {
@@ -18,7 +19,7 @@ void *arena_alloc(struct arena *a, size_t bytes)
 	size_t need = (bytes + 15) & ~(size_t)15, cap;
 	void *p;
 
-	if (need < bytes)
+	if (need < bytes || need > SIZE_MAX - sizeof(*c))
 		return NULL;
 	if (!c || c->cap - c->used < need) {
 		cap = need > CHUNK_BYTES / 4 ? need : CHUNK_BYTES;
@@ -38,6 +39,13 @@ void *arena_alloc(struct arena *a, size_t bytes)
 	c->used += need;
 	a->used_bytes += need;
 	return p;
+}
+
+void *arena_calloc(struct arena *a, size_t n, size_t size)
+{
+	size_t bytes;
+
+	return __builtin_mul_overflow(n, size, &bytes) ? NULL : arena_alloc(a, bytes);
 }
 
 void *arena_dup(struct arena *a, const void *data, size_t bytes)

@@ -17,13 +17,14 @@ struct arena {
 
 /* Zeroed memory, aligned for any type; NULL when memory is exhausted. */
 void *arena_alloc(struct arena *a, size_t bytes);
+void *arena_calloc(struct arena *a, size_t n, size_t size);
 void *arena_dup(struct arena *a, const void *data, size_t bytes);
 char *arena_strdup(struct arena *a, const char *s);
 char *arena_printf(struct arena *a, const char *fmt, ...) printf_like(2, 3);
 void arena_free(struct arena *a);
 
-/* An array of @n zeroed elements of the type. */
-#define arena_array(a, type, n) ((type *)arena_alloc((a), sizeof(type) * (size_t)(n)))
+/* An array of @n zeroed elements of the type; NULL also when its size overflows. */
+#define arena_array(a, type, n) ((type *)arena_calloc((a), (n), sizeof(type)))
 #define arena_new(a, type) arena_array((a), type, 1)
 
 #endif

@@ -13,12 +13,39 @@ struct arena_chunk {
 
 enum { CHUNK_BYTES = 64 * 1024 };
 
+bool arena_recyclable(size_t bytes)
+{
+	return bytes >= 1024 && bytes <= (1024UL << 16) && (bytes & (bytes - 1)) == 0;
+}
+
+/* The list for blocks of this recyclable size. */
+static void **recycled_list(struct arena *a, size_t bytes)
+{
+	return &a->recycled[__builtin_ctzl(bytes) - 10];
+}
+
+void arena_recycle(struct arena *a, void *block, size_t bytes)
+{
+	void **list;
+
+	if (!arena_recyclable(bytes))
+		return;
+	list = recycled_list(a, bytes);
+	*(void **)block = *list;
+	*list = block;
+}
+
 void *arena_alloc(struct arena *a, size_t bytes)
 {
 	struct arena_chunk *c = a->chunks;
 	size_t need = (bytes + 15) & ~(size_t)15, cap;
-	void *p;
+	void **list, *p;
 
+	if (arena_recyclable(bytes) && *(list = recycled_list(a, bytes))) {
+		p = *list;
+		*list = *(void **)p;
+		return memset(p, 0, bytes);
+	}
 	if (need < bytes || need > SIZE_MAX - sizeof(*c))
 		return NULL;
 	if (!c || c->cap - c->used < need) {
@@ -90,6 +117,5 @@ void arena_free(struct arena *a)
 		next = c->next;
 		free(c);
 	}
-	a->chunks = NULL;
-	a->used_bytes = 0;
+	memset(a, 0, sizeof(*a));
 }

@@ -15,11 +15,15 @@
 #include "base/attrs.h"
 #include "base/err.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
-#include <sys/uio.h>
 
 struct store;
+
+/* No image comes near: what is larger is not an image (get and put refuse it). */
+#define STORE_OBJECT_MAX_BYTES (1UL << 30)
+#define STORE_NAME_MAX_BYTES   128
 
 struct store_ops {
 	const char *name; /* "dir", "wire", "memory", "fault" */
@@ -34,6 +38,8 @@ struct store_ops {
 	 * store keeps ownership. Blocks until all of its pages have arrived.
 	 */
 	int (*pages_fd)(struct store *s, uint32_t pages_id);
+	/* Says that an object will not come. Optional. */
+	int (*skip)(struct store *s, const char *object, struct err *err);
 	int (*complete)(struct store *s, struct err *err);
 	void (*close)(struct store *s);
 };
@@ -63,6 +69,12 @@ int store_get_pages(struct store *s, uint32_t pages_id, uint64_t off, void *buf,
 
 int store_pages_fd(struct store *s, uint32_t pages_id);
 
+/*
+ * The writer says that this object will not be put: a directory forgets a stale
+ * one of that name, a waiting get returns 1.
+ */
+int store_skip(struct store *s, const char *object, struct err *err) must_check;
+
 /* The writer says that nothing more will come: every waiting or later get of a missing object returns 1. */
 int store_complete(struct store *s, struct err *err) must_check;
 
@@ -71,8 +83,10 @@ void store_close(struct store *s);
 
 /*
  * A directory in CRIU's layout. @dirfd is duplicated. Images get mode 0644; on
- * put a stale image of the same name is replaced. "stats-dump" and the like
- * are not objects of a store.
+ * put a stale image of the same name is replaced. The first put removes a stale
+ * inventory.img: a directory without one is no dump, so a dump that fails half
+ * way leaves nothing that looks like one. "stats-dump" and the like are not
+ * objects of a store.
  */
 struct store *store_dir_open(int dirfd, struct err *err) must_check;
 
@@ -87,7 +101,8 @@ void store_memory_fail(struct store *s, const struct err *why);
 
 /*
  * Wraps another store (and closes it): the @fail_at-th call (from 1) of any op
- * fails with @no. For tests; FERRY_STORE_FAULT=N:ERRNO in the environment of a
+ * that can report an error fails with @no, and so do all that follow. It has no
+ * pages descriptors, so that pages are read through it too. For tests; FERRY_STORE_FAULT=N:ERRNO in the environment of a
  * debug build of the commands uses it too.
  */
 struct store *store_fault_open(struct store *inner, unsigned int fail_at, int no, struct err *err) must_check;

@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Images in a directory, in CRIU's layout. Everything that a reader could wait
+ * for has arrived: what is not there will not come.
+ *
+ * Images are never written over: the old file is unlinked and a new one made,
+ * so that neither links to it nor a reader that has it open see the change.
+ */
+#include "store/store.h"
+
+#include "base/io.h"
+#include "base/map.h"
+#include "base/vec.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* The pages file of one id; it stays open until the store is closed, or its end has been put. */
+struct dir_pages {
+	uint32_t id;
+	int fd; /* -1: put and ended */
+	bool writing;
+};
+
+struct dir_store {
+	struct store store;
+	int dirfd;
+	pthread_mutex_t lock; /* guards what follows */
+	bool dirty;           /* something was put: a stale inventory is gone */
+	struct map pages;     /* by id: struct dir_pages */
+	struct map names;     /* what was put, by hash of the name: struct dir_name */
+};
+
+struct dir_name {
+	struct dir_name *next; /* same hash */
+	char name[];
+};
+
+static struct dir_store *to_dir(struct store *s)
+{
+	return (struct dir_store *)s;
+}
+
+/* Notes that @object is put: 0, or -1 if it was before, or memory ran out. */
+static int note_name(struct dir_store *d, const char *object, struct err *err)
+{
+	uint64_t hash = map_hash(object);
+	struct dir_name *first = map_get(&d->names, hash), *n;
+
+	for (n = first; n; n = n->next)
+		if (!strcmp(n->name, object))
+			return err_set(err, EEXIST, "%s: written twice", object);
+	n = malloc(sizeof(*n) + strlen(object) + 1);
+	if (!n)
+		return err_nomem(err);
+	strcpy(n->name, object);
+	n->next = first;
+	if (!map_set(&d->names, hash, n)) {
+		free(n);
+		return err_nomem(err);
+	}
+	return 0;
+}
+
+static int remove_stale(struct dir_store *d, const char *object, struct err *err)
+{
+	if (unlinkat(d->dirfd, object, 0) && errno != ENOENT)
+		return err_sys(err, "%s: cannot remove the old image", object);
+	return 0;
+}
+
+/* A new file for the object, opened for reading and writing. The lock is held. */
+static int create_image(struct dir_store *d, const char *object, struct err *err)
+{
+	int fd;
+
+	if (note_name(d, object, err))
+		return -1;
+	if (!d->dirty && remove_stale(d, "inventory.img", err))
+		return -1;
+	d->dirty = true;
+	if (remove_stale(d, object, err))
+		return -1;
+	fd = openat(d->dirfd, object, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+	if (fd < 0)
+		return err_sys(err, "%s: cannot create the image", object);
+	return fd;
+}
+
+static int dir_put(
+	struct store *s, const char *object, const void *data, size_t bytes, struct err *err)
+{
+	struct dir_store *d = to_dir(s);
+	cleanup_close int fd = -1;
+
+	pthread_mutex_lock(&d->lock);
+	fd = create_image(d, object, err);
+	pthread_mutex_unlock(&d->lock);
+	if (fd < 0)
+		return -1;
+	if (io_write_full(fd, data, bytes))
+		return err_sys(err, "%s: cannot write %zu bytes", object, bytes);
+	/* A full disk may show only here (NFS, quotas). */
+	if (close(steal_fd(&fd)))
+		return err_sys(err, "%s: cannot write %zu bytes", object, bytes);
+	return 0;
+}
+
+static int dir_get(
+	struct store *s, const char *object, void **data_out, size_t *bytes_out, struct err *err)
+{
+	cleanup_close int fd = openat(to_dir(s)->dirfd, object, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	cleanup_free void *data = NULL;
+	struct stat st;
+
+	if (fd < 0 && errno == ENOENT)
+		return 1;
+	if (fd < 0)
+		return err_sys(err, "%s: cannot open the image", object);
+	if (fstat(fd, &st))
+		return err_sys(err, "%s: fstat", object);
+	if (!S_ISREG(st.st_mode))
+		return err_set(err, EINVAL, "%s: not a regular file", object);
+	if ((uint64_t)st.st_size > STORE_OBJECT_MAX_BYTES)
+		return err_set(err, EFBIG, "%s: %lld bytes are more than an image may have (%lu)",
+			object, (long long)st.st_size, STORE_OBJECT_MAX_BYTES);
+	data = malloc(st.st_size ? (size_t)st.st_size : 1);
+	if (!data)
+		return err_nomem(err);
+	if (io_read_full(fd, data, (size_t)st.st_size))
+		return err_sys(err, "%s: cannot read %lld bytes", object, (long long)st.st_size);
+	*bytes_out = (size_t)st.st_size;
+	*data_out = steal_ptr(&data);
+	return 0;
+}
+
+/* The pages file of @id; opened for reading if it is not being written. NULL + err; ENOENT: there is none. */
+static struct dir_pages *find_pages(struct dir_store *d, uint32_t id, bool create, struct err *err)
+{
+	struct dir_pages *p = map_get(&d->pages, id);
+	char object[32];
+
+	if (p && (create || p->fd >= 0))
+		return p;
+	snprintf(object, sizeof(object), "pages-%u.img", id);
+	if (!p) {
+		p = calloc(1, sizeof(*p));
+		if (!p || !map_set(&d->pages, id, p)) {
+			free(p);
+			err_nomem(err);
+			return NULL;
+		}
+		*p = (struct dir_pages){.id = id, .fd = -1};
+		if (create) {
+			p->fd = create_image(d, object, err);
+			p->writing = p->fd >= 0;
+			return p->writing ? p : NULL;
+		}
+	}
+	p->fd = openat(d->dirfd, object, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	if (p->fd < 0) {
+		err_sys(err, "%s: cannot open the pages", object);
+		return NULL;
+	}
+	return p;
+}
+
+static struct dir_pages *get_pages_file(
+	struct dir_store *d, uint32_t id, bool create, struct err *err)
+{
+	struct dir_pages *p;
+
+	pthread_mutex_lock(&d->lock);
+	p = find_pages(d, id, create, err);
+	pthread_mutex_unlock(&d->lock);
+	return p;
+}
+
+static int dir_put_pages(
+	struct store *s, uint32_t pages_id, const void *data, size_t bytes, struct err *err)
+{
+	struct dir_pages *p = get_pages_file(to_dir(s), pages_id, true, err);
+
+	if (!p)
+		return -1;
+	if (!p->writing)
+		return err_set(err, EEXIST, "pages-%u.img: written twice", pages_id);
+	if (io_write_full(p->fd, data, bytes))
+		return err_sys(err, "pages-%u.img: cannot write %zu bytes", pages_id, bytes);
+	if (bytes == 0) {
+		p->writing = false;
+		if (close(steal_fd(&p->fd)))
+			return err_sys(err, "pages-%u.img: cannot write the pages", pages_id);
+	}
+	return 0;
+}
+
+static int dir_get_pages(struct store *s, uint32_t pages_id, uint64_t off, void *buf, size_t bytes,
+	struct err *err)
+{
+	struct dir_pages *p = get_pages_file(to_dir(s), pages_id, false, err);
+
+	if (!p)
+		return -1;
+	if (io_pread_full(p->fd, buf, bytes, (off_t)off)) {
+		if (errno == EPIPE)
+			return err_set(err, EINVAL,
+				"pages-%u.img: offset %llu: %zu bytes should follow, but the image "
+				"ends before",
+				pages_id, (unsigned long long)off, bytes);
+		return err_sys(err, "pages-%u.img: offset %llu: cannot read %zu bytes", pages_id,
+			(unsigned long long)off, bytes);
+	}
+	return 0;
+}
+
+static int dir_pages_fd(struct store *s, uint32_t pages_id)
+{
+	struct err err;
+	struct dir_pages *p = get_pages_file(to_dir(s), pages_id, false, &err);
+
+	return p ? p->fd : -1;
+}
+
+static int dir_skip(struct store *s, const char *object, struct err *err)
+{
+	return remove_stale(to_dir(s), object, err);
+}
+
+static int dir_complete(struct store *s, struct err *err)
+{
+	return 0;
+}
+
+static void dir_close(struct store *s)
+{
+	struct dir_store *d = to_dir(s);
+	struct dir_pages *p;
+	struct dir_name *n, *next;
+	size_t i;
+
+	for (i = 0; i < d->pages.cap; i++) {
+		p = d->pages.slots[i].value;
+		if (p && p->fd >= 0)
+			close(p->fd);
+		free(p);
+	}
+	for (i = 0; i < d->names.cap; i++) {
+		for (n = d->names.slots[i].value; n; n = next) {
+			next = n->next;
+			free(n);
+		}
+	}
+	map_free(&d->pages);
+	map_free(&d->names);
+	pthread_mutex_destroy(&d->lock);
+	if (d->dirfd >= 0)
+		close(d->dirfd);
+	free(d);
+}
+
+static const struct store_ops dir_ops = {
+	.name = "dir",
+	.put = dir_put,
+	.get = dir_get,
+	.put_pages = dir_put_pages,
+	.get_pages = dir_get_pages,
+	.pages_fd = dir_pages_fd,
+	.skip = dir_skip,
+	.complete = dir_complete,
+	.close = dir_close,
+};
+
+struct store *store_dir_open(int dirfd, struct err *err)
+{
+	struct dir_store *d = calloc(1, sizeof(*d));
+
+	if (!d) {
+		err_nomem(err);
+		return NULL;
+	}
+	d->store.ops = &dir_ops;
+	pthread_mutex_init(&d->lock, NULL);
+	d->dirfd = fcntl(dirfd, F_DUPFD_CLOEXEC, 0);
+	if (d->dirfd < 0) {
+		err_sys(err, "cannot open the images directory");
+		dir_close(&d->store);
+		return NULL;
+	}
+	return &d->store;
+}

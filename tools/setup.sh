@@ -14,7 +14,7 @@ build="gcc libc6-dev make meson ninja-build pkg-config protobuf-c-compiler libpr
 test="libcmocka-dev python3 perl bash procps psmisc util-linux mandoc clang-format git
       iproute2 openssh-client openssh-server
       sqlite3 redis-server redis-tools nginx-light xz-utils"
-ci="clang libclang-rt-dev cppcheck"
+ci="clang clang-tidy libclang-rt-dev"
 
 case ${1:-test} in
 build) wanted=$build ;;

@@ -1,0 +1,14 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# clang-tidy (.clang-tidy) over every source of a build tree: tools/check-tidy.sh [BUILD]
+set -eu
+cd "$(dirname "$0")/.."
+build=${1:-build}
+command -v run-clang-tidy >/dev/null || { echo "clang-tidy is not installed"; exit 77; }
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+if run-clang-tidy -quiet -p "$build" "$PWD/(src|tests)/.*\.c$" >"$log" 2>&1; then
+    exit 0
+fi
+grep -E -A 6 '(error|warning):' "$log" || cat "$log"
+exit 1

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * ferry dump: a running tree into a directory of images.
+ *
+ * From the freeze to the end of it signals wait, so that every way out goes
+ * through capture_finish: on failure the tree runs on as if nothing had been.
+ */
+#include "base/log.h"
+#include "capture/capture.h"
+#include "cmd/common.h"
+#include "snapshot/image.h"
+#include "stats.pb-c.h"
+#include "store/store.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <time.h>
+
+struct dump_args {
+	const char *tree;
+	bool leave_running, leave_stopped;
+	uint64_t timeout_s;
+	struct image_args images;
+};
+
+static const struct opt_row rows[] = {
+	{.short_name = 't',
+		.long_name = "tree",
+		.arg = "PID",
+		.help = "the root of the tree to dump",
+		.type = OPT_TEXT,
+		.offset = offsetof(struct dump_args, tree)},
+	{.short_name = 'R',
+		.long_name = "leave-running",
+		.help = "let the tree run on afterwards",
+		.type = OPT_FLAG,
+		.offset = offsetof(struct dump_args, leave_running)},
+	{.short_name = 's',
+		.long_name = "leave-stopped",
+		.help = "leave the tree stopped afterwards, as by SIGSTOP",
+		.type = OPT_FLAG,
+		.offset = offsetof(struct dump_args, leave_stopped)},
+	{.long_name = "timeout",
+		.arg = "SECONDS",
+		.help = "give up when the tree cannot be frozen within SECONDS (default 10; 0: never)",
+		.type = OPT_NUMBER,
+		.offset = offsetof(struct dump_args, timeout_s),
+		.max = 86400},
+	IMAGE_ROWS(struct dump_args, images),
+	{0},
+};
+
+static const struct opt_spec spec = {
+	.command = "dump",
+	.arguments = "-t PID",
+	.summary = "saves a tree of processes to a directory of images",
+	.details = "The tree is gone afterwards unless -R or -s is given.\n",
+	.max_args = 0,
+	.rows = rows,
+};
+
+/* Microseconds since @from, as the stats image counts. */
+static uint32_t elapsed_us(const struct timespec *from)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint32_t)((now.tv_sec - from->tv_sec) * 1000000 +
+		(now.tv_nsec - from->tv_nsec) / 1000);
+}
+
+struct dump {
+	const struct dump_args *args;
+	struct image_env env;
+	pid_t pid;
+	struct capture_session *session;
+	DumpStatsEntry stats;
+};
+
+/* stats-dump in the work directory, as CRIU writes it. Best effort: statistics never fail a dump. */
+static void write_stats(struct dump *d)
+{
+	const struct image_kind *kind = image_kind_by_name("stats-dump");
+	StatsEntry entry = STATS_ENTRY__INIT;
+	struct store *work = NULL;
+	struct image_writer w;
+	struct capture_stats s;
+	struct err err;
+
+	if (!kind)
+		return;
+	capture_stats(d->session, &s);
+	d->stats.frozen_time = (uint32_t)(s.freeze_ns / 1000);
+	d->stats.pages_written = s.pages;
+	d->stats.pages_scanned = s.pages + s.zero_pages;
+	entry.dump = &d->stats;
+	image_writer_init(&w, kind);
+	image_write(&w, &entry.base);
+	if (image_writer_finish(&w, &err) < 0 || !(work = store_dir_open(d->env.work_fd, &err)) ||
+		store_put(work, "stats-dump", w.data, w.bytes, &err) < 0)
+		log_warn("no statistics: %s", err.text);
+	store_close(work);
+	image_writer_free(&w);
+}
+
+/* Everything between freeze and finish. */
+static int dump_frozen(struct dump *d, struct err *err)
+{
+	struct store *store = d->env.store;
+	struct timespec start;
+
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	if (capture_freeze(d->session, (unsigned int)d->args->timeout_s * 1000, err) < 0)
+		return -1;
+	d->stats.freezing_time = elapsed_us(&start);
+	if (signals_check(err) < 0 || capture_collect(d->session, err) < 0 ||
+		signals_check(err) < 0)
+		return -1;
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	if (capture_memory(d->session, store, NULL, NULL, err) < 0)
+		return -1;
+	d->stats.memdump_time = d->stats.memwrite_time = elapsed_us(&start);
+	if (signals_check(err) < 0 || capture_save(d->session, store, err) < 0 ||
+		store_complete(store, err) < 0)
+		return -1;
+	if (image_env_action(&d->env, "post-dump", d->pid, err) < 0)
+		return -1;
+	return signals_check(err);
+}
+
+static int dump_tree(struct dump *d, struct err *err)
+{
+	enum capture_end end = d->args->leave_running ? CAPTURE_THAW
+		: d->args->leave_stopped              ? CAPTURE_LEAVE_STOPPED
+						      : CAPTURE_KILL;
+	struct err undo;
+
+	if (capture_check(d->session, err) < 0)
+		return -1;
+	if (image_env_action(&d->env, "pre-dump", d->pid, err) < 0)
+		return -1;
+	if (dump_frozen(d, err) < 0) {
+		if (capture_finish(d->session, CAPTURE_THAW, &undo) < 0)
+			return err_wrap(&undo, "%.400s; and on the way back", err->text),
+			       *err = undo, -1;
+		return -1;
+	}
+	if (capture_finish(d->session, end, err) < 0)
+		return err_wrap(err, "the images are complete, but");
+	write_stats(d);
+	return image_env_ready(&d->env, err);
+}
+
+static int check_args(const struct dump_args *args, pid_t *pid_out, struct err *err)
+{
+	if (!args->tree)
+		return err_set(err, 0, "-t PID is missing");
+	if (args->leave_running && args->leave_stopped)
+		return err_set(err, 0, "--leave-running and --leave-stopped exclude each other");
+	if (parse_pid(args->tree, pid_out, err) < 0)
+		return err_wrap(err, "--tree");
+	return 0;
+}
+
+static int run(int argc, char **argv)
+{
+	struct dump_args args = {.timeout_s = 10, .images = IMAGE_ARGS_DEFAULT};
+	struct dump d = {.args = &args, .stats = DUMP_STATS_ENTRY__INIT};
+	struct opt_rest rest;
+	sigset_t saved;
+	struct err err;
+	int rc = cmd_options(&spec, argc, argv, &args, &rest);
+
+	if (rc >= 0)
+		return rc;
+	if (check_args(&args, &d.pid, &err) < 0) {
+		cmd_fail(&spec, &err);
+		return EXIT_USAGE;
+	}
+	signals_hold(&saved);
+	rc = image_env_open(&d.env, &args.images, &err);
+	if (rc == 0) {
+		d.session = capture_open(d.pid, &d.env.kinds, &err);
+		rc = d.session ? dump_tree(&d, &err) : -1;
+	}
+	capture_close(d.session);
+	image_env_close(&d.env);
+	signals_discard();
+	signals_release(&saved);
+	return rc < 0 ? cmd_fail(&spec, &err) : EXIT_DONE;
+}
+
+const struct cmd cmd_dump = {.spec = &spec, .run = run};

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * ferry restore: images into a running tree.
+ *
+ * What was built and not committed dies with us, so that failure at any point,
+ * and SIGKILL too, leaves nothing behind.
+ */
+#include "restore/restore.h"
+#include "base/log.h"
+#include "cmd/common.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/wait.h>
+
+struct restore_args {
+	bool detached, sibling, exec_cmd, leave_stopped;
+	const char *pidfile;
+	unsigned int pids;
+	struct image_args images;
+};
+
+static const char *const pids_words[] = {
+	[RESTORE_PIDS_SAME] = "same", [RESTORE_PIDS_AUTO] = "auto", [RESTORE_PIDS_NEW] = "new", NULL};
+
+static const struct opt_row rows[] = {
+	{.short_name = 'd',
+		.long_name = "restore-detached",
+		.help = "return when the tree runs, instead of waiting for its end",
+		.type = OPT_FLAG,
+		.offset = offsetof(struct restore_args, detached)},
+	{.short_name = 'S',
+		.long_name = "restore-sibling",
+		.help = "make the root a child of the caller of ferry (with -d)",
+		.type = OPT_FLAG,
+		.offset = offsetof(struct restore_args, sibling)},
+	{.short_name = 's',
+		.long_name = "leave-stopped",
+		.help = "leave the restored tree stopped, as by SIGSTOP",
+		.type = OPT_FLAG,
+		.offset = offsetof(struct restore_args, leave_stopped)},
+	{.long_name = "pidfile",
+		.arg = "FILE",
+		.help = "write the pid of the root to FILE (relative to the work directory)",
+		.type = OPT_TEXT,
+		.offset = offsetof(struct restore_args, pidfile)},
+	{.long_name = "exec-cmd",
+		.help = "then become the command after --, as the parent of the root",
+		.type = OPT_FLAG,
+		.offset = offsetof(struct restore_args, exec_cmd)},
+	{.long_name = "pids",
+		.arg = "same|auto|new",
+		.help = "pids that are taken: refuse (same), use a new pid namespace if needed (auto) "
+			"or always (new); default same",
+		.type = OPT_WORD,
+		.offset = offsetof(struct restore_args, pids),
+		.words = pids_words},
+	{.long_name = "root",
+		.arg = "DIR",
+		.help = "open the paths of the tree below DIR",
+		.type = OPT_TEXT,
+		.offset = offsetof(struct restore_args, images.kinds.root)},
+	{.long_name = "inherit-fd",
+		.arg = "fd[N]:KEY",
+		.help = "use our descriptor N for the file that KEY names in the images; may be repeated",
+		.type = OPT_LIST,
+		.offset = offsetof(struct restore_args, images.kinds.inherit_fd)},
+	IMAGE_ROWS(struct restore_args, images),
+	{0},
+};
+
+static const struct opt_spec spec = {
+	.command = "restore",
+	.arguments = "",
+	.summary = "makes a tree of processes from a directory of images",
+	.details = "Without -d it waits for the end of the root and exits with its status.\n",
+	.max_args = 0,
+	.command_follows = true,
+	.rows = rows,
+};
+
+static int check_args(const struct restore_args *args, const struct opt_rest *rest, struct err *err)
+{
+	if (args->exec_cmd && !rest->command)
+		return err_set(err, 0, "--exec-cmd needs a command after --");
+	if (!args->exec_cmd && rest->command)
+		return err_set(err, 0, "a command after -- needs --exec-cmd");
+	if (args->sibling && !args->detached)
+		return err_set(
+			err, 0, "--restore-sibling makes sense with --restore-detached only");
+	return 0;
+}
+
+static int restore_tree(struct restore_session *s, struct image_env *env,
+	const struct restore_args *args, struct err *err)
+{
+	struct err late;
+	pid_t pid;
+
+	if (restore_check(s, err) < 0 || signals_check(err) < 0 ||
+		restore_build(s, NULL, NULL, err) < 0)
+		return -1;
+	pid = restore_root_pid(s);
+	if (args->pidfile && write_pidfile(env->work_fd, args->pidfile, pid, err) < 0)
+		return -1;
+	if (image_env_action(env, "post-restore", pid, err) < 0 ||
+		image_env_action(env, "pre-resume", pid, err) < 0 || signals_check(err) < 0 ||
+		restore_commit(s, err) < 0) {
+		if (args->pidfile)
+			unlinkat(env->work_fd, args->pidfile, 0);
+		return -1;
+	}
+	/* it runs: what fails from here on is only told */
+	if (image_env_action(env, "post-resume", pid, &late) < 0 || image_env_ready(env, &late) < 0)
+		log_warn("%s", late.text);
+	return 0;
+}
+
+/* The exit status of the root, as a shell would have it. */
+static int wait_root(pid_t pid, struct err *err)
+{
+	int status;
+
+	for (;;) {
+		pid_t got = waitpid(pid, &status, 0);
+
+		if (got == pid)
+			break;
+		if (got < 0 && errno != EINTR)
+			return err_sys(err, "the tree runs, but pid %d cannot be waited for", pid);
+	}
+	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+/* Returns the exit status. */
+static int after_restore(const struct restore_args *args, char **command, pid_t pid)
+{
+	struct err err;
+	int status;
+
+	if (args->exec_cmd) {
+		signal(SIGPIPE, SIG_DFL);
+		execvp(command[0], command);
+		err_sys(&err, "the tree runs, but %.200s cannot be executed", command[0]);
+		return cmd_fail(&spec, &err);
+	}
+	if (args->detached)
+		return EXIT_DONE;
+	status = wait_root(pid, &err);
+	return status < 0 ? cmd_fail(&spec, &err) : status;
+}
+
+static int run(int argc, char **argv)
+{
+	struct restore_args args = {.pids = RESTORE_PIDS_SAME, .images = IMAGE_ARGS_DEFAULT};
+	struct image_env env = {.images_fd = -1, .work_fd = -1};
+	struct restore_options opt = {.kinds = &env.kinds};
+	struct restore_session *s = NULL;
+	struct opt_rest rest;
+	sigset_t saved;
+	pid_t pid = 0;
+	struct err err;
+	int rc = cmd_options(&spec, argc, argv, &args, &rest);
+
+	if (rc >= 0)
+		return rc;
+	if (check_args(&args, &rest, &err) < 0) {
+		cmd_fail(&spec, &err);
+		return EXIT_USAGE;
+	}
+	opt.pids = (enum restore_pids)args.pids;
+	opt.sibling = args.sibling;
+	opt.leave_stopped = args.leave_stopped;
+	signals_hold(&saved);
+	rc = image_env_open(&env, &args.images, &err);
+	if (rc == 0)
+		rc = image_env_action(&env, "pre-restore", 0, &err);
+	if (rc == 0) {
+		s = restore_open(env.store, &opt, &err);
+		rc = s ? restore_tree(s, &env, &args, &err) : -1;
+	}
+	if (rc == 0)
+		pid = restore_root_pid(s);
+	restore_close(s);
+	image_env_close(&env);
+	if (rc < 0)
+		signals_discard();
+	signals_release(&saved);
+	return rc < 0 ? cmd_fail(&spec, &err) : after_restore(&args, rest.command, pid);
+}
+
+const struct cmd cmd_restore = {.spec = &spec, .run = run};

@@ -43,79 +43,79 @@ struct image_args {
 		.log = LOG_ARGS_DEFAULT,        \
 		.kinds = KIND_ARGS_DEFAULT})
 
-/* Rows of the options tables; @type is the command's struct, @at the member of it that holds the args. */
-#define LOG_ROWS(type, at)                                                              \
+/* Rows of the options tables; @Args is the command's struct, @at the member of it that holds the args. */
+#define LOG_ROWS(Args, at)                                                              \
 	{.short_name = 'o',                                                             \
 		.long_name = "log-file",                                                \
 		.arg = "FILE",                                                          \
 		.help = "write the log to FILE (relative to the work directory)",       \
 		.type = OPT_TEXT,                                                       \
-		.offset = offsetof(type, at.file)},                                     \
+		.offset = offsetof(Args, at.file)},                                     \
 	{                                                                               \
 		.short_name = 'v', .long_name = "verbosity", .arg = "N",                \
 		.help = "log more: -v raises the level by one, -vN sets it: 1 errors, " \
 			"2 warnings, 3 information, 4 all",                             \
-		.type = OPT_VERBOSE, .offset = offsetof(type, at.verbose)               \
+		.type = OPT_VERBOSE, .offset = offsetof(Args, at.verbose)               \
 	}
 
-#define KIND_ROWS(type, at)                                                                            \
+#define KIND_ROWS(Args, at)                                                                            \
 	{.short_name = 'j',                                                                            \
 		.long_name = "shell-job",                                                              \
 		.help = "the tree may belong to a terminal outside of it",                             \
 		.type = OPT_FLAG,                                                                      \
-		.offset = offsetof(type, at.shell_job)},                                               \
+		.offset = offsetof(Args, at.shell_job)},                                               \
 		{.long_name = "ext-unix-sk",                                                           \
 			.help = "unix sockets may be connected to programs outside of the tree",       \
 			.type = OPT_FLAG,                                                              \
-			.offset = offsetof(type, at.ext_unix_sk)},                                     \
+			.offset = offsetof(Args, at.ext_unix_sk)},                                     \
 		{.long_name = "file-locks",                                                            \
 			.help = "carry POSIX and flock locks",                                         \
 			.type = OPT_FLAG,                                                              \
-			.offset = offsetof(type, at.file_locks)},                                      \
+			.offset = offsetof(Args, at.file_locks)},                                      \
 		{.long_name = "link-remap",                                                            \
 			.help = "give unlinked files that have other links a temporary name",          \
 			.type = OPT_FLAG,                                                              \
-			.offset = offsetof(type, at.link_remap)},                                      \
+			.offset = offsetof(Args, at.link_remap)},                                      \
 		{.long_name = "ghost-limit",                                                           \
 			.arg = "SIZE",                                                                 \
 			.help = "carry deleted files up to SIZE bytes (suffix K, M or G; default 1M)", \
 			.type = OPT_BYTES,                                                             \
-			.offset = offsetof(type, at.ghost_limit_bytes),                                \
+			.offset = offsetof(Args, at.ghost_limit_bytes),                                \
 			.max = UINT64_MAX},                                                            \
 		{.long_name = "evasive-devices",                                                       \
 			.help = "use any path to a device that cannot be reached by its own",          \
 			.type = OPT_FLAG,                                                              \
-			.offset = offsetof(type, at.evasive_devices)},                                 \
+			.offset = offsetof(Args, at.evasive_devices)},                                 \
 	{                                                                                              \
 		.long_name = "external", .arg = "RESOURCE",                                            \
 		.help = "a resource that exists outside of the tree, such as file[HEX:HEX]; "          \
 			"may be repeated",                                                             \
-		.type = OPT_LIST, .offset = offsetof(type, at.external)                                \
+		.type = OPT_LIST, .offset = offsetof(Args, at.external)                                \
 	}
 
-#define IMAGE_ROWS(type, at)                                                                               \
+#define IMAGE_ROWS(Args, at)                                                                               \
 	{.short_name = 'D',                                                                                \
 		.long_name = "images-dir",                                                                 \
 		.arg = "DIR",                                                                              \
 		.help = "directory of the images (default: the current one)",                              \
 		.type = OPT_TEXT,                                                                          \
-		.offset = offsetof(type, at.images_dir)},                                                  \
+		.offset = offsetof(Args, at.images_dir)},                                                  \
 		{.short_name = 'W',                                                                        \
 			.long_name = "work-dir",                                                           \
 			.arg = "DIR",                                                                      \
 			.help = "directory of log, pid file and statistics (default: that of the images)", \
 			.type = OPT_TEXT,                                                                  \
-			.offset = offsetof(type, at.work_dir)},                                            \
-		LOG_ROWS(type, at.log), KIND_ROWS(type, at.kinds),                                         \
+			.offset = offsetof(Args, at.work_dir)},                                            \
+		LOG_ROWS(Args, at.log), KIND_ROWS(Args, at.kinds),                                         \
 		{.long_name = "action-script",                                                             \
 			.arg = "FILE",                                                                     \
 			.help = "run FILE at each step, with its name in CRTOOLS_SCRIPT_ACTION",           \
 			.type = OPT_TEXT,                                                                  \
-			.offset = offsetof(type, at.action_script)},                                       \
+			.offset = offsetof(Args, at.action_script)},                                       \
 	{                                                                                                  \
 		.long_name = "status-fd", .arg = "FD",                                                     \
 		.help = "write a zero byte to descriptor FD when the work is done",                        \
-		.type = OPT_NUMBER, .offset = offsetof(type, at.status_fd), .max = 1048575                 \
+		.type = OPT_NUMBER, .offset = offsetof(Args, at.status_fd), .max = 1048575                 \
 	}
 
 /* Options and directories, opened. */
@@ -155,7 +155,7 @@ int image_env_ready(struct image_env *env, struct err *err) must_check;
 /* A new file of the work directory with this text; it must not exist. */
 int write_pidfile(int dirfd, const char *path, pid_t pid, struct err *err) must_check;
 
-/* A program found by PATH and not asked for yet: -1 on "", a number out of range and so on. */
+/* A process id as a user writes it. */
 int parse_pid(const char *text, pid_t *out, struct err *err) must_check;
 
 /*

@@ -5,6 +5,7 @@
  * From the freeze to the end of it signals wait, so that every way out goes
  * through capture_finish: on failure the tree runs on as if nothing had been.
  */
+#define LOG_MODULE "dump"
 #include "base/log.h"
 #include "capture/capture.h"
 #include "cmd/common.h"
@@ -141,8 +142,7 @@ static int dump_tree(struct dump *d, struct err *err)
 		return -1;
 	if (dump_frozen(d, err) < 0) {
 		if (capture_finish(d->session, CAPTURE_THAW, &undo) < 0)
-			return err_wrap(&undo, "%.400s; and on the way back", err->text),
-			       *err = undo, -1;
+			log_error("thaw: %s", undo.text);
 		return -1;
 	}
 	if (capture_finish(d->session, end, err) < 0)

@@ -5,16 +5,6 @@
 #include <string.h>
 
 static const struct cmd *const commands[] = {
-#ifdef FERRY_CMD_ENGINE
-	&cmd_agent,
-	&cmd_check,
-	&cmd_dump,
-	&cmd_migrate,
-	&cmd_restore,
-#endif
-#ifdef FERRY_CMD_SHOW
-	&cmd_show,
-#endif
 	NULL,
 };
 

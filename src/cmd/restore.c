@@ -6,6 +6,7 @@
  * and SIGKILL too, leaves nothing behind.
  */
 #include "restore/restore.h"
+#define LOG_MODULE "restore"
 #include "base/log.h"
 #include "cmd/common.h"
 

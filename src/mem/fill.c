@@ -1,0 +1,463 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "mem/fill.h"
+
+#include <errno.h>
+#include <linux/userfaultfd.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+
+enum {
+	CHUNK_BYTES = 1 << 20,
+	CHUNK_PAGES = CHUNK_BYTES / 4096,
+	TWO_THREADS_BYTES = 32 << 20, /* from here on a second thread pays */
+};
+
+/* Pages next to each other in the target and in the pages file. */
+struct piece {
+	uint64_t addr;
+	size_t bytes;
+	enum fill_how how;
+};
+
+/* Pieces whose bytes are contiguous in the pages file. */
+struct chunk {
+	uint64_t file_off;
+	size_t bytes;
+	unsigned int n;
+	struct piece v[CHUNK_PAGES];
+};
+
+/* Walks a pagemap. */
+struct cursor {
+	const struct snap_pagemap *pagemap;
+	const struct fill_area *areas; /* NULL: everything is FILL_WRITE */
+	size_t n_areas;
+	size_t entry, area;
+	uint64_t page; /* within the entry */
+	uint64_t file_off;
+};
+
+uint64_t pagemap_entry_pages(const PagemapEntry *e)
+{
+	return e->has_nr_pages ? e->nr_pages : e->compat_nr_pages;
+}
+
+uint32_t pagemap_entry_flags(const PagemapEntry *e)
+{
+	if (e->has_flags)
+		return e->flags;
+	return e->has_in_parent && e->in_parent ? PE_PARENT : PE_PRESENT;
+}
+
+uint64_t pagemap_present_bytes(const struct snap_pagemap *pagemap)
+{
+	uint64_t pages = 0;
+
+	vec_foreach(e, &pagemap->entries)
+		if (pagemap_entry_flags(*e) & PE_PRESENT)
+			pages += pagemap_entry_pages(*e);
+	return pages * PAGE_BYTES;
+}
+
+/* Pages that are neither in this store nor zero cannot be had: a parent image, or a page server. */
+static int check_entry(const struct snap_pagemap *pm, const PagemapEntry *e, struct err *err)
+{
+	uint32_t flags = pagemap_entry_flags(e);
+	const char *what = pm->shmem ? "pagemap-shmem" : "pagemap";
+
+	if (flags & PE_PRESENT)
+		return 0;
+	if (flags & PE_PARENT)
+		return err_set(err, ENOTSUP, "%s-%llu.img: the pages at 0x%llx are in a parent image "
+			"directory, and incremental images are not supported yet",
+			what, (unsigned long long)pm->id, (unsigned long long)e->vaddr);
+	if (flags & PE_LAZY)
+		return err_set(err, ENOTSUP, "%s-%llu.img: the pages at 0x%llx were left at the source "
+			"(dump --lazy-pages), and lazy restore is not supported yet",
+			what, (unsigned long long)pm->id, (unsigned long long)e->vaddr);
+	return 0;
+}
+
+/* The area that holds @addr, and how far it goes. */
+static int find_area(struct cursor *c, uint64_t addr, uint64_t *end_out, enum fill_how *how,
+		     struct err *err)
+{
+	if (!c->areas) {
+		*end_out = UINT64_MAX;
+		*how = FILL_WRITE;
+		return 0;
+	}
+	while (c->area < c->n_areas && c->areas[c->area].end <= addr)
+		c->area++;
+	if (c->area == c->n_areas || c->areas[c->area].start > addr)
+		return err_set(err, EINVAL, "pagemap-%llu.img: the page at 0x%llx is outside of the "
+			"private memory of the task",
+			(unsigned long long)c->pagemap->id, (unsigned long long)addr);
+	*end_out = c->areas[c->area].end;
+	*how = c->areas[c->area].how;
+	return 0;
+}
+
+/* The next piece of at most @room bytes; 0 at the end, 1, or -1. */
+static int next_piece(struct cursor *c, size_t room, struct piece *p, struct err *err)
+{
+	const PagemapEntry *e;
+	uint64_t left, addr, end;
+
+	for (;; c->entry++, c->page = 0) {
+		if (c->entry == c->pagemap->entries.n)
+			return 0;
+		e = c->pagemap->entries.v[c->entry];
+		if (check_entry(c->pagemap, e, err) < 0)
+			return -1;
+		left = pagemap_entry_pages(e) - c->page;
+		if (pagemap_entry_flags(e) & PE_PRESENT && left > 0)
+			break;
+	}
+	addr = e->vaddr + c->page * PAGE_BYTES;
+	if (find_area(c, addr, &end, &p->how, err) < 0)
+		return -1;
+	p->addr = addr;
+	p->bytes = (size_t)MIN(left, (end - addr) / PAGE_BYTES) * PAGE_BYTES;
+	if (p->how != FILL_SKIP)
+		p->bytes = MIN(p->bytes, room);
+	c->page += p->bytes / PAGE_BYTES;
+	c->file_off += p->bytes;
+	return 1;
+}
+
+static int next_chunk(struct cursor *c, struct chunk *ch, struct err *err)
+{
+	struct cursor before;
+	struct piece p;
+	int r;
+
+	ch->n = 0;
+	ch->bytes = 0;
+	ch->file_off = c->file_off;
+	while (ch->n < CHUNK_PAGES && ch->bytes < CHUNK_BYTES) {
+		before = *c;
+		r = next_piece(c, CHUNK_BYTES - ch->bytes, &p, err);
+		if (r < 0)
+			return -1;
+		if (r == 0)
+			break;
+		if (p.how == FILL_SKIP) {
+			if (ch->n > 0) { /* keep the chunk contiguous in the file */
+				*c = before;
+				break;
+			}
+			ch->file_off = c->file_off;
+			continue;
+		}
+		ch->v[ch->n++] = p;
+		ch->bytes += p.bytes;
+	}
+	return ch->n > 0;
+}
+
+/* What one worker needs. */
+struct worker {
+	const struct fill_job *job;
+	struct cursor *cursor;
+	pthread_mutex_t *lock; /* guards the cursor */
+	atomic_bool *stop;
+	atomic_uint_fast64_t *done;
+	uint8_t *buf;   /* CHUNK_BYTES, and as many again to compare with */
+	struct chunk chunk;
+	bool own_buf;
+	struct err err;
+	bool failed;
+};
+
+static int write_pieces(const struct fill_job *job, struct piece *v, uint8_t *const *src, unsigned int n,
+			struct err *err)
+{
+	struct iovec local[CHUNK_PAGES], remote[CHUNK_PAGES];
+	unsigned int i, first = 0;
+	ssize_t got;
+
+	for (i = 0; i < n; i++) {
+		local[i] = (struct iovec){src[i], v[i].bytes};
+		remote[i] = (struct iovec){(void *)v[i].addr, v[i].bytes};
+	}
+	while (first < n) {
+		got = process_vm_writev(job->pid, local + first, n - first, remote + first, n - first, 0);
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got <= 0)
+			return err_sys(err, "pid %d: cannot write memory at 0x%llx", job->pid,
+				(unsigned long long)remote[first].iov_base);
+		for (; first < n && (size_t)got >= remote[first].iov_len; first++)
+			got -= (ssize_t)remote[first].iov_len;
+		if (first < n && got > 0) {
+			local[first].iov_base = (uint8_t *)local[first].iov_base + got;
+			remote[first].iov_base = (uint8_t *)remote[first].iov_base + got;
+			local[first].iov_len -= (size_t)got;
+			remote[first].iov_len -= (size_t)got;
+		}
+	}
+	return 0;
+}
+
+/* A page that is there already (the task touched it) makes UFFDIO_COPY stop: that one is written. */
+static int copy_piece(const struct fill_job *job, const struct piece *p, uint8_t *src, struct err *err)
+{
+	size_t off = 0;
+
+	while (off < p->bytes) {
+		struct uffdio_copy copy = {
+			.dst = p->addr + off,
+			.src = (uintptr_t)src + off,
+			.len = p->bytes - off,
+			.mode = UFFDIO_COPY_MODE_DONTWAKE,
+		};
+		struct piece one = {.addr = copy.dst, .bytes = PAGE_BYTES};
+		uint8_t *one_src = src + off;
+
+		if (ioctl(job->uffd, UFFDIO_COPY, &copy) == 0) {
+			off += p->bytes - off;
+			continue;
+		}
+		if (errno == EAGAIN || (errno == EEXIST && copy.copy > 0)) {
+			off += copy.copy > 0 ? (size_t)copy.copy : 0;
+			continue;
+		}
+		if (errno != EEXIST)
+			return err_sys(err, "pid %d: cannot place pages at 0x%llx", job->pid,
+				(unsigned long long)copy.dst);
+		if (write_pieces(job, &one, &one_src, 1, err) < 0)
+			return -1;
+		off += PAGE_BYTES;
+	}
+	return 0;
+}
+
+/* Writes the pages of a piece that differ from what the task has. */
+static int compare_piece(struct worker *w, const struct piece *p, uint8_t *src, struct err *err)
+{
+	uint8_t *have = w->buf + CHUNK_BYTES;
+	struct iovec local = {have, p->bytes}, remote = {(void *)p->addr, p->bytes};
+	ssize_t got = process_vm_readv(w->job->pid, &local, 1, &remote, 1, 0);
+	size_t known = got > 0 ? (size_t)got & ~(PAGE_BYTES - 1) : 0;
+	size_t off = 0, end;
+
+	while (off < p->bytes) {
+		struct piece diff;
+		uint8_t *diff_src = src + off;
+
+		if (off < known && memcmp(have + off, src + off, PAGE_BYTES) == 0) {
+			off += PAGE_BYTES;
+			continue;
+		}
+		end = off + PAGE_BYTES;
+		while (end < p->bytes && !(end < known && !memcmp(have + end, src + end, PAGE_BYTES)))
+			end += PAGE_BYTES;
+		diff = (struct piece){.addr = p->addr + off, .bytes = end - off};
+		if (write_pieces(w->job, &diff, &diff_src, 1, err) < 0)
+			return -1;
+		off = end;
+	}
+	return 0;
+}
+
+static int put_chunk(struct worker *w, struct err *err)
+{
+	struct piece writes[CHUNK_PAGES];
+	uint8_t *src[CHUNK_PAGES];
+	unsigned int n = 0;
+	uint8_t *at = w->buf;
+
+	for (unsigned int i = 0; i < w->chunk.n; i++) {
+		struct piece *p = &w->chunk.v[i];
+
+		if (p->how == FILL_UFFD) {
+			if (copy_piece(w->job, p, at, err) < 0)
+				return -1;
+		} else if (p->how == FILL_COMPARE) {
+			if (compare_piece(w, p, at, err) < 0)
+				return -1;
+		} else {
+			src[n] = at;
+			writes[n++] = *p;
+		}
+		at += p->bytes;
+	}
+	return n > 0 ? write_pieces(w->job, writes, src, n, err) : 0;
+}
+
+static int run_chunks(struct worker *w, bool report)
+{
+	uint64_t reported = 0, done;
+	int r;
+
+	for (;;) {
+		if (atomic_load(w->stop))
+			return 0;
+		pthread_mutex_lock(w->lock);
+		r = next_chunk(w->cursor, &w->chunk, &w->err);
+		pthread_mutex_unlock(w->lock);
+		if (r <= 0)
+			return r;
+		if (store_get_pages(w->job->store, w->job->pagemap->pages_id, w->chunk.file_off, w->buf,
+				    w->chunk.bytes, &w->err) < 0)
+			return -1;
+		if (put_chunk(w, &w->err) < 0)
+			return -1;
+		done = atomic_fetch_add(w->done, w->chunk.bytes) + w->chunk.bytes;
+		if (report && w->job->progress) {
+			w->job->progress(w->job->arg, done - reported);
+			reported = done;
+		}
+	}
+}
+
+static void *worker_main(void *arg)
+{
+	struct worker *w = arg;
+
+	if (run_chunks(w, false) < 0) {
+		w->failed = true;
+		atomic_store(w->stop, true);
+	}
+	return NULL;
+}
+
+static struct worker *worker_create(const struct worker *like, void *scratch)
+{
+	struct worker *w = malloc(sizeof(*w));
+
+	if (!w)
+		return NULL;
+	*w = *like;
+	w->buf = scratch;
+	if (scratch)
+		return w;
+	w->own_buf = true;
+	w->buf = mmap(NULL, 2 * (size_t)CHUNK_BYTES, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (w->buf == MAP_FAILED) {
+		free(w);
+		return NULL;
+	}
+	return w;
+}
+
+static void worker_destroy(struct worker *w)
+{
+	if (!w)
+		return;
+	if (w->own_buf)
+		munmap(w->buf, 2 * (size_t)CHUNK_BYTES);
+	free(w);
+}
+
+int fill_task(const struct fill_job *job, struct err *err)
+{
+	struct cursor cursor = {.pagemap = job->pagemap, .areas = job->areas, .n_areas = job->n_areas};
+	pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	atomic_bool stop = false;
+	atomic_uint_fast64_t done = 0;
+	struct worker like = {
+		.job = job, .cursor = &cursor, .lock = &lock, .stop = &stop, .done = &done};
+	bool two = pagemap_present_bytes(job->pagemap) >= TWO_THREADS_BYTES;
+	struct worker *w = worker_create(&like, job->scratch);
+	struct worker *other = two ? worker_create(&like, NULL) : NULL;
+	pthread_t thread;
+	int r = -1;
+
+	if (!w) {
+		err_nomem(err);
+	} else {
+		two = other && pthread_create(&thread, NULL, worker_main, other) == 0;
+		r = run_chunks(w, true);
+		if (r < 0) {
+			*err = w->err;
+			atomic_store(&stop, true);
+		}
+		if (two)
+			pthread_join(thread, NULL);
+		if (r == 0 && two && other->failed) {
+			*err = other->err;
+			r = -1;
+		}
+	}
+	worker_destroy(w);
+	worker_destroy(other);
+	return r;
+}
+
+static int write_shmem_chunk(const struct chunk *ch, const uint8_t *buf, int fd, uint64_t limit,
+			     const struct snap_pagemap *pm, struct err *err)
+{
+	for (unsigned int i = 0; i < ch->n; i++) {
+		const struct piece *p = &ch->v[i];
+		size_t bytes = p->bytes;
+		ssize_t put;
+
+		if (p->addr >= limit || p->bytes > PAGE_ALIGN(limit) - p->addr)
+			return err_set(err, EINVAL, "pagemap-shmem-%llu.img: the page at offset 0x%llx lies "
+				"behind the end of the segment",
+				(unsigned long long)pm->id, (unsigned long long)p->addr);
+		bytes = MIN(bytes, limit - p->addr); /* the tail of the last page is not of the file */
+		for (size_t off = 0; off < bytes; off += (size_t)put) {
+			put = pwrite(fd, buf + off, bytes - off, (off_t)(p->addr + off));
+			if (put < 0 && errno == EINTR)
+				put = 0;
+			else if (put <= 0)
+				return err_sys(err, "cannot write shared memory %llu at offset 0x%llx",
+					(unsigned long long)pm->id, (unsigned long long)p->addr);
+		}
+		buf += p->bytes;
+	}
+	return 0;
+}
+
+int fill_shmem(struct store *store, const struct snap_pagemap *pagemap, int fd, uint64_t bytes,
+	       struct err *err)
+{
+	struct cursor cursor = {.pagemap = pagemap};
+	cleanup_free struct chunk *ch = malloc(sizeof(*ch));
+	cleanup_free uint8_t *buf = malloc(CHUNK_BYTES);
+	int r;
+
+	if (!ch || !buf)
+		return err_nomem(err);
+	while ((r = next_chunk(&cursor, ch, err)) > 0) {
+		if (store_get_pages(store, pagemap->pages_id, ch->file_off, buf, ch->bytes, err) < 0)
+			return -1;
+		if (write_shmem_chunk(ch, buf, fd, bytes, pagemap, err) < 0)
+			return -1;
+	}
+	return r;
+}
+
+int pagemap_read(struct store *store, const struct snap_pagemap *pagemap, uint64_t addr, void *buf,
+		 size_t bytes, struct err *err)
+{
+	uint64_t off = 0, got = 0;
+
+	vec_foreach(ep, &pagemap->entries) {
+		const PagemapEntry *e = *ep;
+		uint64_t len = pagemap_entry_pages(e) * PAGE_BYTES;
+		uint64_t at = addr + got, part;
+
+		if (!(pagemap_entry_flags(e) & PE_PRESENT))
+			continue;
+		if (at >= e->vaddr && at < e->vaddr + len) {
+			part = MIN(bytes - got, e->vaddr + len - at);
+			if (store_get_pages(store, pagemap->pages_id, off + (at - e->vaddr),
+					    (uint8_t *)buf + got, part, err) < 0)
+				return -1;
+			got += part;
+			if (got == bytes)
+				return 1;
+		}
+		off += len;
+	}
+	return 0;
+}

@@ -32,6 +32,6 @@ bool vec_grow(void **v, size_t *cap, size_t n, size_t size);
 	} while (0)
 
 #define vec_foreach(item, vec) \
-	for (__typeof__((vec)->v) item = (vec)->v; item && item < (vec)->v + (vec)->n; item++)
+	for (__typeof__(&*(vec)->v) item = (vec)->v; item && item < (vec)->v + (vec)->n; item++)
 
 #endif

@@ -44,7 +44,7 @@ def help_options(command):
     found = set()
     for line in help_of(command).splitlines():
         match = OPTION_LINE.match(line)
-        if match:
+        if match and match.group(2) != "--help":
             found.add((match.group(1), match.group(2)))
     return found
 
@@ -63,10 +63,12 @@ def manual_sections(path):
     return sections
 
 
-def manual_options(lines):
-    """.It Fl t , Fl -tree Ar PID   ->   ("-t", "--tree")"""
+def manual_options(sections, title):
+    """.It Fl t , Fl -tree Ar PID   ->   ("-t", "--tree"); also of the sections it refers to."""
     found = set()
-    for line in lines:
+    for line in sections[title]:
+        if line.startswith(".Sx ") and " options" in line:
+            found |= manual_options(sections, re.sub(r" [.,]$", "", line[4:]))
         if not line.startswith(".It Fl "):
             continue
         names = ["-" + flag for flag in re.findall(r"Fl (-?[a-zA-Z][a-zA-Z0-9-]*)", line)]
@@ -90,7 +92,7 @@ def check_commands():
         complain(f"doc/ferry.1: ferry --help does not know {command}")
     for command in sorted(commands & documented):
         have = help_options(command)
-        told = manual_options(sections["ferry " + command])
+        told = manual_options(sections, "ferry " + command)
         for short, name in sorted(have - told, key=str):
             complain(f"doc/ferry.1: ferry {command}: {short or ''} {name} is not documented")
         for short, name in sorted(told - have, key=str):

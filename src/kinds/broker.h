@@ -16,10 +16,16 @@ struct broker;
 struct broker *broker_create(struct restore *r, int base_fd, struct err *err) must_check;
 void broker_close(struct broker *b); /* closes every description; NULL allowed */
 
-/* Runs check() of every file of the snapshot. */
+/*
+ * The tree runs: removes what only its restore needed (link remaps). Before
+ * broker_close, after the last broker_fd and file_open_path.
+ */
+void broker_commit(struct broker *b);
+
+/* Runs check() of every file of the snapshot. Needs no broker. */
 int broker_check(struct restore *r, struct err *err) must_check;
 
-/* open() of every file, then link() of every file. */
+/* open() of every file that has a descriptor in some task, then link() of every open file. */
 int broker_open_all(struct broker *b, struct err *err) must_check;
 
 /* The descriptor of a file id; opens it now if it is not open yet (a kind may ask for another entry). -1 + err. */
@@ -33,9 +39,24 @@ int broker_give(struct restore *r, uint32_t file_id, int fd, struct err *err) mu
 bool broker_has(struct restore *r, uint32_t file_id);
 
 /*
- * A second open of a regular file's entry with other flags, not remembered; the
- * caller closes it. For mappings and exe links. -1 + err.
+ * A second open of a REG or MEMFD entry with other flags, not remembered; the
+ * caller closes it. For mappings, exe links, cwd and root: no seek. -1 + err.
  */
 int file_open_path(struct restore *r, const FileEntry *fe, uint32_t flags, struct err *err) must_check;
+
+/*
+ * Descriptors that a kind keeps while the tree is built, by the id of what is
+ * behind them. broker_keep takes @fd and gives its new number, -1 + err;
+ * broker_kept gives -1 if there is none.
+ */
+enum broker_shelf { SHELF_MEMFD, SHELF_REMAP, SHELF_FIFO };
+int broker_keep(struct restore *r, enum broker_shelf shelf, uint64_t id, int fd, struct err *err) must_check;
+int broker_kept(const struct restore *r, enum broker_shelf shelf, uint64_t id);
+
+/* "fd 3 of pid 12" (the first holder in the images) or "file id 9", for messages; returns buf. */
+const char *broker_describe(const struct restore *r, uint32_t file_id, char *buf, size_t size);
+
+/* The fdinfo list of a task: its own, or that of the task it shares its table with. */
+const struct snap_task *snap_fd_table(const struct snapshot *snap, const struct snap_task *t);
 
 #endif

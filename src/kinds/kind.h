@@ -81,6 +81,13 @@ struct task_facts {
 	bool zombie;
 };
 
+/* A segment of shared memory whose contents capture copies into pagemap-shmem-ID. */
+struct shmem_source {
+	uint64_t shmid;
+	uint64_t bytes; /* size of the file; not always whole pages */
+	int fd;         /* ours, readable; closed by capture_close */
+};
+
 struct capture {
 	struct snapshot *snap;
 	const struct kind_options *opt;
@@ -91,6 +98,8 @@ struct capture {
 	uint32_t last_pages_id;
 	struct store *store; /* for contents that are not small; snapshot_save writes the rest */
 	bool preflight; /* a look at running tasks, to find what would be refused: change nothing, read no contents */
+	bool saved;     /* the images are complete: undo() leaves what a restore from them needs */
+	VEC(struct shmem_source) shmem; /* one per memfd or shared segment; kinds/fd/memfd.c adds them */
 };
 
 /* The next free file id, for entries without a descriptor of their own. */
@@ -114,14 +123,25 @@ FownEntry *capture_fown(struct capture *c, const struct fd_facts *f);
 /* Number behind "KEY:" in fdinfo text; false if there is no such line. */
 bool fdinfo_u64(const char *info, const char *key, int base, uint64_t *out);
 
+/* Is there an --external value that is @key, or @key and ":NAME"? Then that value, else NULL. */
+const char *kind_external(const struct kind_options *opt, const char *key);
+
+/* The descriptor that --inherit-fd fd[N]:KEY gave for one of "pipe:[7]" or "pipe[7]" (pass the first form), or -1. */
+int kind_inherited(const struct kind_options *opt, const char *key);
+
 /*
  * An entry of type REG for a path that is not (only) a descriptor: exe, cwd,
  * root, mapped files, the path of a fifo or tty. @fd is any descriptor of it
  * (O_PATH will do), @link its /proc link text. Deleted files become ghosts or
  * link remaps as for descriptors. Returns the new file id in *id_out.
+ * file_path_allowed only tells whether that will be refused.
  */
+int file_path_allowed(struct capture *c, int fd, const char *link, struct err *err) must_check;
 int file_capture_path(struct capture *c, int fd, const char *link, uint32_t flags, uint64_t pos,
 		      uint32_t *id_out, struct err *err) must_check;
+
+/* Removes the links in the file system that captures with --link-remap made, unless c->saved. */
+int file_undo_links(struct capture *c, struct err *err) must_check;
 
 /* ---- restore ---- */
 
@@ -142,8 +162,20 @@ struct fd_place {
 	bool first; /* the first place of this description in the whole tree */
 };
 
+/*
+ * Operations that give a description its signal owner back (F_SETSIG,
+ * F_SETOWN_EX, then O_ASYNC if it is in @flags), for emit() of kinds: an owner
+ * is a task of the tree, so this cannot be done before there is one. @fown may
+ * be NULL. Nothing is appended but at the first place.
+ */
+void emit_fown(const FownEntry *fown, uint32_t flags, const struct fd_place *place, struct script *s);
+
 /* ---- the tables ---- */
 
+/*
+ * Errors of a kind say what is wrong and what helps; pid, descriptor and path
+ * are put before them by the callers (capture/, broker.c).
+ */
 struct fd_kind {
 	const char *name;   /* "eventfd": log prefix, victim name, man entry */
 	FdTypes type;       /* fd_types of the image format */
@@ -164,6 +196,8 @@ struct fd_kind {
 	/* Operations that a holder must run itself, when all its descriptors are in place (epoll_ctl, TIOCSCTTY). Optional. */
 	int (*emit)(struct restore *r, const FileEntry *fe, const struct fd_place *place, struct script *s,
 		    struct err *err);
+	/* The tree runs: remove what only its restore needed (broker_commit). Failures are logged. Optional. */
+	void (*commit)(struct restore *r, const FileEntry *fe);
 };
 
 /* What a task kind's query() notes for its collect(). */

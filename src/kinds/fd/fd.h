@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The tables of the descriptor kinds, for the registry only.
+ */
+#ifndef FERRY_KINDS_FD_FD_H
+#define FERRY_KINDS_FD_FD_H
+
+#include "kinds/kind.h"
+
+extern const struct fd_kind file_kind;
+
+#endif

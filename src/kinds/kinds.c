@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The registry: every kind of resource, one line each. Order of fd kinds is
+ * the priority of their claims, order of task kinds the order of their emits.
+ */
+#include "kinds/fd/fd.h"
+#include "kinds/kind.h"
+
+const struct fd_kind *const fd_kinds[] = {
+	&file_kind,
+	NULL,
+};
+
+const struct task_kind *const task_kinds[] = {
+	NULL,
+};
+
+const struct fd_kind *fd_kind_by_type(FdTypes type)
+{
+	for (const struct fd_kind *const *k = fd_kinds; *k; k++)
+		if ((*k)->type == type && type != FD_TYPES__UND)
+			return *k;
+	return NULL;
+}

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Locks on files: flock and OFD locks belong to an open file description,
+ * POSIX locks to the descriptor table of a process.
+ */
+#ifndef FERRY_KINDS_LOCKS_H
+#define FERRY_KINDS_LOCKS_H
+
+#include "kinds/kind.h"
+
+/*
+ * Adds the locks that the tree holds to the snapshot, once all c->fds are
+ * known. Without --file-locks a lock is an error that names pid, fd and range;
+ * leases always are. With c->preflight only the errors.
+ */
+int locks_capture(struct capture *c, struct err *err) must_check;
+
+/* Takes the flock and OFD locks on the broker's descriptors; after broker_open_all. */
+int locks_restore_shared(struct restore *r, struct err *err) must_check;
+
+/*
+ * Appends the POSIX locks of a task. Closing any descriptor of a file drops
+ * the task's locks on it, so this comes after the last close in that task.
+ */
+int locks_emit(struct restore *r, const struct snap_task *t, struct script *s, struct err *err) must_check;
+
+#endif

@@ -59,16 +59,26 @@ hosts_enter() {
 	nsenter -t "$pid" -m -u -i -n -p -T -r -w "$@"
 }
 
-hosts_exec() {
+# What runs in a host must not hold open files of the machine: those are not the host's.
+hosts_close_files() {
+	local fd
+	for fd in /proc/self/fd/*; do
+		fd=${fd##*/}
+		[ "$fd" -le 2 ] || eval "exec $fd>&-"
+	done
+}
+
+hosts_exec() (
 	local dir=$1 host=$2 pid
 	shift 2
 	pid=$(hosts_pid "$dir" "$host") || {
 		hosts_say "host $host of $dir is not running"
 		return 1
 	}
+	hosts_close_files
 	hosts_enter "$pid" env -i HOME=/root USER=root LOGNAME=root SHELL=/bin/bash \
 		PATH="$hosts_path" LANG=C.UTF-8 TERM="${TERM:-dumb}" "$@"
-}
+)
 
 # The shell in the middle is what nsenter waits for; the command itself belongs to pid 1.
 hosts_spawn() {
@@ -163,6 +173,7 @@ hosts_start() {
 	rm -f "$dir/$host".{born,pid,ready}
 	mkdir -p "$dir/$host.root"
 	(
+		hosts_close_files
 		cd / || exit 1
 		exec setsid unshare --net --mount --pid --uts --ipc "${time[@]}" --fork --kill-child \
 			/bin/bash "$hosts_here/host-init.sh" "$dir" "$host" "$@"

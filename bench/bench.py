@@ -1,0 +1,310 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Times ferry and CRIU doing the same jobs, alternately, on the programs of victim.c.
+
+Started by run.sh, which sets FERRY, CRIU (may be empty) and BENCH_VICTIM and gives it a PID
+namespace. For each program and each repetition, with a fresh program each time:
+
+  gap       the largest gap that the program sees during "dump --leave-running"
+  dump      time of the whole command "dump"
+  restore   time of the whole command "restore --restore-detached"
+  away      the gap that the program sees over those two commands
+
+Figures are medians; the first repetition warms caches and is thrown away. The images are in
+memory (--dir), so that no disk is measured. Migrations run between two hosts made of namespaces
+(tests/hosts/), over ssh.
+"""
+
+import argparse
+import datetime
+import mmap
+import os
+import pathlib
+import platform
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+TOP = pathlib.Path(__file__).resolve().parent.parent
+HOSTS = TOP / "tests/hosts/hosts.sh"
+COMMAND_LIMIT_S = 120
+WAIT_S = 60
+MIB = 1 << 20
+
+# name: arguments of the victim, MiB of its memory, repetitions
+CASES = {
+    "1 task": (("tasks", "1"), 1, 9),
+    "100 tasks": (("tasks", "100"), 100, 5),
+    "1000 threads": (("threads", "1000"), 20, 5),
+    "1 GiB": (("memory", "1024"), 1024, 3),
+}
+FIGURES = ("gap", "dump", "restore", "away")
+
+
+class Failure(Exception):
+    """A command or a victim did not do what it should."""
+
+
+def run_timed(argv):
+    """Runs a command to its end, returns its time in ms. Its output shows only if it fails."""
+    start = time.monotonic()
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False,
+                          stderr=subprocess.STDOUT, timeout=COMMAND_LIMIT_S)
+    elapsed = time.monotonic() - start
+    if done.returncode != 0:
+        text = done.stdout.decode(errors="replace")[-2000:]
+        raise Failure(f"{' '.join(map(str, argv))}: exit status {done.returncode}\n{text}")
+    return elapsed * 1000
+
+
+class Tool:
+    """A checkpoint program: how to call it. Ferry takes CRIU's options, so they differ in name."""
+
+    def __init__(self, name, program):
+        self.name = name
+        self.program = program
+
+    def dump(self, pid, images, *options):
+        """Dumps a tree, returns the time of the command in ms."""
+        images.mkdir()
+        return run_timed([self.program, "dump", "-t", str(pid), "-D", str(images),
+                          "-o", "dump.log", *options])
+
+    def restore(self, images):
+        """Restores it, returns the time of the command in ms."""
+        return run_timed([self.program, "restore", "-d", "-D", str(images), "-o", "restore.log"])
+
+
+def wait_until(condition, what):
+    """Waits until condition() returns something true, and returns that."""
+    end = time.monotonic() + WAIT_S
+    while time.monotonic() < end:
+        result = condition()
+        if result:
+            return result
+        time.sleep(0.01)
+    raise Failure(f"{what}: nothing happens")
+
+
+class Victim:
+    """A running victim, here or (with prefix and root) in a host."""
+
+    def __init__(self, folder, arguments, host=None):
+        self.folder = folder
+        self.host = host
+        self.command("mkdir", "-p", folder)
+        program = "/opt/bench-victim" if host else os.environ["BENCH_VICTIM"]
+        self.command(program, folder, *arguments)
+        self.pid = int(self.path("pid").read_text("ascii"))
+
+    def command(self, *argv):
+        """Runs a command where the victim is."""
+        run_timed([*(self.host.prefix() if self.host else ()), *map(str, argv)])
+
+    def path(self, name):
+        """A file of the victim's, as seen from here."""
+        root = self.host.root() if self.host else ""
+        return pathlib.Path(f"{root}{self.folder}/{name}")
+
+    def report(self):
+        """The largest gap in ms since the last report; fails if the victim found itself damaged."""
+        self.path("report").unlink(missing_ok=True)
+        self.command("kill", "-USR1", self.pid)
+        gap, verdict = wait_until(lambda: self.path("report").exists() and
+                                  self.path("report").read_text("ascii"), "the victim").split(" ", 1)
+        if verdict.strip() != "ok":
+            raise Failure(f"the victim: {verdict.strip()}")
+        return int(gap) / 1e6
+
+    def end(self):
+        """Kills it, all tasks of its session."""
+        try:
+            self.command("pkill", "-KILL", "-s", self.pid)
+        except Failure:
+            pass  # none left
+        if not self.host:
+            wait_until(lambda: not os.path.exists(f"/proc/{self.pid}"), "the killed victim")
+
+
+def touch_memory(mib):
+    """Takes memory from the machine and gives it back: the first use of what a virtual machine had
+    returned to its host costs far more than anything measured here."""
+    with mmap.mmap(-1, mib * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE):
+        pass
+
+
+def one_round(tool, arguments, mib, folder):
+    """Measures all figures once with a fresh victim."""
+    result = {}
+    touch_memory(3 * mib + 64)
+    victim = Victim(folder / "victim", arguments)
+    try:
+        victim.report()
+        tool.dump(victim.pid, folder / "kept", "-R")
+        result["gap"] = victim.report()
+        shutil.rmtree(folder / "kept")
+
+        touch_memory(2 * mib + 64)
+        victim.report()
+        result["dump"] = tool.dump(victim.pid, folder / "images")
+        # The commands end before init has buried the last task; its PID is not free until then.
+        wait_until(lambda: not os.path.exists(f"/proc/{victim.pid}"), "the dumped victim")
+        result["restore"] = tool.restore(folder / "images")
+        result["away"] = victim.report()
+    finally:
+        victim.end()
+        shutil.rmtree(folder / "images", ignore_errors=True)
+        shutil.rmtree(folder / "kept", ignore_errors=True)
+    return result
+
+
+class Host:
+    """One of the two hosts."""
+
+    def __init__(self, folder, name):
+        self.folder = folder
+        self.name = name
+
+    def prefix(self):
+        """What to put before a command to run it there."""
+        return [str(HOSTS), "exec", str(self.folder), self.name]
+
+    def root(self):
+        """Where its files are."""
+        return subprocess.run([HOSTS, "root", self.folder, self.name], check=True,
+                              stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+def one_migration(hosts, arguments, mib):
+    """Migrates a fresh victim from a to b; returns gap and time of the command in ms."""
+    touch_memory(2 * mib + 64)
+    victim = Victim("/srv/work/victim", arguments, hosts[0])
+    try:
+        run_timed([*hosts[1].prefix(), "mkdir", "-p", "/srv/work/victim"])
+        victim.report()
+        elapsed = run_timed([*hosts[0].prefix(), "ferry", "migrate", str(victim.pid), "ferry-b"])
+        victim.host = hosts[1]
+        return {"gap": victim.report(), "time": elapsed}
+    finally:
+        victim.end()
+
+
+def median_of(rounds, figure):
+    """The median over all rounds but the first."""
+    return statistics.median(entry[figure] for entry in rounds[1:])
+
+
+class Output:
+    """Prints lines and keeps them, for --save."""
+
+    def __init__(self):
+        self.lines = []
+
+    def line(self, text=""):
+        """Prints and keeps a line."""
+        print(text, flush=True)
+        self.lines.append(text)
+
+    def row(self, *cells):
+        """A row of a table."""
+        self.line("| " + " | ".join(f"{cell:<12}" if i == 0 else f"{cell:>10}"
+                                    for i, cell in enumerate(cells)) + " |")
+
+
+def bench_tools(tools, cases, repetitions, folder, output):
+    """The table of dump and restore."""
+    output.row("program", "figure", *(f"{tool.name} ms" for tool in tools),
+               *(["ratio"] if len(tools) == 2 else []))
+    output.row(*["---"] * (3 + (2 if len(tools) == 2 else 0)))
+    worst = 0
+    for name in cases:
+        arguments, mib, usual = CASES[name]
+        rounds = {tool.name: [] for tool in tools}
+        for _ in range((repetitions or usual) + 1):
+            for tool in tools:
+                rounds[tool.name].append(one_round(tool, arguments, mib, folder))
+        for figure in FIGURES:
+            values = [median_of(rounds[tool.name], figure) for tool in tools]
+            ratio = [f"{values[0] / values[1]:.2f}"] if len(tools) == 2 else []
+            worst = max(worst, values[0] / values[1]) if len(tools) == 2 else 0
+            output.row(name, figure, *(f"{value:.1f}" for value in values), *ratio)
+    if worst:
+        output.line(f"\nThe worst ratio is {worst:.2f} (the target is 0.50 for each).")
+
+
+def bench_migrate(cases, repetitions, folder, output):
+    """The table of migrations."""
+    place = folder / "hosts"
+    subprocess.run([HOSTS, "up", place, "--ferry", os.environ["FERRY"]], check=True)
+    try:
+        for host in "ab":
+            subprocess.run([HOSTS, "put", place, host, os.environ["BENCH_VICTIM"], "/opt/bench-victim"],
+                           check=True)
+        hosts = [Host(place, "a"), Host(place, "b")]
+        output.line("\nferry migrate, from one host to another over ssh:\n")
+        output.row("program", "gap ms", "command ms")
+        output.row("---", "---", "---")
+        for name in cases:
+            arguments, mib, usual = CASES[name]
+            rounds = [one_migration(hosts, arguments, mib) for _ in range((repetitions or usual) + 1)]
+            output.row(name, f"{median_of(rounds, 'gap'):.1f}", f"{median_of(rounds, 'time'):.1f}")
+    finally:
+        subprocess.run([HOSTS, "down", place], check=False)
+
+
+def describe(tools, output):
+    """What was measured, and where."""
+    versions = []
+    for tool in tools:
+        text = subprocess.run([tool.program, "--version"], check=False, stdout=subprocess.PIPE,
+                              text=True).stdout.split("\n")[0]
+        versions.append(text)
+    cpus = len(os.sched_getaffinity(0))
+    output.line(f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC, "
+                f"Linux {platform.release()}, {cpus} CPUs; {', '.join(versions)}\n")
+
+
+def parse_options():
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="bench/run.sh", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", action="append", choices=CASES, help="only this one; may be repeated")
+    parser.add_argument("--repetitions", type=int, help="how many, besides the one thrown away")
+    parser.add_argument("--only", choices=("dump", "migrate"), help="only this half")
+    parser.add_argument("--tool", choices=("ferry", "criu"), help="only this program")
+    parser.add_argument("--dir", default="/dev/shm", help="where images are written")
+    parser.add_argument("--save", action="store_true", help="also write the tables to bench/results.md")
+    return parser.parse_args()
+
+
+def main():
+    """Runs what the options ask for; 1 if anything failed."""
+    options = parse_options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    cases = options.case or list(CASES)
+    tools = [Tool(name, os.environ[name.upper()]) for name in ("ferry", "criu")
+             if os.environ[name.upper()] and options.tool in (None, name)]
+    output = Output()
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="ferry-bench.", dir=options.dir))
+    try:
+        describe(tools, output)
+        if options.only != "migrate":
+            bench_tools(tools, cases, options.repetitions, folder, output)
+        if options.only != "dump" and options.tool != "criu":
+            bench_migrate(cases, options.repetitions, folder, output)
+    except (Failure, subprocess.SubprocessError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    if options.save:
+        (TOP / "bench/results.md").write_text("# Results\n\n" + "\n".join(output.lines) + "\n", "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -144,12 +144,23 @@ BLOB void run_script(struct blob_slot *slot)
 	}
 }
 
+/* How often the host yields to a guest that may never have come in (we died just then). */
+enum { GUEST_PATIENCE = 200000 };
+
 BLOB void leave(struct blob_slot *slot)
 {
+	uint32_t i;
+
 	if (slot->flags & BLOB_DIE_WITH_OWNER)
 		for (;;)
 			sys6(__NR_exit_group, 1, 0, 0, 0, 0, 0);
-	__asm__ volatile("jmp *%0" : : "r"(slot->home));
+	/* The region is ours to unmap, but not under the feet of a guest. */
+	for (i = 0; slot->guest && i < GUEST_PATIENCE; i++) {
+		if (__atomic_load_n(&slot->guest_left, __ATOMIC_ACQUIRE))
+			break;
+		sys6(__NR_sched_yield, 0, 0, 0, 0, 0, 0);
+	}
+	__asm__ volatile("jmp *%0" : : "r"(i == GUEST_PATIENCE ? slot->home_keep : slot->home), "b"(slot->home_values));
 	__builtin_unreachable();
 }
 

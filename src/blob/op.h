@@ -60,14 +60,19 @@ struct blob_slot {
 	uint32_t done;    /* futex; blob: number of the last command that ended */
 	uint32_t owner;   /* robust futex word of the coordinator (its tid, then FUTEX_OWNER_DIED) */
 	uint32_t flags;
-	uint64_t home;   /* where to jump when the owner died; rdi = nothing, see stub.h */
+	uint64_t home;   /* where to jump when the owner died, see visit.h */
 	uint64_t ops;    /* address of the script, in the task's space */
 	uint32_t n_ops;
 	uint32_t failed; /* 0, or 1 + index of the operation that failed */
 	uint64_t stack_top;
 	uint64_t data;   /* address and size of the slot's data area */
 	uint64_t data_bytes;
-	uint64_t reserved[4];
+	uint64_t home_values; /* in rbx then */
+	uint64_t home_keep;  /* as home, but without unmapping the region */
+	uint32_t guest;      /* host: a guest may be inside, */
+	uint32_t guest_left; /* and it has left */
+	uint64_t robust;     /* coordinator: link of its robust list */
+	uint64_t on_list;
 };
 
 #endif

@@ -14,7 +14,7 @@ void blob_enter(void);
 
 enum { ROBUST_MAX = 1500 }; /* the kernel walks at most 2048 entries at exit */
 
-/* Robust futexes of this thread: entries are slots' reserved[0], in our mappings. */
+/* Robust futexes of this thread: entries are the slots' robust links, in our mappings. */
 static _Thread_local struct robust_list_head robust;
 static _Thread_local unsigned int n_robust;
 static _Thread_local pid_t robust_tid; /* a forked child starts with an empty list */
@@ -36,7 +36,7 @@ size_t blob_entry(void)
 
 static struct robust_list *slot_node(struct blob_slot *slot)
 {
-	return (struct robust_list *)&slot->reserved[0];
+	return (struct robust_list *)&slot->robust;
 }
 
 static void robust_add(struct blob_slot *slot)
@@ -48,12 +48,12 @@ static void robust_add(struct blob_slot *slot)
 		n_robust = 0;
 		robust.list.next = &robust.list;
 		robust.futex_offset = (long)offsetof(struct blob_slot, owner) -
-				      (long)offsetof(struct blob_slot, reserved);
+				      (long)offsetof(struct blob_slot, robust);
 		syscall(SYS_set_robust_list, &robust, sizeof(robust));
 	}
 	if (n_robust == ROBUST_MAX)
 		return;
-	slot->reserved[1] = 1;
+	slot->on_list = 1;
 	slot_node(slot)->next = robust.list.next;
 	robust.list.next = slot_node(slot);
 	n_robust++;
@@ -63,7 +63,7 @@ void blob_slot_finish(struct blob_slot *slot)
 {
 	struct robust_list *p = &robust.list;
 
-	if (!slot || !slot->reserved[1])
+	if (!slot || !slot->on_list)
 		return;
 	while (p->next != &robust.list && p->next != slot_node(slot))
 		p = p->next;
@@ -71,7 +71,7 @@ void blob_slot_finish(struct blob_slot *slot)
 		p->next = p->next->next;
 		n_robust--;
 	}
-	slot->reserved[1] = 0;
+	slot->on_list = 0;
 }
 
 struct blob_slot *blob_slot_init(void *ours, uint64_t theirs, size_t bytes, uint32_t flags, uint64_t home)

@@ -29,7 +29,11 @@ static long request(long req, pid_t tid, void *addr, void *data)
 
 int pt_seize(pid_t tid, unsigned long options, struct err *err)
 {
-	if (request(PTRACE_SEIZE, tid, NULL, (void *)options) == 0)
+	/*
+	 * Without TRACESYSGOOD a thread whose tracer dies in a system call stop is sent
+	 * the SIGTRAP of the stop; with it, signal 133, which does not exist.
+	 */
+	if (request(PTRACE_SEIZE, tid, NULL, (void *)(options | PTRACE_O_TRACESYSGOOD)) == 0)
 		return 0;
 	if (errno == EPERM)
 		return err_set(err, EPERM,
@@ -95,7 +99,7 @@ int pt_wait(pid_t tid, int timeout_ms, int *sig_out, struct err *err)
 		return sig == SIGTRAP ? PT_STOPPED : PT_GROUP_STOPPED;
 	if (status >> 16)
 		return err_set(err, EPROTO, "thread %d: unexpected ptrace event %d", tid, status >> 16);
-	return sig == SIGTRAP ? PT_TRAP : PT_SIGNAL;
+	return sig == (SIGTRAP | 0x80) || sig == SIGTRAP ? PT_TRAP : PT_SIGNAL;
 }
 
 int pt_wait_stop(pid_t tid, int timeout_ms, int *sig_out, struct err *err)
@@ -119,13 +123,14 @@ int pt_cont(pid_t tid, int sig, struct err *err)
 	return request(PTRACE_CONT, tid, NULL, (void *)(long)sig) ? err_sys(err, "cannot continue thread %d", tid) : 0;
 }
 
-int pt_step(pid_t tid, struct err *err)
+/* Resumes with @req until the thread has trapped @traps times. */
+static int resume_until(pid_t tid, long req, int traps, struct err *err)
 {
 	int stop;
 
-	do {
-		if (request(PTRACE_SINGLESTEP, tid, NULL, NULL))
-			return err_sys(err, "cannot step thread %d", tid);
+	while (traps) {
+		if (request(req, tid, NULL, NULL))
+			return err_sys(err, "cannot resume thread %d", tid);
 		stop = pt_wait(tid, 10000, NULL, err);
 		if (stop < 0)
 			return -1;
@@ -133,8 +138,20 @@ int pt_step(pid_t tid, struct err *err)
 			return err_set(err, ESRCH, "thread %d ended while it was looked at", tid);
 		if (stop == PT_SIGNAL)
 			return err_set(err, EINTR, "thread %d got a signal while its signals were blocked", tid);
-	} while (stop != PT_TRAP);
+		if (stop == PT_TRAP)
+			traps--;
+	}
 	return 0;
+}
+
+int pt_step(pid_t tid, struct err *err)
+{
+	return resume_until(tid, PTRACE_SINGLESTEP, 1, err);
+}
+
+int pt_step_syscall(pid_t tid, struct err *err)
+{
+	return resume_until(tid, PTRACE_SYSCALL, 2, err); /* entry and exit */
 }
 
 int pt_detach(pid_t tid, int sig, struct err *err)

@@ -42,8 +42,14 @@ int pt_wait(pid_t tid, int timeout_ms, int *sig_out, struct err *err) must_check
 int pt_wait_stop(pid_t tid, int timeout_ms, int *sig_out, struct err *err) must_check;
 
 int pt_cont(pid_t tid, int sig, struct err *err) must_check;
-/* One instruction. Waits; stops in between (a SIGSTOP, say) are stepped over. */
+/* One instruction of a task that may die with us. Waits; stops in between (a SIGSTOP, say) are stepped over. */
 int pt_step(pid_t tid, struct err *err) must_check;
+/*
+ * Through the system call that the thread is about to make. Unlike a single step,
+ * this is safe for a live program: when a tracer dies, the kernel clears the
+ * tracing of system calls, but not the trap flag, and a trap without tracer kills.
+ */
+int pt_step_syscall(pid_t tid, struct err *err) must_check;
 int pt_detach(pid_t tid, int sig, struct err *err) must_check;
 
 int pt_get_regs(pid_t tid, struct user_regs_struct *regs, struct err *err) must_check;

@@ -1,0 +1,543 @@
+// SPDX-License-Identifier: Apache-2.0
+#define LOG_MODULE "visit"
+#include "blob/visit.h"
+#include "base/io.h"
+#include "base/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+/* ---- the stub ---- */
+
+/*
+ * What one thread gets back. The code finds it through rbx; the last two
+ * instructions, which restore rbx itself, are in the tail.
+ */
+struct stub_values {
+	uint64_t sequence;      /* 0: free; else the higher, the later */
+	uint64_t region, bytes; /* to unmap */
+	uint64_t left;          /* guests: address of a word to set instead of unmapping */
+	uint64_t mask, flags;
+	uint64_t tail_address;
+	uint64_t r15, r14, r13, r12, rbp, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, rsp, rbx, rip;
+	uint8_t tail[16]; /* mov rbx(%rip), %rbx; jmp *rip(%rip) */
+};
+
+/*
+ * Several pairs (host, guest) of values fit behind the code. A visitor that
+ * finds the values of one that was killed takes another pair: a signal handler
+ * may be running on top of a thread's way home, and will return to it.
+ */
+enum { STUB_MAX_PAIRS = 4 };
+
+/* How stubs are recognised that an earlier visitor left when it was killed. */
+#define STUB_MAGIC "ferry home stub\\0"
+enum { STUB_MAGIC_BYTES = 16 };
+
+/* Position independent. Copied, never run here. The numbers are offsets in struct stub_values. */
+__asm__(".pushsection .rodata\n"
+	".balign 16\n"
+	"ferry_stub:\n"
+	"	.ascii \"" STUB_MAGIC "\"\n"
+	"ferry_stub_entry:\n"
+	"	syscall\n" /* mmap */
+	"	mov %rax, %rdi\n"
+	"	jmp 1f\n"
+	"ferry_stub_home:\n"
+	"	mov 168(%rbx), %rsp\n"
+	"	mov 24(%rbx), %rax\n"
+	"	mov 8(%rbx), %rdi\n"
+	"	test %rax, %rax\n"
+	"	jz 1f\n"
+	"	movl $1, (%rax)\n"
+	"	jmp ferry_stub_mask\n"
+	"1:	mov 16(%rbx), %rsi\n"
+	"	mov $11, %eax\n"
+	"ferry_stub_unmap:\n"
+	"	syscall\n" /* munmap */
+	"ferry_stub_mask:\n" /* rt_sigprocmask(SIG_SETMASK, &mask, NULL, 8), on the thread's own stack: signals may come now */
+	"	mov 168(%rbx), %rsp\n"
+	"	mov $14, %eax\n"
+	"	mov $2, %edi\n"
+	"	lea 32(%rbx), %rsi\n"
+	"	xor %edx, %edx\n"
+	"	mov $8, %r10d\n"
+	"	syscall\n"
+	/* The flags, without a stack: DF, then OF by an addition, then the five of the low byte. */
+	"	mov 40(%rbx), %rax\n"
+	"	cld\n"
+	"	test $0x400, %eax\n"
+	"	jz 2f\n"
+	"	std\n"
+	"2:	mov %eax, %ecx\n"
+	"	shr $11, %ecx\n"
+	"	and $1, %ecx\n"
+	"	add $0x7f, %cl\n"
+	"	mov 40(%rbx), %ah\n"
+	"	sahf\n"
+	"	mov 56(%rbx), %r15\n"
+	"	mov 64(%rbx), %r14\n"
+	"	mov 72(%rbx), %r13\n"
+	"	mov 80(%rbx), %r12\n"
+	"	mov 88(%rbx), %rbp\n"
+	"	mov 96(%rbx), %r11\n"
+	"	mov 104(%rbx), %r10\n"
+	"	mov 112(%rbx), %r9\n"
+	"	mov 120(%rbx), %r8\n"
+	"	mov 128(%rbx), %rax\n"
+	"	mov 136(%rbx), %rcx\n"
+	"	mov 144(%rbx), %rdx\n"
+	"	mov 152(%rbx), %rsi\n"
+	"	mov 160(%rbx), %rdi\n"
+	"	jmp *48(%rbx)\n"
+	".balign 16\n"
+	"ferry_stub_end:\n"
+	"ferry_stub_tail:\n" /* as it stands behind rip: 16 bytes after rbx, 8 after rip */
+	"	mov -23(%rip), %rbx\n"
+	"	jmp *-21(%rip)\n"
+	".balign 16\n"
+	".popsection\n");
+
+extern const uint8_t ferry_stub[] __attribute__((visibility("hidden")));
+extern const uint8_t ferry_stub_entry[] __attribute__((visibility("hidden")));
+extern const uint8_t ferry_stub_home[] __attribute__((visibility("hidden")));
+extern const uint8_t ferry_stub_unmap[] __attribute__((visibility("hidden")));
+extern const uint8_t ferry_stub_mask[] __attribute__((visibility("hidden")));
+extern const uint8_t ferry_stub_end[] __attribute__((visibility("hidden")));
+extern const uint8_t ferry_stub_tail[] __attribute__((visibility("hidden")));
+
+/* The stub's assembly knows these. */
+_Static_assert(offsetof(struct stub_values, mask) == 32, "layout");
+_Static_assert(offsetof(struct stub_values, tail_address) == 48, "layout");
+_Static_assert(offsetof(struct stub_values, r15) == 56, "layout");
+_Static_assert(offsetof(struct stub_values, rdi) == 160, "layout");
+_Static_assert(offsetof(struct stub_values, rsp) == 168, "layout");
+_Static_assert(offsetof(struct stub_values, tail) - offsetof(struct stub_values, rbx) == 16, "layout");
+
+static size_t code_bytes(void)
+{
+	return (size_t)(ferry_stub_end - ferry_stub);
+}
+
+static uint64_t in_stub(uint64_t stub, const uint8_t *label)
+{
+	return stub + (uint64_t)(label - ferry_stub);
+}
+
+/* Address of the values of a pair's host (0) or guest (1). */
+static uint64_t values_at(uint64_t stub, unsigned int pair, unsigned int who)
+{
+	return stub + code_bytes() + (2 * pair + who) * sizeof(struct stub_values);
+}
+
+static struct stub_values values_for(const struct visit_thread *t, uint64_t at)
+{
+	struct user_regs_struct r = t->regs;
+	struct stub_values v = {0};
+
+	pt_restart_regs(&r, true);
+	v = (struct stub_values){
+		.mask = t->sigmask, .flags = r.eflags, .r15 = r.r15, .r14 = r.r14, .r13 = r.r13, .r12 = r.r12,
+		.rbp = r.rbp, .rbx = r.rbx, .r11 = r.r11, .r10 = r.r10, .r9 = r.r9, .r8 = r.r8, .rax = r.rax,
+		.rcx = r.rcx, .rdx = r.rdx, .rsi = r.rsi, .rdi = r.rdi, .rsp = r.rsp, .rip = r.rip,
+		.tail_address = at + offsetof(struct stub_values, tail),
+	};
+	memcpy(v.tail, ferry_stub_tail, sizeof(v.tail));
+	return v;
+}
+
+static int poke(struct visit *v, uint64_t addr, const void *data, size_t bytes, struct err *err)
+{
+	if (io_pwrite_full(v->mem_fd, data, bytes, (off_t)addr))
+		return err_sys(err, "cannot write to the memory of task %d", v->pid);
+	return 0;
+}
+
+/* ---- a place for it ---- */
+
+struct place {
+	uint64_t stub; /* 0: none */
+	unsigned int pairs;
+	bool leftover;
+	struct stub_values values[2 * STUB_MAX_PAIRS]; /* as they are there now */
+};
+
+/*
+ * The place for stubs in the last page of an area: where stubs are already (an
+ * earlier visitor was killed), or a zero tail that is big enough.
+ */
+static bool place_in(int mem_fd, const struct proc_vma *vma, struct place *p)
+{
+	uint8_t page[PAGE_BYTES], *old;
+	uint64_t base = vma->end - PAGE_BYTES;
+	size_t used = PAGE_BYTES, need = code_bytes() + 2 * sizeof(struct stub_values), room;
+
+	memset(p, 0, sizeof(*p));
+	if (pread(mem_fd, page, sizeof(page), (off_t)base) != (ssize_t)sizeof(page))
+		return false;
+	old = memmem(page, sizeof(page), ferry_stub, STUB_MAGIC_BYTES);
+	if (old) {
+		used = (size_t)(old - page);
+	} else {
+		while (used && page[used - 1] == 0)
+			used--;
+		used = (used + 31) & ~(size_t)15; /* a zero that belongs to what is before stays */
+	}
+	if (used + need > PAGE_BYTES)
+		return false;
+	p->leftover = old != NULL;
+	p->stub = base + used;
+	room = PAGE_BYTES - used - code_bytes();
+	p->pairs = (unsigned int)MIN(room / (2 * sizeof(struct stub_values)), (size_t)STUB_MAX_PAIRS);
+	if (old)
+		memcpy(p->values, page + used + code_bytes(), p->pairs * 2 * sizeof(struct stub_values));
+	return true;
+}
+
+static bool find_place(int mem_fd, const proc_vmas *vmas, struct place *p)
+{
+	int pass;
+	size_t i;
+
+	for (pass = 0; pass < 2; pass++)
+		for (i = 0; i < vmas->n; i++) {
+			const struct proc_vma *vma = &vmas->v[i];
+			bool vdso = strcmp(vma->name, "[vdso]") == 0;
+
+			if (!vma->exec || !vma->read || vma->shared || vma->start >> 47)
+				continue;
+			if ((pass == 0 ? vdso : vma->ino != 0) && place_in(mem_fd, vma, p))
+				return true;
+		}
+	return false;
+}
+
+/* The pair to use: a free one, or else the one that was left longest ago. */
+static unsigned int choose_pair(const struct place *p, uint64_t *sequence)
+{
+	unsigned int best = 0, i;
+
+	*sequence = 1;
+	for (i = 0; i < p->pairs; i++) {
+		if (p->values[2 * i].sequence < p->values[2 * best].sequence)
+			best = i;
+		*sequence = MAX(*sequence, p->values[2 * i].sequence + 1);
+	}
+	return best;
+}
+
+/* Is the region that leftover values speak of still mapped? */
+static bool region_mapped(const struct stub_values *values, const proc_vmas *vmas)
+{
+	size_t i;
+
+	for (i = 0; i < vmas->n && values->sequence && values->region; i++)
+		if (vmas->v[i].start == values->region && vmas->v[i].shared && vmas->v[i].exec &&
+		    vmas->v[i].end - vmas->v[i].start == VISIT_REGION_BYTES &&
+		    strncmp(vmas->v[i].name, "/dev/zero", 9) == 0)
+			return true;
+	return false;
+}
+
+/* Does the live part of a stack hold an address of the stub, as the frame of a signal handler would? */
+static bool stack_leads_home(int mem_fd, const proc_vmas *vmas, uint64_t rsp, uint64_t from, uint64_t to)
+{
+	uint64_t words[1024], bytes;
+	size_t i, n;
+
+	for (i = 0; i < vmas->n && vmas->v[i].end <= rsp; i++)
+		;
+	if (i == vmas->n || vmas->v[i].start > rsp)
+		return false;
+	rsp &= ~7ULL;
+	bytes = MIN(vmas->v[i].end - rsp, (uint64_t)8 * sizeof(words));
+	for (; bytes >= 8; rsp += n * 8, bytes -= n * 8) {
+		n = MIN(bytes, sizeof(words)) / 8;
+		if (pread(mem_fd, words, n * 8, (off_t)rsp) != (ssize_t)(n * 8))
+			return false;
+		for (i = 0; i < n; i++)
+			if (words[i] >= from && words[i] < to)
+				return true;
+	}
+	return false;
+}
+
+bool visit_on_way_home(pid_t pid, const proc_vmas *vmas, const struct user_regs_struct *regs)
+{
+	cleanup_close int mem_fd = io_openf(O_RDONLY, "/proc/%d/mem", pid);
+	uint64_t end, rip = regs->rip;
+	struct place p;
+	unsigned int i;
+
+	if (mem_fd < 0 || !find_place(mem_fd, vmas, &p) || !p.leftover)
+		return false;
+	end = values_at(p.stub, p.pairs, 0);
+	if (rip >= p.stub && rip < end)
+		return true;
+	for (i = 0; i < p.pairs; i++)
+		if (region_mapped(&p.values[2 * i], vmas) && rip >= p.values[2 * i].region &&
+		    rip < p.values[2 * i].region + VISIT_REGION_BYTES)
+			return true;
+	return stack_leads_home(mem_fd, vmas, regs->rsp, p.stub, end);
+}
+
+/* ---- getting in ---- */
+
+static int thread_alive(void *arg, struct err *err)
+{
+	pid_t tid = *(pid_t *)arg;
+	int sig = 0, stop;
+
+	stop = pt_wait(tid, 0, &sig, err);
+	if (stop < 0)
+		return err->no == ETIMEDOUT ? 0 : -1;
+	if (stop == PT_GONE)
+		return err_set(err, ESRCH, "thread %d was killed while it was looked at", tid);
+	/* A SIGSTOP from elsewhere; it stays in effect after we have gone. */
+	return pt_cont(tid, 0, err);
+}
+
+static int map_region(struct visit *v, struct err *err)
+{
+	cleanup_close int fd = io_openf(O_RDWR, "/proc/%d/map_files/%llx-%llx", v->pid, (unsigned long long)v->theirs,
+					(unsigned long long)v->theirs + VISIT_REGION_BYTES);
+
+	if (fd < 0)
+		return err_sys(err, "cannot open the blob's region in task %d", v->pid);
+	v->ours = mmap(NULL, VISIT_REGION_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (v->ours == MAP_FAILED) {
+		v->ours = NULL;
+		return err_sys(err, "cannot map the blob's region of task %d", v->pid);
+	}
+	return 0;
+}
+
+/* The region: code, host slot (half of the rest), guest slot. */
+enum { CODE_BYTES = 8192, HOST_BYTES = 160 * 1024 };
+
+static void lay_out(struct visit *v)
+{
+	size_t guest = CODE_BYTES + HOST_BYTES;
+
+	memcpy(v->ours, blob_code(), blob_code_bytes());
+	v->slot = blob_slot_init(v->ours + CODE_BYTES, v->theirs + CODE_BYTES, HOST_BYTES, 0,
+				 in_stub(v->stub, ferry_stub_home));
+	v->slot->home_keep = in_stub(v->stub, ferry_stub_mask);
+	v->slot->home_values = values_at(v->stub, v->pair, 0);
+	v->guest_slot = blob_slot_init(v->ours + guest, v->theirs + guest, VISIT_REGION_BYTES - guest, 0,
+				       in_stub(v->stub, ferry_stub_home));
+	v->guest_slot->home_values = values_at(v->stub, v->pair, 1);
+	blob_script_init(&v->script, v->slot, v->theirs + CODE_BYTES);
+	blob_script_init(&v->guest_script, v->guest_slot, v->theirs + guest);
+}
+
+/* Points a stopped thread at the blob, all signals blocked, and lets it run. */
+static int send_in(struct visit *v, const struct visit_thread *t, uint64_t slot, struct err *err)
+{
+	struct user_regs_struct r = t->regs;
+
+	r.rip = v->theirs + blob_entry();
+	r.rdi = slot;
+	r.rax = 0;
+	r.orig_rax = (uint64_t)-1;
+	r.eflags &= ~(uint64_t)0x400; /* direction flag, as the ABI wants it in functions */
+	if (pt_set_regs(t->tid, &r, err) || pt_set_sigmask(t->tid, ~0ULL, err))
+		return -1;
+	return pt_cont(t->tid, 0, err);
+}
+
+/* Lets the thread make the stub's mmap. */
+static int make_region(struct visit *v, struct err *err)
+{
+	struct user_regs_struct r = v->host.regs;
+
+	r.rip = in_stub(v->stub, ferry_stub_entry);
+	r.rbx = values_at(v->stub, v->pair, 0);
+	r.rax = SYS_mmap;
+	r.orig_rax = (uint64_t)-1;
+	r.rdi = 0;
+	r.rsi = VISIT_REGION_BYTES;
+	r.rdx = PROT_READ | PROT_WRITE | PROT_EXEC;
+	r.r10 = MAP_SHARED | MAP_ANONYMOUS;
+	r.r8 = (uint64_t)-1;
+	r.r9 = 0;
+	if (pt_set_regs(v->host.tid, &r, err) || pt_set_sigmask(v->host.tid, ~0ULL, err) ||
+	    pt_step_syscall(v->host.tid, err) || pt_get_regs(v->host.tid, &r, err))
+		return -1;
+	if (r.rax >= (uint64_t)-4095)
+		return err_sysno(err, (int)-(int64_t)r.rax, "cannot map the blob into task %d", v->pid);
+	v->theirs = r.rax;
+	return 0;
+}
+
+/* The thread gets its own registers; the mask first, see the header. */
+static int set_home(const struct visit_thread *t, struct err *err)
+{
+	if (pt_set_sigmask(t->tid, t->sigmask, err))
+		return -1;
+	return pt_set_regs(t->tid, &t->regs, err);
+}
+
+/* Unmaps what killed visitors could not take with them. */
+static int clear_leftovers(struct visit *v, const struct place *p, const proc_vmas *vmas, struct err *err)
+{
+	unsigned int i;
+
+	for (i = 0; i < p->pairs; i++)
+		if (region_mapped(&p->values[2 * i], vmas))
+			script_call(&v->script, "unmap what a killed visitor left", SYS_munmap,
+				    SV(p->values[2 * i].region), SV(VISIT_REGION_BYTES));
+	if (v->script.n_ops == 0)
+		return 0;
+	if (visit_run(v, err))
+		return -1;
+	script_reset(&v->script);
+	return 0;
+}
+
+/* The code, and the host's values: from here on the host would find home. */
+static int write_host(struct visit *v, struct err *err)
+{
+	struct stub_values values = values_for(&v->host, values_at(v->stub, v->pair, 0));
+
+	values.sequence = v->sequence;
+	values.region = v->theirs;
+	values.bytes = VISIT_REGION_BYTES;
+	if (poke(v, values_at(v->stub, v->pair, 0), &values, sizeof(values), err))
+		return -1;
+	return poke(v, v->stub, ferry_stub, code_bytes(), err);
+}
+
+int visit_open(struct visit *v, pid_t pid, const struct visit_thread *host, const proc_vmas *vmas, struct err *err)
+{
+	struct err second;
+	struct place p;
+
+	memset(v, 0, sizeof(*v));
+	v->pid = pid;
+	v->host = *host;
+	v->mem_fd = io_openf(O_RDWR, "/proc/%d/mem", pid);
+	if (v->mem_fd < 0)
+		return err_sys(err, "cannot open the memory of task %d", pid);
+	if (!find_place(v->mem_fd, vmas, &p)) {
+		err_set(err, ENOSPC, "task %d has no executable mapping with %zu free bytes at its end", pid,
+			code_bytes() + 2 * sizeof(struct stub_values));
+		goto fail;
+	}
+	v->stub = p.stub;
+	v->pair = choose_pair(&p, &v->sequence);
+	v->others = p.leftover;
+	if (write_host(v, err))
+		goto fail;
+	if (make_region(v, err) || write_host(v, err) || map_region(v, err))
+		goto undo;
+	lay_out(v);
+	if (send_in(v, &v->host, v->theirs + CODE_BYTES, err) || clear_leftovers(v, &p, vmas, err))
+		goto undo;
+	return 0;
+undo:
+	if (visit_close(v, &second))
+		log_debug("task %d: %s", pid, second.text);
+	return -1;
+fail:
+	close(v->mem_fd);
+	v->mem_fd = -1;
+	return -1;
+}
+
+int visit_run(struct visit *v, struct err *err)
+{
+	return script_run(v->slot, &v->script, thread_alive, &v->host.tid, err);
+}
+
+/* ---- guests ---- */
+
+/* Gets a thread that executes the blob back into our trap. */
+static int fetch(const struct visit_thread *t, struct err *err)
+{
+	int stop;
+
+	if (pt_interrupt(t->tid, err))
+		return -1;
+	stop = pt_wait_stop(t->tid, 10000, NULL, err);
+	if (stop < 0)
+		return -1;
+	return stop == PT_GONE ? err_set(err, ESRCH, "thread %d was killed while it was looked at", t->tid) : 0;
+}
+
+int visit_guest(struct visit *v, const struct visit_thread *guest, struct err *err)
+{
+	struct stub_values values = values_for(guest, values_at(v->stub, v->pair, 1));
+	size_t slot_off = CODE_BYTES + HOST_BYTES;
+	int rc;
+
+	v->guest = *guest;
+	values.left = v->theirs + CODE_BYTES + offsetof(struct blob_slot, guest_left);
+	if (poke(v, values_at(v->stub, v->pair, 1), &values, sizeof(values), err))
+		return -1;
+	__atomic_store_n(&v->slot->guest_left, 0, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&v->slot->guest, 1, __ATOMIC_SEQ_CST);
+	rc = send_in(v, guest, v->theirs + slot_off, err);
+	if (rc == 0) {
+		rc = script_run(v->guest_slot, &v->guest_script, thread_alive, &v->guest.tid, err);
+		if (rc == 0 || err->no != ESRCH)
+			rc |= fetch(guest, err);
+	}
+	rc |= set_home(guest, err);
+	__atomic_store_n(&v->slot->guest, 0, __ATOMIC_SEQ_CST);
+	return rc ? -1 : 0;
+}
+
+/* ---- getting out ---- */
+
+/* Lets it make the stub's munmap, if there is a region. */
+static int remove_region(struct visit *v, struct err *err)
+{
+	struct user_regs_struct r = v->host.regs;
+
+	if (!v->theirs)
+		return 0;
+	r.rip = in_stub(v->stub, ferry_stub_unmap);
+	r.rbx = values_at(v->stub, v->pair, 0);
+	r.rax = SYS_munmap;
+	r.orig_rax = (uint64_t)-1;
+	r.rdi = v->theirs;
+	r.rsi = VISIT_REGION_BYTES;
+	return pt_set_regs(v->host.tid, &r, err) || pt_step_syscall(v->host.tid, err) ? -1 : 0;
+}
+
+/* Clears our values; the code too, unless somebody else's way home may still need it. */
+static int erase(struct visit *v, struct err *err)
+{
+	static const uint8_t zeros[PAGE_BYTES];
+	uint64_t from = v->others ? values_at(v->stub, v->pair, 0) : v->stub;
+
+	return poke(v, from, zeros, values_at(v->stub, v->pair + 1, 0) - from, err);
+}
+
+int visit_close(struct visit *v, struct err *err)
+{
+	int rc = 0;
+
+	if (v->mem_fd < 0)
+		return 0;
+	if (v->slot)
+		rc = fetch(&v->host, err);
+	if (rc == 0)
+		rc = remove_region(v, err);
+	if (rc == 0)
+		rc = set_home(&v->host, err);
+	if (rc == 0)
+		rc = erase(v, err);
+	blob_slot_finish(v->slot);
+	blob_slot_finish(v->guest_slot);
+	if (v->ours)
+		munmap(v->ours, VISIT_REGION_BYTES);
+	close(v->mem_fd);
+	v->mem_fd = -1;
+	return rc;
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Visits to a live, stopped task: the blob is brought in, runs scripts, and is
+ * taken away again, in such a way that the task survives our death at any
+ * instruction.
+ *
+ * How. The only memory of a task that nobody uses and that can hold code is the
+ * zero tail of an executable mapping, first of all of the vdso (1.4 KiB here). We
+ * write a stub there, through /proc/PID/mem: code that can unmap the blob, put
+ * back the signal mask and every general register, and jump to where the task
+ * was; and behind the code the values to put back. From the moment that a
+ * thread's registers point into the stub or the blob, the way home is there:
+ *
+ *	entry	syscall (mmap of the blob's region); falls through to
+ *	unmap	syscall (munmap of the region)
+ *	mask	rt_sigprocmask
+ *	home	general registers, flags, jump
+ *
+ * While we live we let it make one `syscall` and set the registers ourselves; if
+ * we die, the thread just runs on, and this is the right thing to do. In the blob
+ * it waits on a robust futex of ours, so it learns of our death at once.
+ * Vector registers are never touched by stub or blob, and no call of theirs
+ * disturbs the restart block of an interrupted sleep.
+ *
+ * The thread that opened the visit (the host) stays in the blob until the end
+ * and unmaps the region. Other threads of the process may enter one at a time
+ * as guests; if we die meanwhile, the host lets the guest leave first.
+ */
+#ifndef FERRY_BLOB_VISIT_H
+#define FERRY_BLOB_VISIT_H
+
+#include "blob/run.h"
+#include "kernel/proc.h"
+#include "kernel/ptrace.h"
+
+/* A thread that is in the trap of pt_interrupt, and what it must get back. */
+struct visit_thread {
+	pid_t tid;
+	struct user_regs_struct regs; /* set at the end: the thread's own, or as the caller wants them */
+	uint64_t sigmask;
+};
+
+enum { VISIT_REGION_BYTES = 256 * 1024 };
+
+struct visit {
+	struct visit_thread host, guest;
+	pid_t pid;
+	uint64_t stub;  /* where its code is */
+	unsigned int pair;   /* which of its places for values is ours */
+	uint64_t sequence;
+	bool others;    /* a killed visitor's values are there, too */
+	int mem_fd;     /* /proc/PID/mem */
+	uint8_t *ours;  /* the region */
+	uint64_t theirs;
+	struct blob_slot *slot, *guest_slot;
+	struct script script, guest_script;
+};
+
+/*
+ * Is a stopped thread with these registers still on its way home from a visitor
+ * that was killed, or in a signal handler on top of it? Then it must run a
+ * little before anything is done with it: its registers are not its own yet.
+ * May say yes for a while for a thread that is home (a dead value on its stack),
+ * so ask a limited number of times.
+ */
+bool visit_on_way_home(pid_t pid, const proc_vmas *vmas, const struct user_regs_struct *regs) must_check;
+enum { VISIT_HOME_TRIES = 200 };
+
+/* Brings the blob in. @vmas: the process's areas. On failure the thread is as it was. */
+int visit_open(struct visit *v, pid_t pid, const struct visit_thread *host, const proc_vmas *vmas,
+	       struct err *err) must_check;
+
+/* Runs v->script in the host thread; results stay readable until the script is reset. */
+int visit_run(struct visit *v, struct err *err) must_check;
+
+/* Another thread runs v->guest_script: enter, run, leave. It is stopped and itself again at return. */
+int visit_guest(struct visit *v, const struct visit_thread *guest, struct err *err) must_check;
+
+/* The host leaves, the region and the stub are gone. Always releases what is ours; -1 if the task ended. */
+int visit_close(struct visit *v, struct err *err) must_check;
+
+#endif

@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Visits to live children: what is learned is right, nothing is left behind,
+ * and the child survives when the visitor is killed at any moment.
+ */
+#include "blob/visit.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+/* Shared with the child: it counts, and says when it sees something wrong. */
+struct board {
+	volatile uint64_t rounds;
+	volatile uint64_t signals;
+	volatile int wrong;
+	volatile pid_t tids[8];
+	volatile int stop;
+};
+
+static struct board *board;
+
+static void on_alarm(int sig)
+{
+	board->signals++;
+}
+
+/* Registers, flags and memory must come out of every round as they went in. */
+static void compute(uint64_t seed)
+{
+	uint64_t a = seed, b = ~seed, c = 0, i;
+
+	for (i = 0; i < 2000; i++) {
+		a = a * 6364136223846793005ULL + 1442695040888963407ULL;
+		b ^= a >> 7;
+		if (__builtin_uaddll_overflow(c, b, (unsigned long long *)&c))
+			c++;
+	}
+	static __thread uint64_t expect;
+	static __thread uint64_t for_seed;
+	if (for_seed != seed) {
+		for_seed = seed;
+		expect = a ^ b ^ c;
+	} else if (expect != (a ^ b ^ c)) {
+		board->wrong = 1;
+	}
+}
+
+static void *worker(void *arg)
+{
+	struct timespec nap = {.tv_nsec = 3000000};
+	long n = (long)arg;
+
+	board->tids[n] = (pid_t)syscall(SYS_gettid);
+	while (!board->stop) {
+		compute((uint64_t)n + 1);
+		board->rounds++;
+		if (n % 2 && nanosleep(&nap, NULL))
+			board->wrong = 2; /* a sleep was interrupted visibly: no handler runs in these threads */
+	}
+	return NULL;
+}
+
+static void child_main(int n_threads)
+{
+	struct itimerval it = {.it_interval.tv_usec = 1000, .it_value.tv_usec = 1000};
+	pthread_t t;
+	sigset_t set;
+	long i;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	for (i = 1; i < 32; i++)
+		signal((int)i, SIG_DFL); /* cmocka catches crashes */
+	sigemptyset(&set);
+	sigaddset(&set, SIGALRM);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	for (i = 1; i < n_threads; i++)
+		pthread_create(&t, NULL, worker, (void *)i);
+	signal(SIGALRM, on_alarm);
+	sigprocmask(SIG_UNBLOCK, &set, NULL);
+	setitimer(ITIMER_REAL, &it, NULL);
+	worker((void *)0);
+	_exit(0);
+}
+
+static pid_t start_child(int n_threads)
+{
+	pid_t pid;
+	int i;
+
+	memset((void *)board, 0, sizeof(*board));
+	pid = fork();
+	if (pid == 0)
+		child_main(n_threads);
+	for (i = 0; i < n_threads; i++)
+		while (!board->tids[i])
+			usleep(1000);
+	return pid;
+}
+
+static void fail_child(int code, const char *why)
+{
+	fprintf(stderr, "%s\n", why);
+	_exit(code);
+}
+
+static void stop_thread(pid_t tid, struct visit_thread *t)
+{
+	struct err err;
+
+	t->tid = tid;
+	if (pt_seize(tid, 0, &err) || pt_interrupt(tid, &err))
+		fail_child(40, err.text);
+	if (pt_wait_stop(tid, 5000, NULL, &err) != PT_STOPPED)
+		fail_child(46, "not in the trap");
+	if (pt_get_regs(tid, &t->regs, &err) || pt_get_sigmask(tid, &t->sigmask, &err))
+		fail_child(47, err.text);
+}
+
+/* A thread that an earlier, killed visitor left on its way gets the time to arrive. */
+static void let_go_home(pid_t pid, struct visit_thread *t)
+{
+	struct err err;
+	proc_vmas vmas;
+	bool away;
+	int i;
+
+	for (i = 0; i < VISIT_HOME_TRIES; i++) {
+		if (proc_vmas_read(pid, false, &vmas, &err))
+			fail_child(48, err.text);
+		away = visit_on_way_home(pid, &vmas, &t->regs);
+		proc_vmas_finish(&vmas);
+		if (!away)
+			return;
+		if (pt_cont(t->tid, 0, &err))
+			fail_child(49, err.text);
+		usleep(200);
+		if (pt_interrupt(t->tid, &err) || pt_wait_stop(t->tid, 5000, NULL, &err) != PT_STOPPED ||
+		    pt_get_regs(t->tid, &t->regs, &err) || pt_get_sigmask(t->tid, &t->sigmask, &err))
+			fail_child(50, err.text);
+	}
+}
+
+static char *maps_of(pid_t pid)
+{
+	static char buf[2][65536];
+	static int turn;
+	char path[64];
+	ssize_t n, got = 0;
+	int fd;
+
+	turn ^= 1;
+	snprintf(path, sizeof(path), "/proc/%d/maps", pid);
+	fd = open(path, O_RDONLY);
+	while ((n = read(fd, buf[turn] + got, sizeof(buf[turn]) - 1 - (size_t)got)) > 0)
+		got += n;
+	close(fd);
+	buf[turn][got] = 0;
+	return buf[turn];
+}
+
+/* One whole visit: 0, or exits of the calling process tell where it failed. */
+static void visit_once(pid_t pid, int n_threads)
+{
+	struct visit_thread t[8];
+	struct visit v;
+	proc_vmas vmas;
+	struct err err;
+	unsigned int op;
+	int i;
+
+	for (i = 0; i < n_threads; i++)
+		stop_thread(board->tids[i], &t[i]);
+	for (i = 0; i < n_threads; i++)
+		let_go_home(pid, &t[i]);
+	if (proc_vmas_read(pid, false, &vmas, &err) || visit_open(&v, pid, &t[0], &vmas, &err))
+		fail_child(41, err.text);
+	proc_vmas_finish(&vmas);
+	op = script_call(&v.script, "ask the pid", SYS_getpid);
+	if (visit_run(&v, &err) || script_result(&v.script, op) != pid)
+		fail_child(42, err.text);
+	for (i = 1; i < n_threads; i++) {
+		script_reset(&v.guest_script);
+		op = script_call(&v.guest_script, "ask the tid", SYS_gettid);
+		if (visit_guest(&v, &t[i], &err) || script_result(&v.guest_script, op) != t[i].tid)
+			fail_child(43, err.text);
+	}
+	if (visit_close(&v, &err))
+		fail_child(44, err.text);
+	for (i = 0; i < n_threads; i++)
+		if (pt_detach(t[i].tid, 0, &err))
+			fail_child(45, err.text);
+}
+
+static void test_visit_leaves_nothing(void **state)
+{
+	pid_t pid = start_child(4);
+	char *before = maps_of(pid);
+	uint64_t rounds;
+	int i;
+
+	for (i = 0; i < 20; i++)
+		visit_once(pid, 4);
+	assert_string_equal(before, maps_of(pid));
+	rounds = board->rounds;
+	usleep(50000);
+	assert_true(board->rounds > rounds);
+	assert_int_equal(board->wrong, 0);
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+}
+
+/* A visitor in a process of its own is killed after a random time. */
+static void test_visitor_is_killed(void **state)
+{
+	int rounds = getenv("FERRY_FULL") ? 2000 : 300, i, status, cut = 0, ended = 0;
+	pid_t pid = start_child(4), visitor;
+	char before[65536];
+	uint64_t progress;
+
+	strcpy(before, maps_of(pid));
+	srandom((unsigned int)time(NULL));
+	for (i = 0; i < rounds; i++) {
+		visitor = fork();
+		if (visitor == 0) {
+			visit_once(pid, 4);
+			_exit(0);
+		}
+		usleep((unsigned int)random() % 8000);
+		kill(visitor, SIGKILL);
+		waitpid(visitor, &status, 0);
+		if (WIFEXITED(status)) {
+			assert_int_equal(WEXITSTATUS(status), 0);
+			ended++;
+		} else {
+			cut++;
+		}
+		if (waitpid(pid, &status, WNOHANG))
+			fail_msg("the program died in round %d: status %x", i, (unsigned int)status);
+		assert_int_equal(board->wrong, 0);
+	}
+	print_message("%d visits cut, %d ended\n", cut, ended);
+	assert_true(cut > 0);
+	progress = board->rounds;
+	usleep(100000);
+	assert_true(board->rounds > progress);
+	assert_true(board->signals > 0);
+	visit_once(pid, 4); /* clears what the one or other killed visitor could not */
+	assert_string_equal(before, maps_of(pid));
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_visit_leaves_nothing),
+		cmocka_unit_test(test_visitor_is_killed),
+	};
+
+	board = mmap(NULL, sizeof(*board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -7,7 +7,7 @@
  *
  * For FUZZ_SECONDS (default 3) it takes an input of the corpus, damages it and
  * hands it over. FUZZ_SEED repeats a run. The input of the moment is kept in a
- * file, FUZZ_INPUT (default fuzz-NAME.input in $BUILD or /tmp), which survives
+ * file, FUZZ_INPUT (default fuzz-NAME.input in $BUILD_DIR or /tmp), which survives
  * a crash: give it as the only FILE with FUZZ_SECONDS=0 to see the
  * crash again.
  */
@@ -158,7 +158,7 @@ static size_t mutate(uint8_t *data, size_t bytes)
 /* Opens the file that holds the input of the moment and outlives us. */
 static int open_input_file(const char *program)
 {
-	const char *path = getenv("FUZZ_INPUT"), *folder = getenv("BUILD"), *name;
+	const char *path = getenv("FUZZ_INPUT"), *folder = getenv("BUILD_DIR"), *name;
 	char buf[4096];
 	int fd;
 

@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * What ferry must refuse by name for now. refuse DIR KIND has one thing of that kind; after the
+ * refusal it must run on, and the thing must work as before.
+ */
+#include "victim.h"
+
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdio.h>
+#include <sys/fanotify.h>
+#include <sys/inotify.h>
+#include <sys/prctl.h>
+#include <sys/shm.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static int fds[2];
+
+static void tcp_set_up(void)
+{
+	struct sockaddr_in name = {
+		.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t len = sizeof(name);
+	int listener = MUST(socket(AF_INET, SOCK_STREAM, 0));
+
+	MUST(bind(listener, (struct sockaddr *)&name, len));
+	MUST(listen(listener, 1));
+	MUST(getsockname(listener, (struct sockaddr *)&name, &len));
+	fds[0] = MUST(socket(AF_INET, SOCK_STREAM, 0));
+	MUST(connect(fds[0], (struct sockaddr *)&name, len));
+	fds[1] = MUST(accept(listener, NULL, NULL));
+	MUST(send(fds[0], "on the way", 10, 0));
+}
+
+static void tcp_check(void)
+{
+	char text[16] = "";
+
+	CHECK(recv(fds[1], text, 10, MSG_WAITALL) == 10 && strcmp(text, "on the way") == 0,
+		"got %s", text);
+	MUST(send(fds[1], "back", 4, 0));
+	CHECK(recv(fds[0], text, 4, MSG_WAITALL) == 4, "connection is dead: %s", strerror(errno));
+}
+
+static void inotify_set_up(void)
+{
+	fds[0] = MUST(inotify_init1(IN_NONBLOCK));
+	MUST(inotify_add_watch(fds[0], victim_dir(), IN_CREATE));
+}
+
+static void inotify_check(void)
+{
+	char buf[4096];
+	int fd;
+
+	while (read(fds[0], buf, sizeof(buf)) > 0)
+		;
+	fd = MUST(open(victim_path("new"), O_CREAT | O_RDWR, 0644));
+	close(fd);
+	CHECK(read(fds[0], buf, sizeof(buf)) > 0, "the watch is dead: %s", strerror(errno));
+}
+
+static void inflight_set_up(void)
+{
+	char control[CMSG_SPACE(sizeof(int))] = "", byte = 'f';
+	struct iovec iov = {&byte, 1};
+	struct msghdr msg = {.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = control,
+		.msg_controllen = sizeof(control)};
+	struct cmsghdr *head = CMSG_FIRSTHDR(&msg);
+
+	MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, fds));
+	*head = (struct cmsghdr){CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS};
+	memcpy(CMSG_DATA(head), &fds[0], sizeof(int));
+	MUST(sendmsg(fds[0], &msg, 0));
+}
+
+static void inflight_check(void)
+{
+	char control[CMSG_SPACE(sizeof(int))], byte = 0;
+	struct iovec iov = {&byte, 1};
+	struct msghdr msg = {.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = control,
+		.msg_controllen = sizeof(control)};
+	int received = -1;
+
+	CHECK(recvmsg(fds[1], &msg, MSG_DONTWAIT) == 1 && byte == 'f', "message: %s",
+		strerror(errno));
+	CHECK(CMSG_FIRSTHDR(&msg), "the descriptor is lost");
+	memcpy(&received, CMSG_DATA(CMSG_FIRSTHDR(&msg)), sizeof(int));
+	CHECK(victim_same_file(getpid(), received, getpid(), fds[0]), "another descriptor");
+}
+
+static void seccomp_set_up(void)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_getppid, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOTTY),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog prog = {ARRAY_SIZE(code), code};
+
+	MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+	MUST(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog));
+}
+
+static void seccomp_check(void)
+{
+	CHECK(syscall(SYS_getppid) < 0 && errno == ENOTTY, "the filter is gone");
+}
+
+static void uts_set_up(void)
+{
+	if (unshare(CLONE_NEWUTS) < 0)
+		victim_skip("unshare: %s", strerror(errno));
+	MUST(sethostname("victim-host", 11));
+}
+
+static void uts_check(void)
+{
+	char name[64] = "";
+
+	MUST(gethostname(name, sizeof(name) - 1));
+	CHECK(strcmp(name, "victim-host") == 0, "host name is %s", name);
+}
+
+static void pidfd_set_up(void)
+{
+	fds[0] = MUST(syscall(SYS_pidfd_open, getpid(), 0));
+}
+
+static void pidfd_check(void)
+{
+	CHECK(syscall(SYS_pidfd_send_signal, fds[0], 0, NULL, 0) == 0, "pidfd: %s",
+		strerror(errno));
+}
+
+static void sysvshm_set_up(void)
+{
+	int id = MUST(shmget(IPC_PRIVATE, VICTIM_PAGE, 0600));
+	char *ptr = shmat(id, NULL, 0);
+
+	CHECK(ptr != (void *)-1, "shmat: %s", strerror(errno));
+	MUST(shmctl(id, IPC_RMID, NULL));
+	fds[0] = id;
+	strcpy(ptr, "segment");
+}
+
+static void nothing_to_check(void)
+{
+}
+
+static void netlink_set_up(void)
+{
+	fds[0] = MUST(socket(AF_NETLINK, SOCK_RAW, 0));
+}
+
+static void packet_set_up(void)
+{
+	fds[0] = socket(AF_PACKET, SOCK_RAW, 0);
+	if (fds[0] < 0)
+		victim_skip("packet socket: %s", strerror(errno));
+}
+
+static void fanotify_set_up(void)
+{
+	fds[0] = fanotify_init(FAN_CLASS_NOTIF, O_RDONLY);
+	if (fds[0] < 0)
+		victim_skip("fanotify: %s", strerror(errno));
+}
+
+static void userfaultfd_set_up(void)
+{
+	fds[0] = syscall(SYS_userfaultfd, O_CLOEXEC);
+	if (fds[0] < 0)
+		victim_skip("userfaultfd: %s", strerror(errno));
+}
+
+static void io_uring_set_up(void)
+{
+	char params[120] = "";
+
+	fds[0] = syscall(SYS_io_uring_setup, 4, params);
+	if (fds[0] < 0)
+		victim_skip("io_uring: %s", strerror(errno));
+}
+
+// A client that nobody has accepted yet.
+static void pending_set_up(void)
+{
+	struct sockaddr_in name = {
+		.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t len = sizeof(name);
+
+	fds[0] = MUST(socket(AF_INET, SOCK_STREAM, 0));
+	MUST(bind(fds[0], (struct sockaddr *)&name, len));
+	MUST(listen(fds[0], 5));
+	MUST(getsockname(fds[0], (struct sockaddr *)&name, &len));
+	fds[1] = MUST(socket(AF_INET, SOCK_STREAM, 0));
+	MUST(connect(fds[1], (struct sockaddr *)&name, len));
+}
+
+static void pending_check(void)
+{
+	struct pollfd pfd = {fds[0], POLLIN, 0};
+
+	CHECK(poll(&pfd, 1, 0) == 1, "the pending connection is lost");
+	MUST(accept(fds[0], NULL, NULL));
+}
+
+static const struct {
+	const char *name;
+	void (*set_up)(void), (*check)(void);
+} kinds[] = {
+	{"tcp", tcp_set_up, tcp_check},
+	{"tcp_pending", pending_set_up, pending_check},
+	{"inotify", inotify_set_up, inotify_check},
+	{"inflight", inflight_set_up, inflight_check},
+	{"seccomp", seccomp_set_up, seccomp_check},
+	{"uts", uts_set_up, uts_check},
+	{"pidfd", pidfd_set_up, pidfd_check},
+	{"sysvshm", sysvshm_set_up, nothing_to_check},
+	{"netlink", netlink_set_up, nothing_to_check},
+	{"packet", packet_set_up, nothing_to_check},
+	{"fanotify", fanotify_set_up, nothing_to_check},
+	{"userfaultfd", userfaultfd_set_up, nothing_to_check},
+	{"io_uring", io_uring_set_up, nothing_to_check},
+};
+
+int main(int argc, char **argv)
+{
+	size_t nr = 0;
+
+	while (nr < ARRAY_SIZE(kinds) && (argc < 3 || strcmp(kinds[nr].name, argv[2]) != 0))
+		nr++;
+	if (nr == ARRAY_SIZE(kinds)) {
+		fprintf(stderr, "usage: %s DIR KIND\n", argv[0]);
+		return 2;
+	}
+	victim_start(argc, argv);
+	kinds[nr].set_up();
+	victim_ready();
+	victim_wait();
+	kinds[nr].check();
+	victim_pass();
+}

@@ -20,9 +20,9 @@ struct check_args {
 
 static const struct opt_row rows[] = {
 	{.long_name = "json",
-		.help = "one JSON document instead of text",
-		.type = OPT_FLAG,
-		.offset = offsetof(struct check_args, json)},
+	 .help = "one JSON document instead of text",
+	 .type = OPT_FLAG,
+	 .offset = offsetof(struct check_args, json)},
 	LOG_ROWS(struct check_args, log),
 	KIND_ROWS(struct check_args, kinds),
 	{0},
@@ -32,8 +32,7 @@ static const struct opt_spec spec = {
 	.command = "check",
 	.arguments = "[PID]",
 	.summary = "tells what this kernel, or a tree of processes, allows",
-	.details =
-		"Exits with 1 if something that is needed is missing, or if the tree would be refused.\n",
+	.details = "Exits with 1 if something that is needed is missing, or if the tree would be refused.\n",
 	.max_args = 1,
 	.rows = rows,
 };
@@ -42,11 +41,11 @@ static const struct opt_spec spec = {
 static const char *needed_by(unsigned int need, char *buf, size_t size)
 {
 	snprintf(buf, size, "%s%s%s", need & PROBE_DUMP ? "dump" : "",
-		(need & PROBE_DUMP) && (need & PROBE_RESTORE) ? ", " : "",
-		need & PROBE_RESTORE            ? "restore"
-			: need & PROBE_NEW_PIDS ? "--pids=new"
-			: need                  ? ""
-						: "optional");
+		 (need & PROBE_DUMP) && (need & PROBE_RESTORE) ? ", " : "",
+		 need & PROBE_RESTORE  ? "restore" :
+		 need & PROBE_NEW_PIDS ? "--pids=new" :
+		 need                  ? "" :
+					 "optional");
 	return buf;
 }
 
@@ -55,15 +54,15 @@ static void print_probe(const struct kernel_probe *p, int no)
 	char need[40];
 
 	printf("%-8s %-20s %-14s %s%s%s\n", no ? "missing" : "ok", p->name,
-		needed_by(p->needed_by, need, sizeof(need)), p->purpose, no ? ": " : "",
-		no ? strerror(no) : "");
+	       needed_by(p->needed_by, need, sizeof(need)), p->purpose, no ? ": " : "",
+	       no ? strerror(no) : "");
 }
 
 static int add_json(json_t *list, const struct kernel_probe *p, int no)
 {
 	char need[40];
 	json_t *row = json_pack("{s:s, s:b, s:s, s:s}", "feature", p->name, "ok", !no, "needed_by",
-		needed_by(p->needed_by, need, sizeof(need)), "purpose", p->purpose);
+				needed_by(p->needed_by, need, sizeof(need)), "purpose", p->purpose);
 
 	if (row && no)
 		json_object_set_new(row, "error", json_string(strerror(no)));

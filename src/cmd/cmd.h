@@ -12,7 +12,7 @@
 enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 struct cmd {
-	const struct opt_spec *spec; /* name, summary, options */
+	const struct opt_spec *spec;       /* name, summary, options */
 	int (*run)(int argc, char **argv); /* argv[0] is the command's name */
 };
 
@@ -30,7 +30,6 @@ int cmd_fail(const struct opt_spec *spec, const struct err *err);
  * Parses the options of a command. Returns -1 to go on; otherwise the exit
  * status: --help was printed (0), or a usage error was (2).
  */
-int cmd_options(
-	const struct opt_spec *spec, int argc, char **argv, void *out, struct opt_rest *rest);
+int cmd_options(const struct opt_spec *spec, int argc, char **argv, void *out, struct opt_rest *rest);
 
 #endif

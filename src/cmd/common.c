@@ -35,9 +35,9 @@ static int parse_inherit(const char *text, int *fd_out, const char **key_out, st
 	uint64_t fd;
 
 	if (strncmp(text, "fd[", 3) || !close || close[1] != ':' || !close[2] ||
-		(size_t)(close - text) - 3 >= sizeof(digits))
-		return err_set(
-			err, EINVAL, "--inherit-fd: '%.80s' is not of the form fd[N]:KEY", text);
+	    (size_t)(close - text) - 3 >= sizeof(digits))
+		return err_set(err, EINVAL, "--inherit-fd: '%.80s' is not of the form fd[N]:KEY",
+			       text);
 	snprintf(digits, sizeof(digits), "%.*s", (int)(close - text - 3), text + 3);
 	if (opt_number(digits, "--inherit-fd", 0, INT_MAX, &fd, err) < 0)
 		return -1;
@@ -62,7 +62,7 @@ int kind_args_resolve(const struct kind_args *args, struct kind_options *out, st
 	static_assert(ARRAY_SIZE(args->inherit_fd.v) <= ARRAY_SIZE(out->inherit), "all must fit");
 	for (size_t i = 0; i < args->inherit_fd.n; i++) {
 		if (parse_inherit(args->inherit_fd.v[i], &out->inherit[i].fd, &out->inherit[i].key,
-			    err) < 0)
+				  err) < 0)
 			return -1;
 		out->n_inherit++;
 	}
@@ -193,10 +193,10 @@ int image_env_action(const struct image_env *env, const char *action, pid_t pid,
 	}
 	if (WIFSIGNALED(status))
 		return err_set(err, 0, "action script %.200s: killed by signal %d at %s", script,
-			WTERMSIG(status), action);
+			       WTERMSIG(status), action);
 	if (WEXITSTATUS(status))
 		return err_set(err, 0, "action script %.200s: exit status %d at %s", script,
-			WEXITSTATUS(status), action);
+			       WEXITSTATUS(status), action);
 	return 0;
 }
 

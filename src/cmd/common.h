@@ -36,21 +36,21 @@ struct image_args {
 #define NO_STATUS_FD UINT64_MAX
 
 #define KIND_ARGS_DEFAULT ((struct kind_args){.ghost_limit_bytes = 1 << 20})
-#define LOG_ARGS_DEFAULT  ((struct log_args){.verbose = 2})
-#define IMAGE_ARGS_DEFAULT                      \
-	((struct image_args){.images_dir = ".", \
-		.status_fd = NO_STATUS_FD,      \
-		.log = LOG_ARGS_DEFAULT,        \
-		.kinds = KIND_ARGS_DEFAULT})
+#define LOG_ARGS_DEFAULT ((struct log_args){.verbose = 2})
+#define IMAGE_ARGS_DEFAULT                              \
+	((struct image_args){.images_dir = ".",         \
+			     .status_fd = NO_STATUS_FD, \
+			     .log = LOG_ARGS_DEFAULT,   \
+			     .kinds = KIND_ARGS_DEFAULT})
 
 /* Rows of the options tables; @Args is the command's struct, @at the member of it that holds the args. */
 #define LOG_ROWS(Args, at)                                                              \
 	{.short_name = 'o',                                                             \
-		.long_name = "log-file",                                                \
-		.arg = "FILE",                                                          \
-		.help = "write the log to FILE (relative to the work directory)",       \
-		.type = OPT_TEXT,                                                       \
-		.offset = offsetof(Args, at.file)},                                     \
+	 .long_name = "log-file",                                                       \
+	 .arg = "FILE",                                                                 \
+	 .help = "write the log to FILE (relative to the work directory)",              \
+	 .type = OPT_TEXT,                                                              \
+	 .offset = offsetof(Args, at.file)},                                            \
 	{                                                                               \
 		.short_name = 'v', .long_name = "verbosity", .arg = "N",                \
 		.help = "log more: -v raises the level by one, -vN sets it: 1 errors, " \
@@ -58,64 +58,64 @@ struct image_args {
 		.type = OPT_VERBOSE, .offset = offsetof(Args, at.verbose)               \
 	}
 
-#define KIND_ROWS(Args, at)                                                                            \
-	{.short_name = 'j',                                                                            \
-		.long_name = "shell-job",                                                              \
-		.help = "the tree may belong to a terminal outside of it",                             \
-		.type = OPT_FLAG,                                                                      \
-		.offset = offsetof(Args, at.shell_job)},                                               \
-		{.long_name = "ext-unix-sk",                                                           \
-			.help = "unix sockets may be connected to programs outside of the tree",       \
-			.type = OPT_FLAG,                                                              \
-			.offset = offsetof(Args, at.ext_unix_sk)},                                     \
-		{.long_name = "file-locks",                                                            \
-			.help = "carry POSIX and flock locks",                                         \
-			.type = OPT_FLAG,                                                              \
-			.offset = offsetof(Args, at.file_locks)},                                      \
-		{.long_name = "link-remap",                                                            \
-			.help = "give unlinked files that have other links a temporary name",          \
-			.type = OPT_FLAG,                                                              \
-			.offset = offsetof(Args, at.link_remap)},                                      \
-		{.long_name = "ghost-limit",                                                           \
-			.arg = "SIZE",                                                                 \
-			.help = "carry deleted files up to SIZE bytes (suffix K, M or G; default 1M)", \
-			.type = OPT_BYTES,                                                             \
-			.offset = offsetof(Args, at.ghost_limit_bytes),                                \
-			.max = UINT64_MAX},                                                            \
-		{.long_name = "evasive-devices",                                                       \
-			.help = "use any path to a device that cannot be reached by its own",          \
-			.type = OPT_FLAG,                                                              \
-			.offset = offsetof(Args, at.evasive_devices)},                                 \
-	{                                                                                              \
-		.long_name = "external", .arg = "RESOURCE",                                            \
-		.help = "a resource that exists outside of the tree, such as file[HEX:HEX]; "          \
-			"may be repeated",                                                             \
-		.type = OPT_LIST, .offset = offsetof(Args, at.external)                                \
+#define KIND_ROWS(Args, at)                                                                     \
+	{.short_name = 'j',                                                                     \
+	 .long_name = "shell-job",                                                              \
+	 .help = "the tree may belong to a terminal outside of it",                             \
+	 .type = OPT_FLAG,                                                                      \
+	 .offset = offsetof(Args, at.shell_job)},                                               \
+		{.long_name = "ext-unix-sk",                                                    \
+		 .help = "unix sockets may be connected to programs outside of the tree",       \
+		 .type = OPT_FLAG,                                                              \
+		 .offset = offsetof(Args, at.ext_unix_sk)},                                     \
+		{.long_name = "file-locks",                                                     \
+		 .help = "carry POSIX and flock locks",                                         \
+		 .type = OPT_FLAG,                                                              \
+		 .offset = offsetof(Args, at.file_locks)},                                      \
+		{.long_name = "link-remap",                                                     \
+		 .help = "give unlinked files that have other links a temporary name",          \
+		 .type = OPT_FLAG,                                                              \
+		 .offset = offsetof(Args, at.link_remap)},                                      \
+		{.long_name = "ghost-limit",                                                    \
+		 .arg = "SIZE",                                                                 \
+		 .help = "carry deleted files up to SIZE bytes (suffix K, M or G; default 1M)", \
+		 .type = OPT_BYTES,                                                             \
+		 .offset = offsetof(Args, at.ghost_limit_bytes),                                \
+		 .max = UINT64_MAX},                                                            \
+		{.long_name = "evasive-devices",                                                \
+		 .help = "use any path to a device that cannot be reached by its own",          \
+		 .type = OPT_FLAG,                                                              \
+		 .offset = offsetof(Args, at.evasive_devices)},                                 \
+	{                                                                                       \
+		.long_name = "external", .arg = "RESOURCE",                                     \
+		.help = "a resource that exists outside of the tree, such as file[HEX:HEX]; "   \
+			"may be repeated",                                                      \
+		.type = OPT_LIST, .offset = offsetof(Args, at.external)                         \
 	}
 
-#define IMAGE_ROWS(Args, at)                                                                               \
-	{.short_name = 'D',                                                                                \
-		.long_name = "images-dir",                                                                 \
-		.arg = "DIR",                                                                              \
-		.help = "directory of the images (default: the current one)",                              \
-		.type = OPT_TEXT,                                                                          \
-		.offset = offsetof(Args, at.images_dir)},                                                  \
-		{.short_name = 'W',                                                                        \
-			.long_name = "work-dir",                                                           \
-			.arg = "DIR",                                                                      \
-			.help = "directory of log, pid file and statistics (default: that of the images)", \
-			.type = OPT_TEXT,                                                                  \
-			.offset = offsetof(Args, at.work_dir)},                                            \
-		LOG_ROWS(Args, at.log), KIND_ROWS(Args, at.kinds),                                         \
-		{.long_name = "action-script",                                                             \
-			.arg = "FILE",                                                                     \
-			.help = "run FILE at each step, with its name in CRTOOLS_SCRIPT_ACTION",           \
-			.type = OPT_TEXT,                                                                  \
-			.offset = offsetof(Args, at.action_script)},                                       \
-	{                                                                                                  \
-		.long_name = "status-fd", .arg = "FD",                                                     \
-		.help = "write a zero byte to descriptor FD when the work is done",                        \
-		.type = OPT_NUMBER, .offset = offsetof(Args, at.status_fd), .max = 1048575                 \
+#define IMAGE_ROWS(Args, at)                                                                        \
+	{.short_name = 'D',                                                                         \
+	 .long_name = "images-dir",                                                                 \
+	 .arg = "DIR",                                                                              \
+	 .help = "directory of the images (default: the current one)",                              \
+	 .type = OPT_TEXT,                                                                          \
+	 .offset = offsetof(Args, at.images_dir)},                                                  \
+		{.short_name = 'W',                                                                 \
+		 .long_name = "work-dir",                                                           \
+		 .arg = "DIR",                                                                      \
+		 .help = "directory of log, pid file and statistics (default: that of the images)", \
+		 .type = OPT_TEXT,                                                                  \
+		 .offset = offsetof(Args, at.work_dir)},                                            \
+		LOG_ROWS(Args, at.log), KIND_ROWS(Args, at.kinds),                                  \
+		{.long_name = "action-script",                                                      \
+		 .arg = "FILE",                                                                     \
+		 .help = "run FILE at each step, with its name in CRTOOLS_SCRIPT_ACTION",           \
+		 .type = OPT_TEXT,                                                                  \
+		 .offset = offsetof(Args, at.action_script)},                                       \
+	{                                                                                           \
+		.long_name = "status-fd", .arg = "FD",                                              \
+		.help = "write a zero byte to descriptor FD when the work is done",                 \
+		.type = OPT_NUMBER, .offset = offsetof(Args, at.status_fd), .max = 1048575          \
 	}
 
 /* Options and directories, opened. */
@@ -138,8 +138,7 @@ int kind_args_resolve(const struct kind_args *args, struct kind_options *out, st
 	must_check;
 void kind_args_free(struct kind_options *opt);
 
-int image_env_open(struct image_env *env, const struct image_args *args, struct err *err)
-	must_check;
+int image_env_open(struct image_env *env, const struct image_args *args, struct err *err) must_check;
 void image_env_close(struct image_env *env);
 
 /*

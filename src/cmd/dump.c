@@ -26,27 +26,27 @@ struct dump_args {
 
 static const struct opt_row rows[] = {
 	{.short_name = 't',
-		.long_name = "tree",
-		.arg = "PID",
-		.help = "the root of the tree to dump",
-		.type = OPT_TEXT,
-		.offset = offsetof(struct dump_args, tree)},
+	 .long_name = "tree",
+	 .arg = "PID",
+	 .help = "the root of the tree to dump",
+	 .type = OPT_TEXT,
+	 .offset = offsetof(struct dump_args, tree)},
 	{.short_name = 'R',
-		.long_name = "leave-running",
-		.help = "let the tree run on afterwards",
-		.type = OPT_FLAG,
-		.offset = offsetof(struct dump_args, leave_running)},
+	 .long_name = "leave-running",
+	 .help = "let the tree run on afterwards",
+	 .type = OPT_FLAG,
+	 .offset = offsetof(struct dump_args, leave_running)},
 	{.short_name = 's',
-		.long_name = "leave-stopped",
-		.help = "leave the tree stopped afterwards, as by SIGSTOP",
-		.type = OPT_FLAG,
-		.offset = offsetof(struct dump_args, leave_stopped)},
+	 .long_name = "leave-stopped",
+	 .help = "leave the tree stopped afterwards, as by SIGSTOP",
+	 .type = OPT_FLAG,
+	 .offset = offsetof(struct dump_args, leave_stopped)},
 	{.long_name = "timeout",
-		.arg = "SECONDS",
-		.help = "give up when the tree cannot be frozen within SECONDS (default 10; 0: never)",
-		.type = OPT_NUMBER,
-		.offset = offsetof(struct dump_args, timeout_s),
-		.max = 86400},
+	 .arg = "SECONDS",
+	 .help = "give up when the tree cannot be frozen within SECONDS (default 10; 0: never)",
+	 .type = OPT_NUMBER,
+	 .offset = offsetof(struct dump_args, timeout_s),
+	 .max = 86400},
 	IMAGE_ROWS(struct dump_args, images),
 	{0},
 };
@@ -67,7 +67,7 @@ static uint32_t elapsed_us(const struct timespec *from)
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return (uint32_t)((now.tv_sec - from->tv_sec) * 1000000 +
-		(now.tv_nsec - from->tv_nsec) / 1000);
+			  (now.tv_nsec - from->tv_nsec) / 1000);
 }
 
 struct dump {
@@ -98,7 +98,7 @@ static void write_stats(struct dump *d)
 	image_writer_init(&w, kind);
 	image_write(&w, &entry.base);
 	if (image_writer_finish(&w, &err) < 0 || !(work = store_dir_open(d->env.work_fd, &err)) ||
-		store_put(work, "stats-dump", w.data, w.bytes, &err) < 0)
+	    store_put(work, "stats-dump", w.data, w.bytes, &err) < 0)
 		log_warn("no statistics: %s", err.text);
 	store_close(work);
 	image_writer_free(&w);
@@ -114,15 +114,14 @@ static int dump_frozen(struct dump *d, struct err *err)
 	if (capture_freeze(d->session, (unsigned int)d->args->timeout_s * 1000, err) < 0)
 		return -1;
 	d->stats.freezing_time = elapsed_us(&start);
-	if (signals_check(err) < 0 || capture_collect(d->session, err) < 0 ||
-		signals_check(err) < 0)
+	if (signals_check(err) < 0 || capture_collect(d->session, err) < 0 || signals_check(err) < 0)
 		return -1;
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	if (capture_memory(d->session, store, NULL, NULL, err) < 0)
 		return -1;
 	d->stats.memdump_time = d->stats.memwrite_time = elapsed_us(&start);
 	if (signals_check(err) < 0 || capture_save(d->session, store, err) < 0 ||
-		store_complete(store, err) < 0)
+	    store_complete(store, err) < 0)
 		return -1;
 	if (image_env_action(&d->env, "post-dump", d->pid, err) < 0)
 		return -1;
@@ -131,9 +130,9 @@ static int dump_frozen(struct dump *d, struct err *err)
 
 static int dump_tree(struct dump *d, struct err *err)
 {
-	enum capture_end end = d->args->leave_running ? CAPTURE_THAW
-		: d->args->leave_stopped              ? CAPTURE_LEAVE_STOPPED
-						      : CAPTURE_KILL;
+	enum capture_end end = d->args->leave_running ? CAPTURE_THAW :
+			       d->args->leave_stopped ? CAPTURE_LEAVE_STOPPED :
+							CAPTURE_KILL;
 	struct err undo;
 
 	if (capture_check(d->session, err) < 0)

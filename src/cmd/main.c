@@ -15,12 +15,12 @@ static void print_help(FILE *to)
 	      "Moves running programs to another host, and saves them to disk and back.\n"
 	      "\n"
 	      "Commands:\n",
-		to);
+	      to);
 	for (size_t i = 0; commands[i]; i++)
 		fprintf(to, "  %-10s%s\n", commands[i]->spec->command, commands[i]->spec->summary);
 	fputs("\n"
 	      "'ferry COMMAND --help' prints the options of a command; 'ferry --version' the version.\n",
-		to);
+	      to);
 }
 
 int cmd_fail(const struct opt_spec *spec, const struct err *err)
@@ -29,8 +29,7 @@ int cmd_fail(const struct opt_spec *spec, const struct err *err)
 	return EXIT_FAILED;
 }
 
-int cmd_options(
-	const struct opt_spec *spec, int argc, char **argv, void *out, struct opt_rest *rest)
+int cmd_options(const struct opt_spec *spec, int argc, char **argv, void *out, struct opt_rest *rest)
 {
 	struct err err;
 

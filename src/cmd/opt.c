@@ -6,11 +6,12 @@
 #include <string.h>
 
 /* -h and --help belong to every command; the parser adds them. */
-static const struct opt_row help_row = {
-	.short_name = 'h', .long_name = "help", .help = "print this help and exit"};
+static const struct opt_row help_row = {.short_name = 'h',
+					.long_name = "help",
+					.help = "print this help and exit"};
 
 int opt_number(const char *text, const char *what, uint64_t min, uint64_t max, uint64_t *out,
-	struct err *err)
+	       struct err *err)
 {
 	unsigned long long value;
 	char *end;
@@ -24,13 +25,13 @@ int opt_number(const char *text, const char *what, uint64_t min, uint64_t max, u
 		return err_set(err, EINVAL, "%s: '%.80s' is not a number", what, text);
 	if (errno || value < min || value > max)
 		return err_set(err, ERANGE, "%s: '%.80s' is not between %llu and %llu", what, text,
-			(unsigned long long)min, (unsigned long long)max);
+			       (unsigned long long)min, (unsigned long long)max);
 	*out = value;
 	return 0;
 }
 
 static int set_bytes(const struct opt_row *row, const char *name, const char *text, uint64_t *out,
-	struct err *err)
+		     struct err *err)
 {
 	static const char suffix[] = "KMG";
 	char digits[32];
@@ -50,13 +51,13 @@ static int set_bytes(const struct opt_row *row, const char *name, const char *te
 	value <<= shift;
 	if (value < row->min || value > row->max)
 		return err_set(err, ERANGE, "%s: '%.80s' is not between %llu and %llu bytes", name,
-			text, (unsigned long long)row->min, (unsigned long long)row->max);
+			       text, (unsigned long long)row->min, (unsigned long long)row->max);
 	*out = value;
 	return 0;
 }
 
 static int set_word(const struct opt_row *row, const char *name, const char *text,
-	unsigned int *out, struct err *err)
+		    unsigned int *out, struct err *err)
 {
 	char choices[256] = "";
 
@@ -67,8 +68,7 @@ static int set_word(const struct opt_row *row, const char *name, const char *tex
 			*out = i;
 			return 0;
 		}
-		snprintf(
-			choices + len, sizeof(choices) - len, "%s%s", i ? ", " : "", row->words[i]);
+		snprintf(choices + len, sizeof(choices) - len, "%s%s", i ? ", " : "", row->words[i]);
 	}
 	return err_set(err, EINVAL, "%s: '%.80s' is none of %s", name, text, choices);
 }
@@ -76,8 +76,8 @@ static int set_word(const struct opt_row *row, const char *name, const char *tex
 static int set_list(const char *name, const char *text, struct opt_list *list, struct err *err)
 {
 	if (list->n == ARRAY_SIZE(list->v))
-		return err_set(
-			err, E2BIG, "%s: given more than %zu times", name, ARRAY_SIZE(list->v));
+		return err_set(err, E2BIG, "%s: given more than %zu times", name,
+			       ARRAY_SIZE(list->v));
 	list->v[list->n++] = text;
 	return 0;
 }
@@ -98,8 +98,8 @@ static int set_verbose(const char *name, const char *text, unsigned int *level, 
 }
 
 /* @name is how the user wrote the option; @text is NULL for options without a value. */
-static int set_value(
-	const struct opt_row *row, const char *name, const char *text, void *out, struct err *err)
+static int set_value(const struct opt_row *row, const char *name, const char *text, void *out,
+		     struct err *err)
 {
 	void *field = (char *)out + row->offset;
 
@@ -198,8 +198,7 @@ static int parse_short(struct cursor *c, struct err *err)
 			c->rest->help = true;
 			return 0;
 		}
-		if (row->type == OPT_VERBOSE && p[1] &&
-			(isdigit((unsigned char)p[1]) || p[1] == '='))
+		if (row->type == OPT_VERBOSE && p[1] && (isdigit((unsigned char)p[1]) || p[1] == '='))
 			return set_value(row, name, p[1] == '=' ? p + 2 : p + 1, c->out, err);
 		if (!takes_value(row)) {
 			if (set_value(row, name, NULL, c->out, err) < 0)
@@ -228,10 +227,9 @@ static int parse_argument(struct cursor *c, const char *word, struct err *err)
 }
 
 int opt_parse(const struct opt_spec *spec, int argc, char **argv, void *out, struct opt_rest *rest,
-	struct err *err)
+	      struct err *err)
 {
-	struct cursor c = {
-		.spec = spec, .argc = argc, .i = 1, .argv = argv, .out = out, .rest = rest};
+	struct cursor c = {.spec = spec, .argc = argc, .i = 1, .argv = argv, .out = out, .rest = rest};
 	bool options = true;
 	int rc = 0;
 
@@ -257,7 +255,7 @@ int opt_parse(const struct opt_spec *spec, int argc, char **argv, void *out, str
 		return rc;
 	if (rest->n < spec->min_args)
 		return err_set(err, EINVAL, "%s: expected %s",
-			rest->n ? "too few arguments" : "no arguments", spec->arguments);
+			       rest->n ? "too few arguments" : "no arguments", spec->arguments);
 	return 0;
 }
 
@@ -295,7 +293,7 @@ static void help_option(const struct opt_row *row, FILE *to)
 		n = snprintf(head, sizeof(head), "      --%s", row->long_name);
 	if (row->arg)
 		n += snprintf(head + n, sizeof(head) - (size_t)n,
-			row->type == OPT_VERBOSE ? "[=%s]" : " %s", row->arg);
+			      row->type == OPT_VERBOSE ? "[=%s]" : " %s", row->arg);
 	fputs(head, to);
 	if (n >= HELP_COLUMN - 1) {
 		fputc('\n', to);

@@ -18,12 +18,12 @@
 #include <stdint.h>
 
 enum opt_type {
-	OPT_FLAG, /* bool: set to true */
-	OPT_TEXT, /* const char *: not empty */
+	OPT_FLAG,   /* bool: set to true */
+	OPT_TEXT,   /* const char *: not empty */
 	OPT_NUMBER, /* uint64_t: decimal, within min..max */
 	OPT_BYTES, /* uint64_t: decimal with an optional K, M or G (powers of 1024), within min..max */
-	OPT_WORD, /* unsigned int: index into words[] */
-	OPT_LIST, /* struct opt_list: may be given many times */
+	OPT_WORD,    /* unsigned int: index into words[] */
+	OPT_LIST,    /* struct opt_list: may be given many times */
 	OPT_VERBOSE, /* unsigned int: -v raises by one, -vN and -v=N set */
 };
 
@@ -34,9 +34,9 @@ struct opt_list {
 };
 
 struct opt_row {
-	char short_name; /* 0: none */
+	char short_name;       /* 0: none */
 	const char *long_name; /* never NULL */
-	const char *arg; /* what --help calls the value; NULL for flags */
+	const char *arg;       /* what --help calls the value; NULL for flags */
 	const char *help;
 	enum opt_type type;
 	size_t offset; /* of the field in the command's struct */
@@ -45,12 +45,12 @@ struct opt_row {
 };
 
 struct opt_spec {
-	const char *command; /* "dump"; NULL for the program itself */
+	const char *command;   /* "dump"; NULL for the program itself */
 	const char *arguments; /* "PID [USER@]HOST", shown in the usage line; "" if none */
-	const char *summary; /* one sentence */
-	const char *details; /* more paragraphs for --help, or NULL */
+	const char *summary;   /* one sentence */
+	const char *details;   /* more paragraphs for --help, or NULL */
 	size_t min_args, max_args;
-	bool command_follows; /* words after "--" are a command, not arguments */
+	bool command_follows;       /* words after "--" are a command, not arguments */
 	const struct opt_row *rows; /* ended by a row without a long name */
 };
 
@@ -59,7 +59,7 @@ struct opt_rest {
 	const char *v[4];
 	size_t n;
 	char **command; /* words after "--" when spec->command_follows; NULL-terminated; or NULL */
-	bool help; /* --help or -h was given: nothing else was checked */
+	bool help;      /* --help or -h was given: nothing else was checked */
 };
 
 /*
@@ -67,13 +67,13 @@ struct opt_rest {
  * argv. -1 and one sentence on the first thing that is wrong.
  */
 int opt_parse(const struct opt_spec *spec, int argc, char **argv, void *out, struct opt_rest *rest,
-	struct err *err) must_check;
+	      struct err *err) must_check;
 
 /* Prints --help to @to. */
 void opt_help(const struct opt_spec *spec, FILE *to);
 
 /* A decimal number and nothing else, within min..max; -1 and a sentence that names @what. */
 int opt_number(const char *text, const char *what, uint64_t min, uint64_t max, uint64_t *out,
-	struct err *err) must_check;
+	       struct err *err) must_check;
 
 #endif

@@ -27,46 +27,46 @@ static const char *const pids_words[] = {
 
 static const struct opt_row rows[] = {
 	{.short_name = 'd',
-		.long_name = "restore-detached",
-		.help = "return when the tree runs, instead of waiting for its end",
-		.type = OPT_FLAG,
-		.offset = offsetof(struct restore_args, detached)},
+	 .long_name = "restore-detached",
+	 .help = "return when the tree runs, instead of waiting for its end",
+	 .type = OPT_FLAG,
+	 .offset = offsetof(struct restore_args, detached)},
 	{.short_name = 'S',
-		.long_name = "restore-sibling",
-		.help = "make the root a child of the caller of ferry (with -d)",
-		.type = OPT_FLAG,
-		.offset = offsetof(struct restore_args, sibling)},
+	 .long_name = "restore-sibling",
+	 .help = "make the root a child of the caller of ferry (with -d)",
+	 .type = OPT_FLAG,
+	 .offset = offsetof(struct restore_args, sibling)},
 	{.short_name = 's',
-		.long_name = "leave-stopped",
-		.help = "leave the restored tree stopped, as by SIGSTOP",
-		.type = OPT_FLAG,
-		.offset = offsetof(struct restore_args, leave_stopped)},
+	 .long_name = "leave-stopped",
+	 .help = "leave the restored tree stopped, as by SIGSTOP",
+	 .type = OPT_FLAG,
+	 .offset = offsetof(struct restore_args, leave_stopped)},
 	{.long_name = "pidfile",
-		.arg = "FILE",
-		.help = "write the pid of the root to FILE (relative to the work directory)",
-		.type = OPT_TEXT,
-		.offset = offsetof(struct restore_args, pidfile)},
+	 .arg = "FILE",
+	 .help = "write the pid of the root to FILE (relative to the work directory)",
+	 .type = OPT_TEXT,
+	 .offset = offsetof(struct restore_args, pidfile)},
 	{.long_name = "exec-cmd",
-		.help = "then become the command after --, as the parent of the root",
-		.type = OPT_FLAG,
-		.offset = offsetof(struct restore_args, exec_cmd)},
+	 .help = "then become the command after --, as the parent of the root",
+	 .type = OPT_FLAG,
+	 .offset = offsetof(struct restore_args, exec_cmd)},
 	{.long_name = "pids",
-		.arg = "same|auto|new",
-		.help = "pids that are taken: refuse (same), use a new pid namespace if needed (auto) "
-			"or always (new); default same",
-		.type = OPT_WORD,
-		.offset = offsetof(struct restore_args, pids),
-		.words = pids_words},
+	 .arg = "same|auto|new",
+	 .help = "pids that are taken: refuse (same), use a new pid namespace if needed (auto) "
+		 "or always (new); default same",
+	 .type = OPT_WORD,
+	 .offset = offsetof(struct restore_args, pids),
+	 .words = pids_words},
 	{.long_name = "root",
-		.arg = "DIR",
-		.help = "open the paths of the tree below DIR",
-		.type = OPT_TEXT,
-		.offset = offsetof(struct restore_args, images.kinds.root)},
+	 .arg = "DIR",
+	 .help = "open the paths of the tree below DIR",
+	 .type = OPT_TEXT,
+	 .offset = offsetof(struct restore_args, images.kinds.root)},
 	{.long_name = "inherit-fd",
-		.arg = "fd[N]:KEY",
-		.help = "use our descriptor N for the file that KEY names in the images; may be repeated",
-		.type = OPT_LIST,
-		.offset = offsetof(struct restore_args, images.kinds.inherit_fd)},
+	 .arg = "fd[N]:KEY",
+	 .help = "use our descriptor N for the file that KEY names in the images; may be repeated",
+	 .type = OPT_LIST,
+	 .offset = offsetof(struct restore_args, images.kinds.inherit_fd)},
 	IMAGE_ROWS(struct restore_args, images),
 	{0},
 };
@@ -88,26 +88,25 @@ static int check_args(const struct restore_args *args, const struct opt_rest *re
 	if (!args->exec_cmd && rest->command)
 		return err_set(err, 0, "a command after -- needs --exec-cmd");
 	if (args->sibling && !args->detached)
-		return err_set(
-			err, 0, "--restore-sibling makes sense with --restore-detached only");
+		return err_set(err, 0, "--restore-sibling makes sense with --restore-detached only");
 	return 0;
 }
 
 static int restore_tree(struct restore_session *s, struct image_env *env,
-	const struct restore_args *args, struct err *err)
+			const struct restore_args *args, struct err *err)
 {
 	struct err late;
 	pid_t pid;
 
 	if (restore_check(s, err) < 0 || signals_check(err) < 0 ||
-		restore_build(s, NULL, NULL, err) < 0)
+	    restore_build(s, NULL, NULL, err) < 0)
 		return -1;
 	pid = restore_root_pid(s);
 	if (args->pidfile && write_pidfile(env->work_fd, args->pidfile, pid, err) < 0)
 		return -1;
 	if (image_env_action(env, "post-restore", pid, err) < 0 ||
-		image_env_action(env, "pre-resume", pid, err) < 0 || signals_check(err) < 0 ||
-		restore_commit(s, err) < 0) {
+	    image_env_action(env, "pre-resume", pid, err) < 0 || signals_check(err) < 0 ||
+	    restore_commit(s, err) < 0) {
 		if (args->pidfile)
 			unlinkat(env->work_fd, args->pidfile, 0);
 		return -1;

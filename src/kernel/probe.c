@@ -30,10 +30,10 @@
 #ifndef PTRACE_GET_RSEQ_CONFIGURATION
 #define PTRACE_GET_RSEQ_CONFIGURATION 0x420f
 #endif
-#define PROBE_TIMER_RESTORE_IDS     77 /* PR_TIMER_CREATE_RESTORE_IDS, Linux 6.15 */
+#define PROBE_TIMER_RESTORE_IDS 77 /* PR_TIMER_CREATE_RESTORE_IDS, Linux 6.15 */
 #define PROBE_TIMER_RESTORE_IDS_GET 2
-#define PROBE_MADV_GUARD_INSTALL    102 /* Linux 6.13 */
-#define PROBE_PAGEMAP_SCAN          0xc0606610u /* Linux 6.7 */
+#define PROBE_MADV_GUARD_INSTALL 102   /* Linux 6.13 */
+#define PROBE_PAGEMAP_SCAN 0xc0606610u /* Linux 6.7 */
 
 static int result(long rc)
 {
@@ -49,7 +49,7 @@ static int in_child(int (*fn)(void))
 	if (child < 0)
 		return errno;
 	if (child == 0)
-		_exit(fn());
+		syscall(SYS_exit_group, fn()); /* not _exit: nothing of ours may run */
 	while (waitpid(child, &status, 0) < 0) {
 		if (errno != EINTR)
 			return errno;
@@ -71,8 +71,7 @@ static int on_tracee(int (*fn)(pid_t pid))
 			pause();
 	}
 	if (ptrace(PTRACE_SEIZE, child, NULL, NULL) < 0 ||
-		ptrace(PTRACE_INTERRUPT, child, NULL, NULL) < 0 ||
-		waitpid(child, &status, __WALL) < 0)
+	    ptrace(PTRACE_INTERRUPT, child, NULL, NULL) < 0 || waitpid(child, &status, __WALL) < 0)
 		rc = errno;
 	else if (fn)
 		rc = fn(child);
@@ -153,8 +152,7 @@ static int map_files(pid_t pid)
 	line = maps;
 	if (sscanf(line, "%lx-%lx", &start, &end) != 2)
 		return EINVAL;
-	return result(
-		io_readlinkf(link, sizeof(link), "/proc/%d/map_files/%lx-%lx", pid, start, end));
+	return result(io_readlinkf(link, sizeof(link), "/proc/%d/map_files/%lx-%lx", pid, start, end));
 }
 
 static int test_map_files(void)
@@ -172,12 +170,13 @@ static int test_proc_timers(void)
 static int test_set_tid(void)
 {
 	pid_t self = (pid_t)syscall(SYS_getpid);
-	struct clone_args args = {
-		.exit_signal = SIGCHLD, .set_tid = (uintptr_t)&self, .set_tid_size = 1};
+	struct clone_args args = {.exit_signal = SIGCHLD,
+				  .set_tid = (uintptr_t)&self,
+				  .set_tid_size = 1};
 	long pid = syscall(SYS_clone3, &args, sizeof(args));
 
 	if (pid == 0)
-		_exit(0);
+		syscall(SYS_exit_group, 0);
 	/* our own pid is taken: the kernel gets as far as to say so when it lets us choose */
 	return pid < 0 && errno == EEXIST ? 0 : pid < 0 ? errno : EINVAL;
 }
@@ -211,7 +210,7 @@ static int test_noreplace(void)
 	if (first == MAP_FAILED)
 		return errno;
 	second = mmap(first, PAGE_BYTES, PROT_NONE,
-		MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
 	rc = second == MAP_FAILED && errno == EEXIST ? 0 : EOPNOTSUPP;
 	if (second != MAP_FAILED && second != first)
 		munmap(second, PAGE_BYTES);

@@ -20,7 +20,7 @@ enum probe_need {
 
 struct kernel_probe {
 	const char *name;
-	const char *purpose; /* "to ...", for people */
+	const char *purpose;    /* "to ...", for people */
 	unsigned int needed_by; /* enum probe_need bits */
 	/* 0, or the errno that tells what is missing. May fork; leaves nothing behind. */
 	int (*test)(void);

@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "wire/channel.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+#include <time.h>
+
+enum { MAX_PIECES = 4, ABORT_TIMEOUT_MS = 1000 };
+
+static void set_nonblocking(int fd)
+{
+	int flags = fcntl(fd, F_GETFL);
+
+	if (flags >= 0)
+		fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+}
+
+void channel_init(struct channel *ch, int in, int out, enum wire_side side, const char *peer)
+{
+	*ch = (struct channel){.in = in,
+			       .out = out,
+			       .side = side,
+			       .stage = WIRE_STAGE_HELLO,
+			       .peer = peer,
+			       .timeout_ms = -1,
+			       .watch_fd = -1};
+	frame_reader_init(&ch->reader, msg_limit);
+	set_nonblocking(in);
+	set_nonblocking(out);
+#ifdef F_SETPIPE_SZ
+	/* fewer wake-ups with large pipes; neither needs to be one */
+	(void)fcntl(in, F_SETPIPE_SZ, 1 << 20);
+	(void)fcntl(out, F_SETPIPE_SZ, 1 << 20);
+#endif
+}
+
+void channel_finish(struct channel *ch)
+{
+	if (ch->in >= 0)
+		close(ch->in);
+	if (ch->out >= 0 && ch->out != ch->in)
+		close(ch->out);
+	ch->in = ch->out = -1;
+	frame_reader_finish(&ch->reader);
+}
+
+static int broken(struct channel *ch, int no, const char *what, struct err *err)
+{
+	ch->broken = true;
+	if (!no)
+		return err_set(err, EPIPE, "the connection to %s ended", ch->peer);
+	return err_sysno(err, no, "the connection to %s: cannot %s", ch->peer, what);
+}
+
+/* Reads what is there. 0, or -1 at the end of the stream. */
+static int read_some(struct channel *ch, struct err *err)
+{
+	size_t room;
+	uint8_t *to = frame_reader_space(&ch->reader, &room);
+	ssize_t n;
+
+	if (!to)
+		return err_nomem(err);
+	n = read(ch->in, to, room);
+	if (n == 0)
+		return broken(ch, 0, "", err);
+	if (n < 0)
+		return errno == EAGAIN || errno == EINTR ? 0 : broken(ch, errno, "read", err);
+	frame_reader_fed(&ch->reader, (size_t)n);
+	ch->received_bytes += (uint64_t)n;
+	return 0;
+}
+
+static int64_t now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+enum { READY_IN = 1, READY_OUT = 2 };
+
+/* Waits until the way in (or @want_out, the way out) is ready. Returns READY_* bits or -1. */
+static int wait_ready(struct channel *ch, bool want_in, bool want_out, struct err *err)
+{
+	int64_t deadline = ch->timeout_ms < 0 ? -1 : now_ms() + ch->timeout_ms;
+
+	for (;;) {
+		struct pollfd fds[3] = {
+			{.fd = want_in ? ch->in : -1, .events = POLLIN},
+			{.fd = want_out ? ch->out : -1, .events = POLLOUT},
+			{.fd = ch->watch_fd, .events = POLLIN},
+		};
+		int64_t left = deadline < 0 ? -1 : MAX(deadline - now_ms(), (int64_t)0);
+		int n = poll(fds, ARRAY_SIZE(fds), (int)left);
+
+		if (n < 0 && errno != EINTR)
+			return err_sys(err, "poll");
+		if (n == 0 && deadline >= 0 && now_ms() >= deadline) {
+			ch->broken = true;
+			return err_set(err, ETIMEDOUT, "%s has not answered for %d seconds",
+				       ch->peer, ch->timeout_ms / 1000);
+		}
+		if (n > 0 && fds[2].revents && ch->on_watch(ch->arg, err) < 0)
+			return -1;
+		if (n > 0 && (fds[0].revents || fds[1].revents))
+			return (fds[0].revents ? READY_IN : 0) | (fds[1].revents ? READY_OUT : 0);
+	}
+}
+
+static int take_abort(struct channel *ch, const struct frame *f, struct err *err)
+{
+	Wire__Abort *abort_msg = (Wire__Abort *)msg_unpack(f->type, f->body, f->bytes, err);
+
+	if (!abort_msg)
+		return -1;
+	err_set(err, (int)abort_msg->error, "%s: %.900s", ch->peer, abort_msg->reason);
+	wire_free(abort_msg);
+	return -1;
+}
+
+/* While sending: has the peer given up? Other messages wait for channel_recv. */
+static int look_for_abort(struct channel *ch, struct err *err)
+{
+	struct frame f;
+	int rc = frame_peek(&ch->reader, &f, err);
+
+	if (rc == 1 && f.type == MSG_ABORT)
+		return take_abort(ch, &f, err);
+	return rc < 0 ? -1 : 0;
+}
+
+/* A message that is here already keeps its place: no more is read ahead than one. */
+static bool may_read_ahead(struct channel *ch)
+{
+	struct frame f;
+	struct err ignored;
+
+	return frame_peek(&ch->reader, &f, &ignored) == 0;
+}
+
+/* The peer is gone; but perhaps its last words have arrived. */
+static int last_words(struct channel *ch, int no, struct err *err)
+{
+	struct err ignored;
+	struct frame f;
+
+	while (may_read_ahead(ch) && read_some(ch, &ignored) == 0) {
+		if (wait_ready(ch, true, false, &ignored) < 0)
+			break;
+	}
+	while (frame_next(&ch->reader, &f, &ignored) == 1) {
+		if (f.type == MSG_ABORT)
+			return take_abort(ch, &f, err);
+	}
+	return broken(ch, no, "write", err);
+}
+
+static void advance(struct iovec *iov, size_t *n, size_t bytes)
+{
+	size_t i = 0;
+
+	while (i < *n && bytes >= iov[i].iov_len)
+		bytes -= iov[i++].iov_len;
+	*n -= i;
+	memmove(iov, iov + i, *n * sizeof(*iov));
+	if (*n) {
+		iov[0].iov_base = (char *)iov[0].iov_base + bytes;
+		iov[0].iov_len -= bytes;
+	}
+}
+
+static int write_all(struct channel *ch, struct iovec *iov, size_t n, struct err *err)
+{
+	advance(iov, &n, 0);
+	while (n) {
+		ssize_t wrote = writev(ch->out, iov, (int)n);
+		int ready;
+
+		if (wrote >= 0) {
+			ch->sent_bytes += (uint64_t)wrote;
+			advance(iov, &n, (size_t)wrote);
+			continue;
+		}
+		if (errno == EINTR)
+			continue;
+		if (errno != EAGAIN)
+			return last_words(ch, errno, err);
+		ready = wait_ready(ch, may_read_ahead(ch), true, err);
+		if (ready < 0)
+			return -1;
+		if ((ready & READY_IN) && (read_some(ch, err) < 0 || look_for_abort(ch, err) < 0))
+			return -1;
+	}
+	return 0;
+}
+
+int channel_send_raw(struct channel *ch, uint16_t type, const struct iovec *pieces, size_t n,
+		     struct err *err)
+{
+	const struct msg_info *info = msg_info(type);
+	uint8_t header[FRAME_HEADER_BYTES];
+	struct iovec iov[MAX_PIECES];
+	size_t bytes = 0;
+
+	if (n >= MAX_PIECES)
+		return err_set(err, EINVAL, "message %s: too many pieces", info->name);
+	for (size_t i = 0; i < n; i++) {
+		iov[i + 1] = pieces[i];
+		bytes += pieces[i].iov_len;
+	}
+	if (bytes > info->max_bytes)
+		return err_set(err, EMSGSIZE, "message %s: %zu bytes are more than %u", info->name,
+			       bytes, info->max_bytes);
+	frame_header(header, type, (uint32_t)bytes);
+	iov[0] = (struct iovec){header, sizeof(header)};
+	return write_all(ch, iov, n + 1, err);
+}
+
+int channel_send(struct channel *ch, uint16_t type, const ProtobufCMessage *body, struct err *err)
+{
+	size_t bytes = body ? protobuf_c_message_get_packed_size(body) : 0;
+	cleanup_free uint8_t *packed = malloc(bytes + 1);
+	struct iovec piece = {packed, bytes};
+
+	if (!packed)
+		return err_nomem(err);
+	if (body)
+		protobuf_c_message_pack(body, packed);
+	return channel_send_raw(ch, type, &piece, 1, err);
+}
+
+static int take_progress(struct channel *ch, const struct frame *f, struct err *err)
+{
+	Wire__Progress *p = (Wire__Progress *)msg_unpack(f->type, f->body, f->bytes, err);
+
+	if (!p)
+		return -1;
+	if (ch->on_progress)
+		ch->on_progress(ch->arg, p->done_bytes, p->total_bytes);
+	wire_free(p);
+	return 0;
+}
+
+int channel_recv(struct channel *ch, struct frame *out, struct err *err)
+{
+	enum wire_side peer = ch->side == WIRE_SOURCE ? WIRE_TARGET : WIRE_SOURCE;
+
+	for (;;) {
+		int rc = frame_next(&ch->reader, out, err);
+
+		if (rc == 0) {
+			if (wait_ready(ch, true, false, err) < 0 || read_some(ch, err) < 0)
+				return -1;
+			continue;
+		}
+		if (rc < 0 || msg_allowed(out->type, peer, ch->stage, err) < 0)
+			return err_wrap(err, "%s", ch->peer);
+		if (out->type == MSG_ABORT)
+			return take_abort(ch, out, err);
+		if (out->type != MSG_PROGRESS)
+			return 0;
+		if (take_progress(ch, out, err) < 0)
+			return -1;
+	}
+}
+
+/* Receives a message of this type into *f. */
+static int expect(struct channel *ch, uint16_t type, struct frame *f, struct err *err)
+{
+	if (channel_recv(ch, f, err) < 0)
+		return -1;
+	if (f->type != type)
+		return err_set(err, EPROTO, "%s: sent message %s where %s belongs", ch->peer,
+			       msg_info(f->type)->name, msg_info(type)->name);
+	return 0;
+}
+
+void *channel_expect(struct channel *ch, uint16_t type, struct err *err)
+{
+	struct frame f;
+
+	if (expect(ch, type, &f, err) < 0)
+		return NULL;
+	return msg_unpack(type, f.body, f.bytes, err);
+}
+
+int channel_expect_empty(struct channel *ch, uint16_t type, struct err *err)
+{
+	struct frame f;
+
+	return expect(ch, type, &f, err);
+}
+
+void channel_abort(struct channel *ch, const struct err *why)
+{
+	Wire__Abort msg = WIRE__ABORT__INIT;
+	char reason[sizeof(why->text)];
+	struct err ignored;
+
+	snprintf(reason, sizeof(reason), "%s", why->text);
+	msg.reason = reason;
+	msg.has_error = true;
+	msg.error = (uint32_t)why->no;
+	ch->timeout_ms = ABORT_TIMEOUT_MS;
+	ch->watch_fd = -1;
+	if (channel_send(ch, MSG_ABORT, &msg.base, &ignored) < 0)
+		ch->broken = true;
+}

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Messages over a pair of descriptors (the pipes of an ssh, or an agent's
+ * stdin and stdout). Sending never blocks on a peer that is sending itself:
+ * while the way out is full, what comes in is read ahead. While it waits, the
+ * channel also looks at a descriptor of the caller's (Ctrl-C).
+ */
+#ifndef FERRY_WIRE_CHANNEL_H
+#define FERRY_WIRE_CHANNEL_H
+
+#include "wire/frame.h"
+#include "wire/msg.h"
+
+#include <stdbool.h>
+#include <sys/uio.h>
+
+struct channel {
+	int in, out;         /* the channel's own; nonblocking */
+	enum wire_side side; /* ours */
+	enum wire_stage stage;
+	const char *peer; /* for messages: "HOST" or "the source" */
+	struct frame_reader reader;
+	uint64_t sent_bytes, received_bytes;
+	int timeout_ms; /* of silence while waiting for the peer; -1: none */
+	bool broken; /* the peer is gone: what it did is unknown. Not set when it said why it stops. */
+
+	/* Called when watch_fd (-1: none) is readable; -1 ends the call that waits. */
+	int watch_fd;
+	int (*on_watch)(void *arg, struct err *err);
+	/* Called for each MSG_PROGRESS. May be NULL. */
+	void (*on_progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes);
+	void *arg;
+};
+
+/* Takes the descriptors over. */
+void channel_init(struct channel *ch, int in, int out, enum wire_side side, const char *peer);
+void channel_finish(struct channel *ch);
+
+/* @body may be NULL for messages without one. */
+int channel_send(struct channel *ch, uint16_t type, const ProtobufCMessage *body, struct err *err)
+	must_check;
+
+/* A raw message, made of at most 3 pieces. */
+int channel_send_raw(struct channel *ch, uint16_t type, const struct iovec *pieces, size_t n,
+		     struct err *err) must_check;
+
+/*
+ * The next message; progress is handled on the way, and an abort comes back as
+ * -1 with the peer's own words. out->body is valid until the next call.
+ */
+int channel_recv(struct channel *ch, struct frame *out, struct err *err) must_check;
+
+/* The next message must be of @type. Free with protobuf_c_message_free_unpacked. NULL + err. */
+void *channel_expect(struct channel *ch, uint16_t type, struct err *err) must_check;
+
+/* As channel_expect, for messages without a body. */
+int channel_expect_empty(struct channel *ch, uint16_t type, struct err *err) must_check;
+
+/* Tells the peer why we stop; for at most a second, errors ignored. */
+void channel_abort(struct channel *ch, const struct err *why);
+
+#define wire_free(msg) protobuf_c_message_free_unpacked((ProtobufCMessage *)(msg), NULL)
+
+#endif

@@ -117,7 +117,7 @@ static uint32_t take_u32(struct image_reader *r)
 }
 
 int image_reader_init(struct image_reader *r, const char *name, const void *data, size_t bytes,
-	struct arena *arena, struct err *err)
+		      struct arena *arena, struct err *err)
 {
 	const struct image_kind *named = image_kind_by_name(name);
 	uint32_t magic;
@@ -137,24 +137,23 @@ int image_reader_init(struct image_reader *r, const char *name, const void *data
 	r->kind = image_kind_by_magic(magic);
 	if (!r->kind)
 		return err_set(err, EINVAL,
-			"%s: offset %zu: unknown magic 0x%08x: not an image of CRIU or ferry", name,
-			r->off - sizeof(magic), magic);
+			       "%s: offset %zu: unknown magic 0x%08x: not an image of CRIU or ferry",
+			       name, r->off - sizeof(magic), magic);
 	if (named && named->magic != magic)
 		return err_set(err, EINVAL,
-			"%s: offset %zu: the image is a %s image (magic 0x%08x) where a %s image "
-			"belongs",
-			name, r->off - sizeof(magic), r->kind->name, magic, named->name);
+			       "%s: offset %zu: the image is a %s image (magic 0x%08x) where a %s image "
+			       "belongs",
+			       name, r->off - sizeof(magic), r->kind->name, magic, named->name);
 	return 0;
 }
 
-int image_read_raw(
-	struct image_reader *r, const uint8_t **data_out, size_t bytes, struct err *err)
+int image_read_raw(struct image_reader *r, const uint8_t **data_out, size_t bytes, struct err *err)
 {
 	if (bytes > r->bytes - r->off)
 		return err_set(err, EINVAL,
-			"%s: offset %zu: %zu bytes of data should follow, but the image ends "
-			"after %zu",
-			r->name, r->off, bytes, r->bytes - r->off);
+			       "%s: offset %zu: %zu bytes of data should follow, but the image ends "
+			       "after %zu",
+			       r->name, r->off, bytes, r->bytes - r->off);
 	*data_out = r->data + r->off;
 	r->off += bytes;
 	return 0;
@@ -217,7 +216,7 @@ static void decode_free(void *data, void *p)
 }
 
 static ProtobufCMessage *decode(struct image_reader *r, const ProtobufCMessageDescriptor *type,
-	const uint8_t *data, size_t bytes, struct err *err)
+				const uint8_t *data, size_t bytes, struct err *err)
 {
 	struct decoding d = {
 		.allocator = {decode_alloc, decode_free, &d},
@@ -233,14 +232,14 @@ static ProtobufCMessage *decode(struct image_reader *r, const ProtobufCMessageDe
 	else
 		err_set(err, EINVAL, "%s: offset %zu: entry %u (%zu bytes) is not a %s: %s",
 			r->name, (size_t)(data - r->data), r->n_entries, bytes, type->name,
-			d.over_budget ? "it would need far more memory than its size explains"
-				      : "a field is malformed or a required one is missing");
+			d.over_budget ? "it would need far more memory than its size explains" :
+					"a field is malformed or a required one is missing");
 	return NULL;
 }
 
 /* Reads a frame: length, message. */
 static int read_message(struct image_reader *r, const ProtobufCMessageDescriptor *type,
-	ProtobufCMessage **entry_out, struct err *err)
+			ProtobufCMessage **entry_out, struct err *err)
 {
 	size_t start = r->off;
 	uint32_t len;
@@ -250,8 +249,8 @@ static int read_message(struct image_reader *r, const ProtobufCMessageDescriptor
 	len = take_u32(r);
 	if (len > r->bytes - r->off)
 		return err_set(err, EINVAL,
-			"%s: offset %zu: entry %u should have %u bytes, but the image ends after %zu",
-			r->name, start, r->n_entries, len, r->bytes - r->off);
+			       "%s: offset %zu: entry %u should have %u bytes, but the image ends after %zu",
+			       r->name, start, r->n_entries, len, r->bytes - r->off);
 	*entry_out = decode(r, type, r->data + r->off, len, err);
 	if (!*entry_out)
 		return -1;
@@ -260,8 +259,8 @@ static int read_message(struct image_reader *r, const ProtobufCMessageDescriptor
 }
 
 /* How many raw bytes follow the entry, and how many more to skip. False: the entry makes no sense here. */
-static bool extra_size(
-	struct image_reader *r, const ProtobufCMessage *entry, uint64_t *bytes, uint64_t *padding)
+static bool extra_size(struct image_reader *r, const ProtobufCMessage *entry, uint64_t *bytes,
+		       uint64_t *padding)
 {
 	const void *e = entry;
 
@@ -277,11 +276,11 @@ static bool extra_size(
 		break;
 	case EXTRA_TCP:
 		*bytes = (uint64_t)((const TcpStreamEntry *)e)->inq_len +
-			((const TcpStreamEntry *)e)->outq_len;
+			 ((const TcpStreamEntry *)e)->outq_len;
 		break;
 	case EXTRA_BPF:
 		*bytes = (uint64_t)((const BpfmapDataEntry *)e)->keys_bytes +
-			((const BpfmapDataEntry *)e)->values_bytes;
+			 ((const BpfmapDataEntry *)e)->values_bytes;
 		break;
 	case EXTRA_SEM:
 		*bytes = 2 * (uint64_t)((const IpcSemEntry *)e)->nsems;
@@ -331,10 +330,10 @@ int image_read(struct image_reader *r, ProtobufCMessage **entry_out, struct err 
 		return -1;
 	if (!extra_size(r, *entry_out, &bytes, &padding))
 		return err_set(err, EINVAL,
-			"%s: offset %zu: entry %u says that %llu bytes of data follow, but the "
-			"image ends after %zu",
-			r->name, r->off, r->n_entries, (unsigned long long)(bytes + padding),
-			r->bytes - r->off);
+			       "%s: offset %zu: entry %u says that %llu bytes of data follow, but the "
+			       "image ends after %zu",
+			       r->name, r->off, r->n_entries, (unsigned long long)(bytes + padding),
+			       r->bytes - r->off);
 	r->extra = r->data + r->off;
 	r->extra_bytes = bytes;
 	r->off += bytes + padding;

@@ -14,8 +14,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define IMAGE_MAGIC_COMMON    0x54564319u
-#define IMAGE_MAGIC_SERVICE   0x55105940u
+#define IMAGE_MAGIC_COMMON 0x54564319u
+#define IMAGE_MAGIC_SERVICE 0x55105940u
 #define IMAGE_MAGIC_INVENTORY 0x58313116u
 
 enum image_header {
@@ -40,12 +40,13 @@ enum image_extra {
 
 /* One row per kind of image. */
 struct image_kind {
-	const char *name;    /* "CORE": what crit calls it */
+	const char *name; /* "CORE": what crit calls it */
 	const char *pattern; /* "core-%u.img": how its objects are named (%u decimal, %x hexadecimal) */
 	enum image_header header;
 	uint32_t magic; /* 0: raw, no header */
 	const ProtobufCMessageDescriptor *entry;
-	const ProtobufCMessageDescriptor *rest; /* of the second and later entries where they differ (pagemap, ghost chunks), else NULL */
+	const ProtobufCMessageDescriptor
+		*rest; /* of the second and later entries where they differ (pagemap, ghost chunks), else NULL */
 	enum image_extra extra;
 	bool optional; /* written only when there is something in it, and read whenever it exists */
 };
@@ -77,7 +78,7 @@ struct image_reader {
 	unsigned int n_entries; /* read so far */
 	unsigned int n_sub;     /* ipc_msg entries that still belong to the last queue */
 	struct arena *arena;    /* messages are decoded into it */
-	const uint8_t *extra;   /* view of the raw bytes behind the entry read last, without padding */
+	const uint8_t *extra; /* view of the raw bytes behind the entry read last, without padding */
 	size_t extra_bytes;
 };
 
@@ -87,7 +88,7 @@ struct image_reader {
  * The buffer must outlive the reader; decoded messages copy what they need.
  */
 int image_reader_init(struct image_reader *r, const char *name, const void *data, size_t bytes,
-	struct arena *arena, struct err *err) must_check;
+		      struct arena *arena, struct err *err) must_check;
 
 /*
  * 1 and *entry_out: an entry, and the raw bytes behind it in r->extra; 0: end
@@ -97,7 +98,7 @@ int image_reader_init(struct image_reader *r, const char *name, const void *data
 int image_read(struct image_reader *r, ProtobufCMessage **entry_out, struct err *err) must_check;
 
 /* A view of the next @bytes raw bytes of the buffer. */
-int image_read_raw(
-	struct image_reader *r, const uint8_t **data_out, size_t bytes, struct err *err) must_check;
+int image_read_raw(struct image_reader *r, const uint8_t **data_out, size_t bytes, struct err *err)
+	must_check;
 
 #endif

@@ -66,20 +66,20 @@
 #include <string.h>
 
 /* An ordinary kind; more columns follow as designated initialisers. */
-#define KIND(name_, magic_, pattern_, entry_, ...)                                                 \
-	{                                                                                          \
-		.name = (name_), .pattern = (pattern_), .magic = (magic_),                         \
-		.entry = &entry_##__descriptor, __VA_ARGS__                                        \
+#define KIND(name_, magic_, pattern_, entry_, ...)                         \
+	{                                                                  \
+		.name = (name_), .pattern = (pattern_), .magic = (magic_), \
+		.entry = &entry_##__descriptor, __VA_ARGS__                \
 	}
-#define RAW(name_, pattern_)                                                                       \
-	{                                                                                          \
-		.name = (name_), .pattern = (pattern_), .header = IMAGE_RAW                        \
+#define RAW(name_, pattern_)                                                \
+	{                                                                   \
+		.name = (name_), .pattern = (pattern_), .header = IMAGE_RAW \
 	}
 #define OPTIONAL .optional = true
 
 const struct image_kind image_kinds[] = {
 	KIND("INVENTORY", IMAGE_MAGIC_INVENTORY, "inventory.img", inventory_entry,
-		.header = IMAGE_ONE_WORD),
+	     .header = IMAGE_ONE_WORD),
 	KIND("PSTREE", 0x50273030, "pstree.img", pstree_entry),
 	KIND("CORE", 0x55053847, "core-%u.img", core_entry),
 	KIND("IDS", 0x54432030, "ids-%u.img", task_kobj_ids_entry),
@@ -88,22 +88,21 @@ const struct image_kind image_kinds[] = {
 	KIND("FDINFO", 0x56213732, "fdinfo-%u.img", fdinfo_entry),
 	KIND("FILES", 0x56303138, "files.img", file_entry),
 	KIND("PAGEMAP", 0x56084025, "pagemap-%u.img", pagemap_head,
-		.rest = &pagemap_entry__descriptor),
+	     .rest = &pagemap_entry__descriptor),
 	KIND("PAGEMAP", 0x56084025, "pagemap-shmem-%u.img", pagemap_head,
-		.rest = &pagemap_entry__descriptor),
+	     .rest = &pagemap_entry__descriptor),
 	RAW("PAGES", "pages-%u.img"),
 	KIND("SECCOMP", 0x64413049, "seccomp.img", seccomp_entry, OPTIONAL),
 	KIND("TIMENS", 0x43114433, "timens-%u.img", timens_entry),
 	KIND("REMAP_FPATH", 0x59133954, "remap-fpath.img", remap_file_path_entry, OPTIONAL),
 	KIND("GHOST_FILE", 0x52583605, "ghost-file-%x.img", ghost_file_entry,
-		.rest = &ghost_chunk_entry__descriptor, .extra = EXTRA_GHOST),
+	     .rest = &ghost_chunk_entry__descriptor, .extra = EXTRA_GHOST),
 	KIND("MEMFD_INODE", 0x48453499, "memfd.img", memfd_inode_entry, OPTIONAL),
 	KIND("PIPES_DATA", 0x56453709, "pipes-data.img", pipe_data_entry, OPTIONAL,
-		.extra = EXTRA_PIPE),
-	KIND("FIFO_DATA", 0x59333054, "fifo-data.img", pipe_data_entry, OPTIONAL,
-		.extra = EXTRA_PIPE),
+	     .extra = EXTRA_PIPE),
+	KIND("FIFO_DATA", 0x59333054, "fifo-data.img", pipe_data_entry, OPTIONAL, .extra = EXTRA_PIPE),
 	KIND("SK_QUEUES", 0x56264026, "sk-queues.img", sk_packet_entry, OPTIONAL,
-		.extra = EXTRA_SK_QUEUE),
+	     .extra = EXTRA_SK_QUEUE),
 	KIND("TCP_STREAM", 0x51465506, "tcp-stream-%x.img", tcp_stream_entry, .extra = EXTRA_TCP),
 	KIND("TTY_INFO", 0x59453036, "tty-info.img", tty_info_entry, OPTIONAL),
 	KIND("TTY_DATA", 0x59413026, "tty-data.img", tty_data_entry, OPTIONAL),
@@ -112,7 +111,7 @@ const struct image_kind image_kinds[] = {
 	KIND("APPARMOR", 0x59423047, "apparmor.img", apparmor_entry, OPTIONAL),
 	KIND("BPFMAP_FILE", 0x57506142, "bpfmap-file.img", bpfmap_file_entry, OPTIONAL),
 	KIND("BPFMAP_DATA", 0x64324033, "bpfmap-data.img", bpfmap_data_entry, OPTIONAL,
-		.extra = EXTRA_BPF),
+	     .extra = EXTRA_BPF),
 	KIND("UTSNS", 0x54473203, "utsns-%u.img", utsns_entry),
 	KIND("IPC_VAR", 0x53115007, "ipcns-var-%u.img", ipc_var_entry),
 	KIND("IPCNS_SHM", 0x46283044, "ipcns-shm-%u.img", ipc_shm_entry, .extra = EXTRA_SHM),

@@ -28,8 +28,8 @@
 #include "pstree.pb-c.h"
 #include "remap-file-path.pb-c.h"
 #include "seccomp.pb-c.h"
-#include "sk-unix.pb-c.h"
 #include "sk-packet.pb-c.h"
+#include "sk-unix.pb-c.h"
 #include "timens.pb-c.h"
 #include "tty.pb-c.h"
 
@@ -72,7 +72,11 @@ struct snap_pagemap {
 	bool shmem;
 	uint64_t id; /* pid, or segment id */
 	uint32_t pages_id;
-	VEC(PagemapEntry *) entries; /* ascending; freed by snapshot_free */
+	/*
+	 * Ascending; freed by snapshot_free. After snapshot_load each has nr_pages and flags,
+	 * whatever the age of the image.
+	 */
+	VEC(PagemapEntry *) entries;
 };
 
 struct snap_ghost {
@@ -86,10 +90,10 @@ struct snap_ghost {
 };
 
 struct snap_task {
-	PstreeEntry *ps;  /* pid, ppid, pgid, sid, threads (leader first) */
-	CoreEntry **core; /* one per ps->threads, same order; zombies: one */
-	size_t n_threads; /* 1 for zombies */
-	TaskKobjIdsEntry *ids;       /* NULL for zombies, as the next ones */
+	PstreeEntry *ps;       /* pid, ppid, pgid, sid, threads (leader first) */
+	CoreEntry **core;      /* one per ps->threads, same order; zombies: one */
+	size_t n_threads;      /* 1 for zombies */
+	TaskKobjIdsEntry *ids; /* NULL for zombies, as the next ones */
 	MmEntry *mm;
 	FsEntry *fs;
 	struct snap_pagemap *pagemap;
@@ -114,28 +118,44 @@ struct snapshot {
 	VEC(TtyDataEntry *) tty_data;
 	VEC(FileLockEntry *) locks;
 	VEC(struct snap_pagemap *) shmem;
+	struct snap_index *index; /* for the look-ups */
 };
 
 struct snapshot *snapshot_create(struct err *err) must_check;
 void snapshot_free(struct snapshot *snap); /* NULL is allowed */
 
 /* A zeroed, initialised message in the snapshot's arena, or NULL: snap_new(snap, FileEntry, file_entry). */
-#define snap_new(snap, Type, prefix)                                   \
-	({                                                             \
-		Type *m_ = arena_new(&(snap)->arena, Type);            \
-		if (m_)                                                \
-			prefix##__init(m_);                            \
-		m_;                                                    \
+#define snap_new(snap, Type, prefix)                        \
+	({                                                  \
+		Type *m_ = arena_new(&(snap)->arena, Type); \
+		if (m_)                                     \
+			prefix##__init(m_);                 \
+		m_;                                         \
 	})
 
+/*
+ * Look-ups, in about constant time; NULL: there is none. They index what was
+ * added since the last one, so elements are only ever added at the end, with
+ * their ids set, and one thread at a time looks up.
+ */
 struct snap_task *snapshot_task(const struct snapshot *snap, uint32_t pid);
-FileEntry *snapshot_file(const struct snapshot *snap, uint32_t id); /* O(log n) or better; NULL */
+FileEntry *snapshot_file(const struct snapshot *snap, uint32_t id);
 struct snap_pagemap *snapshot_shmem(const struct snapshot *snap, uint64_t shmid);
 RemapFilePathEntry *snapshot_remap(const struct snapshot *snap, uint32_t file_id); /* orig_id */
+struct snap_ghost *snapshot_ghost(const struct snapshot *snap, uint32_t remap_id);
+MemfdInodeEntry *snapshot_memfd(const struct snapshot *snap, uint64_t inode_id);
+TtyInfoEntry *snapshot_tty_info(const struct snapshot *snap, uint32_t id);
+
+/* "pagemap-34.img" of a pagemap, for messages and stores. */
+const char *snapshot_pagemap_name(const struct snap_pagemap *pm, char buf[static 64]);
+
+/* The bytes of its pages that are in pages-N.img. */
+uint64_t snapshot_pagemap_bytes(const struct snap_pagemap *pm);
 
 /*
  * Writes every image of @snap but the pages to the store; the inventory goes
- * last. Does not complete the store.
+ * last. Tells the store which optional images there will not be (store_skip).
+ * Does not complete the store.
  */
 int snapshot_save(const struct snapshot *snap, struct store *store, struct err *err) must_check;
 
@@ -149,5 +169,13 @@ struct snapshot *snapshot_load(struct store *store, struct err *err) must_check;
 
 /* The parts of snapshot_load for messages already decoded; used on captures too. */
 int snapshot_verify(const struct snapshot *snap, struct err *err) must_check;
+
+/*
+ * Are all bytes that the pagemaps name in the pages images? Waits until the
+ * pages have arrived, so it is not part of snapshot_load. A store without
+ * pages descriptors is asked for the last page of each.
+ */
+int snapshot_check_pages(const struct snapshot *snap, struct store *store, struct err *err)
+	must_check;
 
 #endif

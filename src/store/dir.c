@@ -90,8 +90,8 @@ static int create_image(struct dir_store *d, const char *object, struct err *err
 	return fd;
 }
 
-static int dir_put(
-	struct store *s, const char *object, const void *data, size_t bytes, struct err *err)
+static int dir_put(struct store *s, const char *object, const void *data, size_t bytes,
+		   struct err *err)
 {
 	struct dir_store *d = to_dir(s);
 	cleanup_close int fd = -1;
@@ -109,8 +109,8 @@ static int dir_put(
 	return 0;
 }
 
-static int dir_get(
-	struct store *s, const char *object, void **data_out, size_t *bytes_out, struct err *err)
+static int dir_get(struct store *s, const char *object, void **data_out, size_t *bytes_out,
+		   struct err *err)
 {
 	cleanup_close int fd = openat(to_dir(s)->dirfd, object, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
 	cleanup_free void *data = NULL;
@@ -126,7 +126,7 @@ static int dir_get(
 		return err_set(err, EINVAL, "%s: not a regular file", object);
 	if ((uint64_t)st.st_size > STORE_OBJECT_MAX_BYTES)
 		return err_set(err, EFBIG, "%s: %lld bytes are more than an image may have (%lu)",
-			object, (long long)st.st_size, STORE_OBJECT_MAX_BYTES);
+			       object, (long long)st.st_size, STORE_OBJECT_MAX_BYTES);
 	data = malloc(st.st_size ? (size_t)st.st_size : 1);
 	if (!data)
 		return err_nomem(err);
@@ -168,8 +168,7 @@ static struct dir_pages *find_pages(struct dir_store *d, uint32_t id, bool creat
 	return p;
 }
 
-static struct dir_pages *get_pages_file(
-	struct dir_store *d, uint32_t id, bool create, struct err *err)
+static struct dir_pages *get_pages_file(struct dir_store *d, uint32_t id, bool create, struct err *err)
 {
 	struct dir_pages *p;
 
@@ -179,8 +178,8 @@ static struct dir_pages *get_pages_file(
 	return p;
 }
 
-static int dir_put_pages(
-	struct store *s, uint32_t pages_id, const void *data, size_t bytes, struct err *err)
+static int dir_put_pages(struct store *s, uint32_t pages_id, const void *data, size_t bytes,
+			 struct err *err)
 {
 	struct dir_pages *p = get_pages_file(to_dir(s), pages_id, true, err);
 
@@ -199,7 +198,7 @@ static int dir_put_pages(
 }
 
 static int dir_get_pages(struct store *s, uint32_t pages_id, uint64_t off, void *buf, size_t bytes,
-	struct err *err)
+			 struct err *err)
 {
 	struct dir_pages *p = get_pages_file(to_dir(s), pages_id, false, err);
 
@@ -208,11 +207,11 @@ static int dir_get_pages(struct store *s, uint32_t pages_id, uint64_t off, void 
 	if (io_pread_full(p->fd, buf, bytes, (off_t)off)) {
 		if (errno == EPIPE)
 			return err_set(err, EINVAL,
-				"pages-%u.img: offset %llu: %zu bytes should follow, but the image "
-				"ends before",
-				pages_id, (unsigned long long)off, bytes);
+				       "pages-%u.img: offset %llu: %zu bytes should follow, but the image "
+				       "ends before",
+				       pages_id, (unsigned long long)off, bytes);
 		return err_sys(err, "pages-%u.img: offset %llu: cannot read %zu bytes", pages_id,
-			(unsigned long long)off, bytes);
+			       (unsigned long long)off, bytes);
 	}
 	return 0;
 }

@@ -31,35 +31,34 @@ static int strike(struct store *s, const char *what, struct err *err)
 	return err_sysno(err, f->no, "injected fault at store call %u (%s)", call, what);
 }
 
-static int fault_put(
-	struct store *s, const char *object, const void *data, size_t bytes, struct err *err)
+static int fault_put(struct store *s, const char *object, const void *data, size_t bytes,
+		     struct err *err)
 {
-	return strike(s, "put", err) ? -1
-				     : store_put(to_fault(s)->inner, object, data, bytes, err);
+	return strike(s, "put", err) ? -1 : store_put(to_fault(s)->inner, object, data, bytes, err);
 }
 
-static int fault_get(
-	struct store *s, const char *object, void **data_out, size_t *bytes_out, struct err *err)
+static int fault_get(struct store *s, const char *object, void **data_out, size_t *bytes_out,
+		     struct err *err)
 {
-	return strike(s, "get", err)
-		? -1
-		: store_get(to_fault(s)->inner, object, data_out, bytes_out, err);
+	return strike(s, "get", err) ?
+		       -1 :
+		       store_get(to_fault(s)->inner, object, data_out, bytes_out, err);
 }
 
-static int fault_put_pages(
-	struct store *s, uint32_t pages_id, const void *data, size_t bytes, struct err *err)
+static int fault_put_pages(struct store *s, uint32_t pages_id, const void *data, size_t bytes,
+			   struct err *err)
 {
-	return strike(s, "put_pages", err)
-		? -1
-		: store_put_pages(to_fault(s)->inner, pages_id, data, bytes, err);
+	return strike(s, "put_pages", err) ?
+		       -1 :
+		       store_put_pages(to_fault(s)->inner, pages_id, data, bytes, err);
 }
 
 static int fault_get_pages(struct store *s, uint32_t pages_id, uint64_t off, void *buf,
-	size_t bytes, struct err *err)
+			   size_t bytes, struct err *err)
 {
-	return strike(s, "get_pages", err)
-		? -1
-		: store_get_pages(to_fault(s)->inner, pages_id, off, buf, bytes, err);
+	return strike(s, "get_pages", err) ?
+		       -1 :
+		       store_get_pages(to_fault(s)->inner, pages_id, off, buf, bytes, err);
 }
 
 /* It cannot report a fault, so everything goes through get_pages, which can. */
@@ -96,8 +95,7 @@ static const struct store_ops fault_ops = {
 	.close = fault_close,
 };
 
-struct store *store_fault_open(
-	struct store *inner, unsigned int fail_at, int no, struct err *err)
+struct store *store_fault_open(struct store *inner, unsigned int fail_at, int no, struct err *err)
 {
 	struct fault_store *f = calloc(1, sizeof(*f));
 

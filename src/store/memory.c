@@ -82,7 +82,7 @@ static int add_object(struct memory_store *m, struct object *o, struct err *err)
 
 /* A new object with a copy of the data, or without any. */
 static int new_object(struct memory_store *m, const char *name, const void *data, size_t bytes,
-	bool absent, struct err *err)
+		      bool absent, struct err *err)
 {
 	struct object *o = calloc(1, sizeof(*o) + strlen(name) + 1);
 	int rc;
@@ -106,8 +106,8 @@ static int new_object(struct memory_store *m, const char *name, const void *data
 	return rc;
 }
 
-static int memory_put(
-	struct store *s, const char *object, const void *data, size_t bytes, struct err *err)
+static int memory_put(struct store *s, const char *object, const void *data, size_t bytes,
+		      struct err *err)
 {
 	return new_object(to_memory(s), object, data, bytes, false, err);
 }
@@ -117,8 +117,8 @@ static int memory_skip(struct store *s, const char *object, struct err *err)
 	return new_object(to_memory(s), object, NULL, 0, true, err);
 }
 
-static int memory_get(
-	struct store *s, const char *object, void **data_out, size_t *bytes_out, struct err *err)
+static int memory_get(struct store *s, const char *object, void **data_out, size_t *bytes_out,
+		      struct err *err)
 {
 	struct memory_store *m = to_memory(s);
 	struct object *o;
@@ -172,8 +172,8 @@ static struct mem_pages *make_pages(struct memory_store *m, uint32_t id, struct 
 	return p;
 }
 
-static int memory_put_pages(
-	struct store *s, uint32_t pages_id, const void *data, size_t bytes, struct err *err)
+static int memory_put_pages(struct store *s, uint32_t pages_id, const void *data, size_t bytes,
+			    struct err *err)
 {
 	struct memory_store *m = to_memory(s);
 	struct mem_pages *p = make_pages(m, pages_id, err);
@@ -195,7 +195,7 @@ static int memory_put_pages(
 
 /* Waits until @bytes of the pages are there, or (UINT64_MAX) all of them. The lock is held. */
 static int wait_pages(struct memory_store *m, uint32_t id, uint64_t bytes, struct mem_pages **p_out,
-	struct err *err)
+		      struct err *err)
 {
 	struct mem_pages *p;
 
@@ -216,7 +216,7 @@ static int wait_pages(struct memory_store *m, uint32_t id, uint64_t bytes, struc
 }
 
 static int memory_get_pages(struct store *s, uint32_t pages_id, uint64_t off, void *buf,
-	size_t bytes, struct err *err)
+			    size_t bytes, struct err *err)
 {
 	struct memory_store *m = to_memory(s);
 	struct mem_pages *p;
@@ -233,12 +233,12 @@ static int memory_get_pages(struct store *s, uint32_t pages_id, uint64_t off, vo
 		return err_set(err, ENOENT, "pages-%u.img: there is no such image", pages_id);
 	if (have < off + bytes)
 		return err_set(err, EINVAL,
-			"pages-%u.img: offset %llu: %zu bytes should follow, but the image ends "
-			"at %llu",
-			pages_id, (unsigned long long)off, bytes, (unsigned long long)have);
+			       "pages-%u.img: offset %llu: %zu bytes should follow, but the image ends "
+			       "at %llu",
+			       pages_id, (unsigned long long)off, bytes, (unsigned long long)have);
 	if (io_pread_full(p->fd, buf, bytes, (off_t)off))
 		return err_sys(err, "pages-%u.img: offset %llu: cannot read %zu bytes", pages_id,
-			(unsigned long long)off, bytes);
+			       (unsigned long long)off, bytes);
 	return 0;
 }
 

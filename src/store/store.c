@@ -14,7 +14,7 @@ static int check_name(const char *object, struct err *err)
 
 	if (len == 0 || len > STORE_NAME_MAX_BYTES || strchr(object, '/') || object[0] == '.')
 		return err_set(err, EINVAL, "'%.*s' cannot be the name of an image",
-			STORE_NAME_MAX_BYTES, object);
+			       STORE_NAME_MAX_BYTES, object);
 	return 0;
 }
 
@@ -24,30 +24,29 @@ int store_put(struct store *s, const char *object, const void *data, size_t byte
 		return -1;
 	if (bytes > STORE_OBJECT_MAX_BYTES)
 		return err_set(err, EFBIG, "%s: %zu bytes are more than an image may have (%lu)",
-			object, bytes, STORE_OBJECT_MAX_BYTES);
+			       object, bytes, STORE_OBJECT_MAX_BYTES);
 	return s->ops->put(s, object, data, bytes, err);
 }
 
-int store_get(
-	struct store *s, const char *object, void **data_out, size_t *bytes_out, struct err *err)
+int store_get(struct store *s, const char *object, void **data_out, size_t *bytes_out, struct err *err)
 {
 	*data_out = NULL;
 	*bytes_out = 0;
 	return check_name(object, err) ? -1 : s->ops->get(s, object, data_out, bytes_out, err);
 }
 
-int store_put_pages(
-	struct store *s, uint32_t pages_id, const void *data, size_t bytes, struct err *err)
+int store_put_pages(struct store *s, uint32_t pages_id, const void *data, size_t bytes,
+		    struct err *err)
 {
 	return s->ops->put_pages(s, pages_id, data, bytes, err);
 }
 
 int store_get_pages(struct store *s, uint32_t pages_id, uint64_t off, void *buf, size_t bytes,
-	struct err *err)
+		    struct err *err)
 {
 	if (off > INT64_MAX || bytes > INT64_MAX - off)
 		return err_set(err, EINVAL, "pages-%u.img: offset %llu is out of range", pages_id,
-			(unsigned long long)off);
+			       (unsigned long long)off);
 	return s->ops->get_pages(s, pages_id, off, buf, bytes, err);
 }
 

@@ -23,13 +23,16 @@ struct store;
 
 /* No image comes near: what is larger is not an image (get and put refuse it). */
 #define STORE_OBJECT_MAX_BYTES (1UL << 30)
-#define STORE_NAME_MAX_BYTES   128
+#define STORE_NAME_MAX_BYTES 128
 
 struct store_ops {
 	const char *name; /* "dir", "wire", "memory", "fault" */
-	int (*put)(struct store *s, const char *object, const void *data, size_t bytes, struct err *err);
-	int (*get)(struct store *s, const char *object, void **data_out, size_t *bytes_out, struct err *err);
-	int (*put_pages)(struct store *s, uint32_t pages_id, const void *data, size_t bytes, struct err *err);
+	int (*put)(struct store *s, const char *object, const void *data, size_t bytes,
+		   struct err *err);
+	int (*get)(struct store *s, const char *object, void **data_out, size_t *bytes_out,
+		   struct err *err);
+	int (*put_pages)(struct store *s, uint32_t pages_id, const void *data, size_t bytes,
+			 struct err *err);
 	int (*get_pages)(struct store *s, uint32_t pages_id, uint64_t off, void *buf, size_t bytes,
 			 struct err *err);
 	/*
@@ -50,7 +53,8 @@ struct store {
 };
 
 /* Stores an object under a new name. The bytes are copied or written before it returns. */
-int store_put(struct store *s, const char *object, const void *data, size_t bytes, struct err *err) must_check;
+int store_put(struct store *s, const char *object, const void *data, size_t bytes, struct err *err)
+	must_check;
 
 /*
  * Waits for an object. 0: *data_out (caller frees) and *bytes_out are set.
@@ -105,6 +109,7 @@ void store_memory_fail(struct store *s, const struct err *why);
  * pages descriptors, so that pages are read through it too. For tests; FERRY_STORE_FAULT=N:ERRNO in the environment of a
  * debug build of the commands uses it too.
  */
-struct store *store_fault_open(struct store *inner, unsigned int fail_at, int no, struct err *err) must_check;
+struct store *store_fault_open(struct store *inner, unsigned int fail_at, int no, struct err *err)
+	must_check;
 
 #endif

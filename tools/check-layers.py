@@ -3,8 +3,8 @@
 """Includes go down the list of layers and nowhere else.
 
 A folder of src/ is a layer. A file may include headers of its own layer and of the layers below.
-capture and restore are on one level and do not see each other. Generated protobuf headers are
-for the layers from wire upwards; the kernel and the blob know nothing of images.
+capture and restore are on one level and do not see each other. Generated protobuf headers may be
+used above base.
 """
 import pathlib
 import re
@@ -24,7 +24,7 @@ LEVELS = [
     ["migrate"],
     ["cmd"],
 ]
-PROTO_FROM = "wire"
+PROTO_FROM = "kernel"
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^">]+)[">]')
 

@@ -56,8 +56,8 @@ static int ask(const struct nlmsghdr *request, mnl_cb_t parse, void *arg)
 			continue;
 		if (got < 0)
 			return -1;
-		ret = mnl_cb_run(
-			buf, (size_t)got, request->nlmsg_seq, mnl_socket_get_portid(nl), parse, arg);
+		ret = mnl_cb_run(buf, (size_t)got, request->nlmsg_seq, mnl_socket_get_portid(nl),
+				 parse, arg);
 		if (ret < 0)
 			return -1;
 		if (!dump)
@@ -267,7 +267,7 @@ static int parse_inet(const struct nlmsghdr *nlh, void *arg)
 }
 
 int diag_inet_each(int family, int protocol, uint32_t states, uint16_t port,
-	bool (*each)(const struct diag_inet *s, void *arg), void *arg, struct err *err)
+		   bool (*each)(const struct diag_inet *s, void *arg), void *arg, struct err *err)
 {
 	uint8_t buf[NLMSG_SPACE(sizeof(struct inet_diag_req_v2))] = {0};
 	struct inet_walk walk = {.protocol = protocol, .port = port, .each = each, .arg = arg};
@@ -283,8 +283,8 @@ int diag_inet_each(int family, int protocol, uint32_t states, uint16_t port,
 	req->id.idiag_sport = htons(port);
 	/* a kernel without the protocol's handler answers ENOENT: then it has no such sockets either */
 	if (ask(nlh, parse_inet, &walk) && errno != ENOENT)
-		return err_sys(err, "cannot list sockets of family %d, protocol %d (sock_diag)", family,
-			protocol);
+		return err_sys(err, "cannot list sockets of family %d, protocol %d (sock_diag)",
+			       family, protocol);
 	return 0;
 }
 
@@ -300,8 +300,8 @@ static bool task_holds(const char *pid, const char *link)
 	fds = opendir(path);
 	while (fds && (entry = readdir(fds)))
 		if (entry->d_name[0] != '.' &&
-			!io_readlinkf(target, sizeof(target), "/proc/%s/fd/%s", pid, entry->d_name) &&
-			strcmp(target, link) == 0)
+		    !io_readlinkf(target, sizeof(target), "/proc/%s/fd/%s", pid, entry->d_name) &&
+		    strcmp(target, link) == 0)
 			return true;
 	return false;
 }
@@ -317,13 +317,13 @@ void diag_owner(uint32_t ino, char *text, size_t size)
 		cleanup_free char *comm = NULL;
 
 		if (entry->d_name[0] < '1' || entry->d_name[0] > '9' ||
-			!task_holds(entry->d_name, link))
+		    !task_holds(entry->d_name, link))
 			continue;
 		if (io_read_filef(&comm, NULL, "/proc/%s/comm", entry->d_name))
 			snprintf(text, size, "pid %s", entry->d_name);
 		else
 			snprintf(text, size, "pid %s (%.*s)", entry->d_name,
-				(int)strcspn(comm, "\n"), comm);
+				 (int)strcspn(comm, "\n"), comm);
 		return;
 	}
 	snprintf(text, size, "a process that cannot be seen from here");

@@ -28,17 +28,17 @@ enum { DIAG_UNIX_NAME_MAX = 109 };
 
 struct diag_unix {
 	uint32_t ino;
-	uint8_t type;  /* SOCK_STREAM, ... */
-	uint8_t state; /* enum sock_state */
+	uint8_t type;     /* SOCK_STREAM, ... */
+	uint8_t state;    /* enum sock_state */
 	uint8_t shutdown; /* 1: no more receiving, 2: no more sending */
 	bool has_peer;    /* connected, perhaps to a socket that is closed by now (peer 0) */
 	uint32_t peer;    /* inode; 0: no peer, a closed one, or one that nobody has accepted */
 	uint8_t name[DIAG_UNIX_NAME_MAX]; /* sun_path as bound: leading 0 = abstract, paths end in 0 */
 	size_t name_bytes;
-	bool has_vfs; /* bound to a path: */
+	bool has_vfs;  /* bound to a path: */
 	dev_t vfs_dev; /* superblock of the socket file, not always its st_dev */
 	uint32_t vfs_ino;
-	uint32_t queue; /* listening: connections waiting; else bytes (datagrams: of the first) */
+	uint32_t queue;   /* listening: connections waiting; else bytes (datagrams: of the first) */
 	uint32_t backlog; /* listening: the limit; else bytes sent and not read by the peer */
 	uint32_t *pending; /* listening: inodes of the clients waiting, 0 where the client is gone */
 	size_t n_pending;
@@ -76,7 +76,8 @@ struct diag_inet {
  * 1 << state), with source port @port (0: all), until @each returns false.
  */
 int diag_inet_each(int family, int protocol, uint32_t states, uint16_t port,
-	bool (*each)(const struct diag_inet *s, void *arg), void *arg, struct err *err) must_check;
+		   bool (*each)(const struct diag_inet *s, void *arg), void *arg, struct err *err)
+	must_check;
 
 /*
  * Who holds a socket, for messages: "pid 812 (nginx)", or "a process that

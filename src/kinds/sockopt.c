@@ -89,7 +89,7 @@ static int restore_ints(int fd, const SkOptsEntry *opts, bool early_only, struct
 		int value = (int)*field_at(opts, o->value);
 
 		if (!*field_at(opts, o->has) || (early_only && !o->early) ||
-			sockopt_int(fd, SOL_SOCKET, o->name) == value)
+		    sockopt_int(fd, SOL_SOCKET, o->name) == value)
 			continue;
 		if (setsockopt(fd, SOL_SOCKET, o->name, &value, sizeof(value)))
 			return err_sys(err, "cannot set socket option %d to %d", o->name, value);
@@ -181,7 +181,7 @@ static bool level_fits(int fd, int level)
 }
 
 static int add_extra(struct snapshot *snap, SkOptsEntry *opts, const struct extra_opt *o,
-	const void *value, size_t bytes, struct err *err)
+		     const void *value, size_t bytes, struct err *err)
 {
 	SkExtraOpt *extra = snap_new(snap, SkExtraOpt, sk_extra_opt);
 	SkExtraOpt **list = arena_array(&snap->arena, SkExtraOpt *, opts->n_extra + 1);
@@ -204,8 +204,8 @@ static int add_extra(struct snapshot *snap, SkOptsEntry *opts, const struct extr
 static int capture_extra(struct snapshot *snap, int fd, SkOptsEntry *opts, struct err *err)
 {
 	cleanup_close int fresh = socket(sockopt_int(fd, SOL_SOCKET, SO_DOMAIN),
-		sockopt_int(fd, SOL_SOCKET, SO_TYPE) | SOCK_CLOEXEC,
-		sockopt_int(fd, SOL_SOCKET, SO_PROTOCOL));
+					 sockopt_int(fd, SOL_SOCKET, SO_TYPE) | SOCK_CLOEXEC,
+					 sockopt_int(fd, SOL_SOCKET, SO_PROTOCOL));
 
 	if (fresh < 0)
 		return err_sys(err, "cannot make a socket to compare options with");
@@ -215,7 +215,7 @@ static int capture_extra(struct snapshot *snap, int fd, SkOptsEntry *opts, struc
 		socklen_t is_len = sizeof(is), usual_len = sizeof(usual);
 
 		if (!level_fits(fd, o->level) || getsockopt(fd, o->level, o->name, is, &is_len) ||
-			getsockopt(fresh, o->level, o->name, usual, &usual_len))
+		    getsockopt(fresh, o->level, o->name, usual, &usual_len))
 			continue;
 		if (is_len == usual_len && memcmp(is, usual, is_len) == 0)
 			continue;
@@ -241,11 +241,11 @@ static void restore_extra(int fd, const SkOptsEntry *opts)
 
 		if (!extra_known(extra) || extra->value.len > MAX_EXTRA_BYTES)
 			log_warn("option %u of level %u in the image is none of ours: ignored",
-				extra->name, extra->level);
+				 extra->name, extra->level);
 		else if (setsockopt(fd, (int)extra->level, (int)extra->name, extra->value.data,
-				 (socklen_t)extra->value.len))
+				    (socklen_t)extra->value.len))
 			log_warn("socket option %u of level %u is lost: %s", extra->name,
-				extra->level, strerror(errno));
+				 extra->level, strerror(errno));
 	}
 }
 
@@ -264,7 +264,8 @@ static int filter_length(int fd)
 int sockopt_allowed(int fd, struct err *err)
 {
 	if (filter_length(fd) < 0 && errno == EACCES)
-		return err_set(err, 0,
+		return err_set(
+			err, 0,
 			"the socket has an eBPF filter, which cannot be read back; comes in a later release");
 	return 0;
 }
@@ -311,7 +312,7 @@ static int set_buffer(int fd, int force, int plain, uint32_t bytes, struct err *
 	if (sockopt_int(fd, SOL_SOCKET, plain) == (int)bytes)
 		return 0;
 	if (setsockopt(fd, SOL_SOCKET, force, &half, sizeof(half)) &&
-		setsockopt(fd, SOL_SOCKET, plain, &half, sizeof(half)))
+	    setsockopt(fd, SOL_SOCKET, plain, &half, sizeof(half)))
 		return err_sys(err, "cannot set a socket buffer of %u bytes", bytes);
 	return 0;
 }
@@ -331,7 +332,7 @@ static int set_timeout(int fd, int name, uint64_t sec, uint64_t usec, struct err
 	socklen_t len = sizeof(is);
 
 	if (!getsockopt(fd, SOL_SOCKET, name, &is, &len) && is.tv_sec == want.tv_sec &&
-		is.tv_usec == want.tv_usec)
+	    is.tv_usec == want.tv_usec)
 		return 0;
 	if (setsockopt(fd, SOL_SOCKET, name, &want, sizeof(want)))
 		return err_sys(err, "cannot set a socket timeout");
@@ -390,7 +391,7 @@ int sockopt_capture(struct snapshot *snap, int fd, SkOptsEntry **out, struct err
 	capture_ints(fd, opts);
 	capture_linger(fd, opts);
 	if (capture_times(fd, opts, err) || capture_device(snap, fd, opts, err) ||
-		capture_filter(snap, fd, opts, err) || capture_extra(snap, fd, opts, err))
+	    capture_filter(snap, fd, opts, err) || capture_extra(snap, fd, opts, err))
 		return -1;
 	*out = opts;
 	return 0;
@@ -400,11 +401,11 @@ int sockopt_check(const SkOptsEntry *opts, struct err *err)
 {
 	if (opts->so_bound_dev && opts->so_bound_dev[0] && !if_nametoindex(opts->so_bound_dev))
 		return err_set(err, ENODEV,
-			"the socket is bound to network device %.15s, which does not exist here",
-			opts->so_bound_dev);
+			       "the socket is bound to network device %.15s, which does not exist here",
+			       opts->so_bound_dev);
 	if (opts->n_so_filter > MAX_FILTER)
 		return err_set(err, EINVAL, "a socket filter of %zu instructions (%d is the limit)",
-			opts->n_so_filter, MAX_FILTER);
+			       opts->n_so_filter, MAX_FILTER);
 	return 0;
 }
 
@@ -413,7 +414,7 @@ int sockopt_restore_early(int fd, const SkOptsEntry *opts, struct err *err)
 	const char *dev = opts->so_bound_dev;
 
 	if (dev && dev[0] &&
-		setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, dev, (socklen_t)strlen(dev) + 1))
+	    setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, dev, (socklen_t)strlen(dev) + 1))
 		return err_sys(err, "cannot bind the socket to device %.15s", dev);
 	restore_extra(fd, opts);
 	return restore_ints(fd, opts, true, err);
@@ -424,10 +425,10 @@ int sockopt_restore(int fd, const SkOptsEntry *opts, struct err *err)
 	struct linger linger = {.l_onoff = 1, .l_linger = (int)opts->so_linger};
 
 	if (set_buffer(fd, SO_SNDBUFFORCE, SO_SNDBUF, opts->so_sndbuf, err) ||
-		set_buffer(fd, SO_RCVBUFFORCE, SO_RCVBUF, opts->so_rcvbuf, err) ||
-		set_timeout(fd, SO_SNDTIMEO, opts->so_snd_tmo_sec, opts->so_snd_tmo_usec, err) ||
-		set_timeout(fd, SO_RCVTIMEO, opts->so_rcv_tmo_sec, opts->so_rcv_tmo_usec, err) ||
-		restore_ints(fd, opts, false, err) || restore_filter(fd, opts, err))
+	    set_buffer(fd, SO_RCVBUFFORCE, SO_RCVBUF, opts->so_rcvbuf, err) ||
+	    set_timeout(fd, SO_SNDTIMEO, opts->so_snd_tmo_sec, opts->so_snd_tmo_usec, err) ||
+	    set_timeout(fd, SO_RCVTIMEO, opts->so_rcv_tmo_sec, opts->so_rcv_tmo_usec, err) ||
+	    restore_ints(fd, opts, false, err) || restore_filter(fd, opts, err))
 		return -1;
 	if (opts->has_so_linger && setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)))
 		return err_sys(err, "cannot set the linger time");

@@ -43,7 +43,9 @@ const char *sockpath_text(const uint8_t *name, size_t bytes, char *text, size_t 
 	for (size_t i = 0; i < bytes && out + 1 < size; i++) {
 		if (name[i] == 0 && i > 0)
 			break;
-		text[out++] = name[i] == 0 ? '@' : name[i] < ' ' || name[i] > '~' ? '?' : (char)name[i];
+		text[out++] = name[i] == 0                   ? '@' :
+			      name[i] < ' ' || name[i] > '~' ? '?' :
+							       (char)name[i];
 	}
 	text[out] = 0;
 	return text;
@@ -78,7 +80,7 @@ static bool same_file(const char *path, const struct stat *st)
 }
 
 int sockpath_find(struct arena *arena, int fd, const uint8_t *name, size_t bytes,
-	struct sockpath_file *out, struct err *err)
+		  struct sockpath_file *out, struct err *err)
 {
 	char path[PATH_MAX], text[DIAG_UNIX_NAME_MAX + 1] = {0};
 	cleanup_close int file = ioctl(fd, SIOCUNIXFILE);
@@ -94,7 +96,7 @@ int sockpath_find(struct arena *arena, int fd, const uint8_t *name, size_t bytes
 	if (out->st.st_nlink == 0)
 		out->deleted = true;
 	if (out->deleted && len > strlen(deleted_mark) &&
-		strcmp(path + len - strlen(deleted_mark), deleted_mark) == 0)
+	    strcmp(path + len - strlen(deleted_mark), deleted_mark) == 0)
 		path[len - strlen(deleted_mark)] = 0;
 	out->path = arena_strdup(arena, path);
 	if (!out->path)
@@ -121,8 +123,9 @@ struct errand {
 	int ret;
 };
 
-_Static_assert(offsetof(struct errand, end) == offsetof(struct errand, addr) + sizeof(struct sockaddr_un),
-	"a full sun_path is ended by the next byte");
+_Static_assert(offsetof(struct errand, end) ==
+		       offsetof(struct errand, addr) + sizeof(struct sockaddr_un),
+	       "a full sun_path is ended by the next byte");
 
 static int enter_place(const struct sockpath_place *place, struct err *err)
 {
@@ -167,8 +170,8 @@ static int set_address(struct errand *e, const uint8_t *name, size_t bytes, stru
 	if (bytes == sizeof(e->addr.sun_path) + 1 && name[0] && !name[bytes - 1])
 		bytes--;
 	if (bytes > sizeof(e->addr.sun_path))
-		return err_set(err, EINVAL, "a unix socket name of %zu bytes (%zu is the limit)", bytes,
-			sizeof(e->addr.sun_path));
+		return err_set(err, EINVAL, "a unix socket name of %zu bytes (%zu is the limit)",
+			       bytes, sizeof(e->addr.sun_path));
 	e->addr.sun_family = AF_UNIX;
 	memcpy(e->addr.sun_path, name, bytes);
 	e->addr_len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + bytes);
@@ -226,7 +229,7 @@ static int look_at_path(const struct errand *e, struct err *err)
 	if (!lstat(path, &st)) {
 		if (!S_ISSOCK(st.st_mode))
 			return err_set(err, EEXIST,
-				"unix socket path %s exists here and is not a socket", path);
+				       "unix socket path %s exists here and is not a socket", path);
 		if (file_is_bound(&e->addr, e->addr_len))
 			return err_in_use(path, &st, err);
 		return 1;
@@ -239,7 +242,8 @@ static int look_at_path(const struct errand *e, struct err *err)
 		slash[slash == dir] = 0;
 		if (stat(dir, &st) || !S_ISDIR(st.st_mode))
 			return err_set(err, ENOENT,
-				"the directory of unix socket path %s does not exist here", path);
+				       "the directory of unix socket path %s does not exist here",
+				       path);
 	}
 	return 0;
 }
@@ -262,8 +266,8 @@ static int bind_path(struct errand *e, struct err *err)
 		return 0;
 	/* the owner first: changing it clears bits of the mode */
 	if (lchown(path, place->uid, place->gid))
-		return err_sys(err, "cannot give unix socket %s to user %u, group %u", path, place->uid,
-			place->gid);
+		return err_sys(err, "cannot give unix socket %s to user %u, group %u", path,
+			       place->uid, place->gid);
 	if (chmod(path, place->mode & 07777))
 		return err_sys(err, "cannot set the mode of unix socket %s", path);
 	return 0;
@@ -276,12 +280,12 @@ static int bind_abstract(struct errand *e, struct err *err)
 	if (!bind(e->fd, (struct sockaddr *)&e->addr, e->addr_len))
 		return 0;
 	sockpath_text((uint8_t *)e->addr.sun_path,
-		e->addr_len - offsetof(struct sockaddr_un, sun_path), text, sizeof(text));
+		      e->addr_len - offsetof(struct sockaddr_un, sun_path), text, sizeof(text));
 	return err_sys(err, "cannot bind a unix socket to abstract name %s", text);
 }
 
 int sockpath_bind(int fd, const uint8_t *name, size_t bytes, const struct sockpath_place *place,
-	struct err *err)
+		  struct err *err)
 {
 	struct errand e = {.place = place, .run = bind_path, .fd = fd};
 
@@ -309,14 +313,14 @@ static bool match_name(const struct diag_unix *u, void *arg)
 
 	/* accepted sockets carry their listener's name without holding it */
 	if (u->name_bytes != find->bytes || memcmp(u->name, find->name, find->bytes) != 0 ||
-		(u->type != SOCK_DGRAM && u->state == SOCK_STATE_ESTABLISHED))
+	    (u->type != SOCK_DGRAM && u->state == SOCK_STATE_ESTABLISHED))
 		return true;
 	find->ino = u->ino;
 	return false;
 }
 
 int sockpath_check(const uint8_t *name, size_t bytes, const struct sockpath_place *place,
-	struct err *err)
+		   struct err *err)
 {
 	struct errand e = {.place = place, .run = check_path};
 	struct find_name find = {.name = name, .bytes = bytes};
@@ -332,7 +336,7 @@ int sockpath_check(const uint8_t *name, size_t bytes, const struct sockpath_plac
 		return 0;
 	diag_owner(find.ino, owner, sizeof(owner));
 	return err_set(err, EADDRINUSE, "abstract unix socket name %s is in use here by %s",
-		sockpath_text(name, bytes, text, sizeof(text)), owner);
+		       sockpath_text(name, bytes, text, sizeof(text)), owner);
 }
 
 /* ---- names without a file ---- */
@@ -400,14 +404,14 @@ int sockpath_connect(int fd, int target, struct err *err)
 	if (len <= offsetof(struct sockaddr_un, sun_path))
 		return err_set(err, EINVAL, "cannot connect to a unix socket without a name");
 	sockpath_text((uint8_t *)addr.sun_path, len - offsetof(struct sockaddr_un, sun_path), text,
-		sizeof(text));
+		      sizeof(text));
 	if (addr.sun_path[0]) {
 		file = ioctl(target, SIOCUNIXFILE);
 		if (file < 0)
 			return err_sys(err, "cannot reach the file of unix socket %s", text);
 		len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 +
 				  (size_t)snprintf(addr.sun_path, sizeof(addr.sun_path),
-					  "/proc/self/fd/%d", file));
+						   "/proc/self/fd/%d", file));
 	}
 	if (connect(fd, (struct sockaddr *)&addr, len))
 		return err_sys(err, "cannot connect to unix socket %s", text);
@@ -421,12 +425,12 @@ static int connect_here(struct errand *e, struct err *err)
 	if (!connect(e->fd, (struct sockaddr *)&e->addr, e->addr_len))
 		return 0;
 	sockpath_text((uint8_t *)e->addr.sun_path,
-		e->addr_len - offsetof(struct sockaddr_un, sun_path), text, sizeof(text));
+		      e->addr_len - offsetof(struct sockaddr_un, sun_path), text, sizeof(text));
 	return err_sys(err, "cannot connect to unix socket %s", text);
 }
 
 int sockpath_connect_name(int fd, const uint8_t *name, size_t bytes,
-	const struct sockpath_place *place, struct err *err)
+			  const struct sockpath_place *place, struct err *err)
 {
 	struct errand e = {.place = place, .run = connect_here, .fd = fd};
 

@@ -25,10 +25,10 @@ static inline bool sockpath_is_path(const uint8_t *name, size_t bytes)
 
 /* The file behind a path name. */
 struct sockpath_file {
-	bool deleted;  /* the name no longer leads to it */
-	bool renamed;  /* ... but another name does */
-	char *dir;     /* directory a relative name starts from, or the root an absolute one is below; NULL: / */
-	char *path;    /* its path now */
+	bool deleted; /* the name no longer leads to it */
+	bool renamed; /* ... but another name does */
+	char *dir; /* directory a relative name starts from, or the root an absolute one is below; NULL: / */
+	char *path; /* its path now */
 	struct stat st;
 };
 
@@ -37,7 +37,7 @@ struct sockpath_file {
  * needs CAP_NET_ADMIN). Strings live in the arena.
  */
 int sockpath_find(struct arena *arena, int fd, const uint8_t *name, size_t bytes,
-	struct sockpath_file *out, struct err *err) must_check;
+		  struct sockpath_file *out, struct err *err) must_check;
 
 /* Where and how a name is bound. */
 struct sockpath_place {
@@ -54,11 +54,11 @@ struct sockpath_place {
  * more) is replaced; anything else there is an error.
  */
 int sockpath_bind(int fd, const uint8_t *name, size_t bytes, const struct sockpath_place *place,
-	struct err *err) must_check;
+		  struct err *err) must_check;
 
 /* Only says whether sockpath_bind would work. */
 int sockpath_check(const uint8_t *name, size_t bytes, const struct sockpath_place *place,
-	struct err *err) must_check;
+		   struct err *err) must_check;
 
 /*
  * Gives @fd the name of a path without a file there: binds it in a scratch
@@ -71,6 +71,6 @@ int sockpath_connect(int fd, int target, struct err *err) must_check;
 
 /* Connects @fd to whatever is bound to the name here. */
 int sockpath_connect_name(int fd, const uint8_t *name, size_t bytes,
-	const struct sockpath_place *place, struct err *err) must_check;
+			  const struct sockpath_place *place, struct err *err) must_check;
 
 #endif

@@ -80,6 +80,7 @@ make_etc() {
 		[ -e /etc/$name ] && cp -a /etc/$name etc/
 	done
 	echo "ferry-$host" >etc/hostname
+	tr -d - </proc/sys/kernel/random/uuid >etc/machine-id
 	printf '127.0.0.1\tlocalhost\n10.88.0.1\tferry-a\n10.88.0.2\tferry-b\n' >etc/hosts
 	add_user worker 2001
 	if [ "$host" = a ]; then
@@ -143,6 +144,9 @@ make_sshd
 hostname "ferry-$host"
 mount -t proc proc proc
 mount -t sysfs -o ro sysfs sys
+# Two machines never have the same boot id, even if here they have the same kernel.
+cat /proc/sys/kernel/random/uuid >run/boot_id
+mount --bind run/boot_id proc/sys/kernel/random/boot_id
 exec 3>"$dir/$host.ready"
 pivot_root . old
 umount -l /old

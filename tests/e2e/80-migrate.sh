@@ -1,0 +1,248 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# timeout: 900
+#
+# ferry migrate between two hosts over real ssh: every victim there and back, PIDs, files, users,
+# messages. ONLY='glob' runs some cases only.
+# shellcheck disable=SC2016,SC2015 # expanded in the hosts; "complain" always fails
+. "$(dirname "$0")/../hosts/lib.sh"
+
+there_and_back() {
+	local pid
+	pid=$(start_victim a "$1") || complain "$1 does not start" || return 1
+	before=$(tree a "$pid")
+	must_migrate a "$pid" && moved a "$pid" || return 1
+	[ "$(tree b "$pid")" = "$before" ] || complain "the tree changed: $before, then $(tree b "$pid")" || return 1
+	must_migrate b "$pid" && moved b "$pid" || return 1
+	[ "$(tree a "$pid")" = "$before" ] || complain "the tree changed on the way back" || return 1
+	verdict a "$1"
+}
+
+one_way() {
+	local pid
+	pid=$(start_victim a "$1") || return 1
+	must_migrate a "$pid" && moved a "$pid" && verdict b "$1"
+}
+
+# PIDs, thread ids, groups, states and names of a session. The parent of its first task is whoever
+# started it.
+tree() {
+	on "$1" ps -L -o pid=,lwp=,pgid=,comm= --sid "$2" | sort -n | tr -s ' \n' '  '
+}
+
+# take HOST PID: makes a process of that PID.
+take() {
+	local try
+	for try in 1 2 3 4 5; do
+		on "$1" sh -c 'echo $(($1 - 1)) >/proc/sys/kernel/ns_last_pid; setsid -f sleep 1000 >/dev/null 2>&1' sh "$2"
+		exists "$1" "$2" && on "$1" grep -q sleep "/proc/$2/comm" && return 0
+	done
+	# setsid -f takes one PID itself: the shell's own child may have got it and gone.
+	on "$1" sh -c 'echo $(($1 - 2)) >/proc/sys/kernel/ns_last_pid; setsid -f sleep 1000 >/dev/null 2>&1' sh "$2"
+	exists "$1" "$2"
+}
+
+pids_same_refuses() {
+	local pid
+	pid=$(start_victim a single) && take b "$pid" || complain "cannot take the PID" || return 1
+	refused "$pid sleep" a "$pid" --pids=same && at_home_single "$pid" && verdict a single
+}
+
+at_home_single() {
+	on a sh -c 'grep -q "^TracerPid:.0$" /proc/$1/status' sh "$1" || complain "left traced"
+}
+
+# inner HOST PID: is there a process which has PID in a PID namespace of its own?
+inner() {
+	on "$1" sh -c 'grep -lE "^NSpid:.[0-9]+.$1\$" /proc/[0-9]*/status' sh "$2"
+}
+
+pids_auto_moves_into_namespace() {
+	local pid
+	pid=$(start_victim a single) && take b "$pid" || complain "cannot take the PID" || return 1
+	must_migrate a "$pid" || return 1
+	grep -qi namespace "$TEST_TMP/migrate.out" "$TEST_TMP/migrate.err" || complain "does not say so" || return 1
+	[ -n "$(inner b "$pid")" ] || complain "no process with inner PID $pid on b" || return 1
+	verdict b single
+}
+
+pids_new_always_does() {
+	local pid
+	pid=$(start_victim a threads) || return 1
+	must_migrate a "$pid" --pids=new || return 1
+	[ -n "$(inner b "$pid")" ] || complain "no process with inner PID $pid on b" || return 1
+	verdict b threads
+}
+
+# A program of our own in /opt of host a only, with an open log.
+start_logger() {
+	cat >"$TEST_TMP/logger.py" <<-'END'
+		#!/usr/bin/python3
+		import os, sys, time
+		log = open("/srv/work/logger/log", "a", buffering=1)
+		settings = open("/srv/work/logger/settings")
+		number = 0
+		while True:
+		    log.write(f"{number}\n")
+		    number += 1
+		    time.sleep(0.002)
+	END
+	chmod 755 "$TEST_TMP/logger.py"
+	hosts_put "$dir" a "$TEST_TMP/logger.py" /opt/logger.py
+	rm -rf "$(files_of a)/srv/work/logger" "$(files_of b)/srv/work/logger"
+	mkdir -p "$(files_of a)/srv/work/logger" "$(files_of b)/srv/work/logger"
+	echo "colour=green" >"$(files_of a)/srv/work/logger/settings"
+	hosts_spawn "$dir" a /dev/null /opt/logger.py
+	wait_for 10 [ -s "$(files_of a)/srv/work/logger/log" ] || return 1
+	on a pgrep -n logger.py
+}
+
+# The log of HOST has every number from 0 on, and grows.
+log_is_whole() {
+	local log before
+	log=$(files_of "$1")/srv/work/logger/log
+	before=$(wc -l <"$log")
+	sleep 0.3
+	[ "$(wc -l <"$log")" -gt "$before" ] || complain "the log on $1 does not grow" || return 1
+	python3 - "$log" <<-'END' || complain "the log on $1 has holes or repeats"
+		import sys
+		lines = open(sys.argv[1]).read().split("\n")[:-1]
+		sys.exit(lines != [str(i) for i in range(len(lines))])
+	END
+}
+
+files_are_copied() {
+	local pid
+	pid=$(start_logger) || complain "the logger does not start" || return 1
+	must_migrate a "$pid" && moved a "$pid" && log_is_whole b || return 1
+	cmp "$(files_of a)/srv/work/logger/settings" "$(files_of b)/srv/work/logger/settings" ||
+		complain "the settings were not copied" || return 1
+	must_migrate b "$pid" --overwrite-files && moved b "$pid" && log_is_whole a
+}
+
+files_none_refuses() {
+	local pid
+	pid=$(start_logger) || complain "the logger does not start" || return 1
+	MESSAGE_LINES=10 refused "/srv/work/logger/log /srv/work/logger/settings" a "$pid" --files=none || return 1
+	[ ! -e "$(files_of b)/srv/work/logger/log" ] || complain "copied all the same" || return 1
+	at_home a "$pid" && log_is_whole a
+}
+
+different_file_is_kept() {
+	local pid theirs
+	pid=$(start_logger) || complain "the logger does not start" || return 1
+	theirs=$(files_of b)/srv/work/logger/settings
+	echo "colour=blue!" >"$theirs"
+	MESSAGE_LINES=10 refused "/srv/work/logger/settings" a "$pid" || return 1
+	[ "$(cat "$theirs")" = "colour=blue!" ] || complain "the file of b was overwritten" || return 1
+	[ ! -e "$(files_of b)/srv/work/logger/log" ] || complain "left the log on b" || return 1
+	at_home a "$pid" && log_is_whole a || return 1
+	must_migrate a "$pid" --overwrite-files && moved a "$pid" && log_is_whole b || return 1
+	[ "$(cat "$theirs")" = "colour=green" ] || complain "--overwrite-files did not"
+}
+
+# The interpreter and its library are missing at b, all of them are copied.
+program_is_copied() {
+	local pid
+	hosts_down "$dir" && begin --lacks /usr/bin/python3.11 --lacks /usr/lib/python3.11 || return 1
+	pid=$(start_logger) || complain "the logger does not start" || return 1
+	must_migrate a "$pid" && moved a "$pid" && log_is_whole b || return 1
+	cmp /usr/bin/python3.11 "$(files_of b)/usr/bin/python3.11" || complain "python differs" || return 1
+	hosts_down "$dir" && begin
+}
+
+json_parses() {
+	local pid
+	pid=$(start_victim a threads) || return 1
+	must_migrate a "$pid" --json || return 1
+	python3 - "$TEST_TMP/migrate.out" <<-'END' || complain "not JSON lines: $(head -c 300 "$TEST_TMP/migrate.out")" || return 1
+		import json, sys
+		lines = [json.loads(line) for line in open(sys.argv[1])]
+		assert len(lines) >= 3 and all(isinstance(line, dict) for line in lines)
+	END
+	[ ! -s "$TEST_TMP/migrate.err" ] || complain "noise on stderr: $(head -n 1 "$TEST_TMP/migrate.err")" || return 1
+	verdict b threads
+}
+
+quiet_on_success() {
+	local pid
+	pid=$(start_victim a single) || return 1
+	must_migrate a "$pid" && verdict b single || return 1
+	[ "$(cat "$TEST_TMP/migrate.out" "$TEST_TMP/migrate.err" | wc -l)" -le 2 ] || complain "prints noise"
+}
+
+# A slow cable, so that the signal comes while memory moves.
+interrupted() {
+	local pid sender
+	pid=$(start_bench a memory 200) || return 1
+	on a tc qdisc add dev eth0 root tbf rate 200mbit burst 128kb latency 50ms || return 1
+	migrate a "$pid" &
+	sender=$!
+	sleep 3
+	on a pkill "-$1" -x ferry || complain "no ferry to interrupt" || return 1
+	wait $sender && complain "exit status 0 after SIG$1" && return 1
+	on a tc qdisc del dev eth0 root
+	at_home a "$pid" && bench_report a "$pid" || return 1
+	wait_for 10 sh -c '! pgrep -f "ferry agent" --ns "$1" --nslist pid' sh "$(hosts_pid "$dir" b)" ||
+		complain "the agent is still there" || return 1
+	must_migrate a "$pid" && moved a "$pid" && bench_report b "$pid"
+}
+
+unreachable() {
+	local pid
+	pid=$(start_victim a single) || return 1
+	hosts_exec "$dir" a timeout 30 ferry migrate "$pid" nowhere.invalid </dev/null \
+		>"$TEST_TMP/migrate.out" 2>"$TEST_TMP/migrate.err" && complain "no failure" && return 1
+	grep -q nowhere.invalid "$TEST_TMP/migrate.err" || complain "does not name the host" || return 1
+	one_sentence || return 1
+	refused ferry-b a "$pid" --ssh 'ssh -p 2222' || return 1
+	refused ferry-b a "$pid" --ssh /bin/false || return 1
+	refused no-such-program a "$pid" --ssh no-such-program || return 1
+	at_home a "$pid" && verdict a single
+}
+
+no_ferry_there() {
+	local pid
+	pid=$(start_victim a single) || return 1
+	mv "$(files_of b)/usr/local/bin/ferry" "$(files_of b)/usr/local/bin/ferry.away"
+	refused "ferry-b" a "$pid"
+	mv "$(files_of b)/usr/local/bin/ferry.away" "$(files_of b)/usr/local/bin/ferry"
+	at_home a "$pid" && verdict a single
+}
+
+# What the far shell prints at login must not disturb the protocol silently: told or tolerated.
+no_such_process() {
+	refused 31999 a 31999 || return 1
+	refused 1x a 1x
+}
+
+owned_by() {
+	local pid
+	mkdir -p "$(files_of a)/srv/work/bench" "$(files_of b)/srv/work/bench"
+	chown 2001:2001 "$(files_of a)/srv/work/bench" "$(files_of b)/srv/work/bench"
+	on a setpriv --reuid worker --regid worker --init-groups /opt/bench-victim /srv/work/bench threads 5 || return 1
+	pid=$(cat "$(files_of a)/srv/work/bench/pid")
+	must_migrate a "$pid" && moved a "$pid" && bench_report b "$pid" || return 1
+	[ "$(on b ps -o uid=,gid= -p "$pid" | tr -s ' ')" = " 2001 2001" ] || complain "not the same user" || return 1
+	rm -rf "$(files_of a)/srv/work/bench" "$(files_of b)/srv/work/bench"
+}
+
+begin
+for victim in "$VICTIMS"/*; do
+	[ -f "$victim" ] && [ -x "$victim" ] && test_case "there and back: ${victim##*/}" there_and_back "${victim##*/}"
+done
+test_case "--pids=same refuses a taken PID and names its owner" pids_same_refuses
+test_case "--pids=auto goes into a PID namespace and says so" pids_auto_moves_into_namespace
+test_case "--pids=new always does" pids_new_always_does
+test_case "open files are copied and brought up to date" files_are_copied
+test_case "--files=none refuses and lists" files_none_refuses
+test_case "a different file there is kept, --overwrite-files overwrites" different_file_is_kept
+test_case "a whole program is copied" program_is_copied
+test_case "--json prints JSON lines and nothing else" json_parses
+test_case "nothing but a line on success" quiet_on_success
+test_case "SIGINT before the commit leaves the program at home" interrupted INT
+test_case "SIGTERM before the commit leaves the program at home" interrupted TERM
+test_case "unreachable hosts are named" unreachable
+test_case "no ferry at the destination" no_ferry_there
+test_case "no such process" no_such_process
+test_case "a program of another user keeps its user" owned_by

@@ -4,7 +4,7 @@
 #
 # ferry migrate between two hosts over real ssh: every victim there and back, PIDs, files, users,
 # messages. ONLY='glob' runs some cases only.
-# shellcheck disable=SC2016,SC2015 # expanded in the hosts; "complain" always fails
+# shellcheck disable=SC2016,SC2015,SC2154 # expanded in the hosts; "complain" always fails
 . "$(dirname "$0")/../hosts/lib.sh"
 
 there_and_back() {
@@ -30,16 +30,11 @@ tree() {
 	on "$1" ps -L -o pid=,lwp=,pgid=,comm= --sid "$2" | sort -n | tr -s ' \n' '  '
 }
 
-# take HOST PID: makes a process of that PID.
+# take HOST PID: makes a process of that PID. The shell becomes setsid, whose child is the next one.
 take() {
-	local try
-	for try in 1 2 3 4 5; do
-		on "$1" sh -c 'echo $(($1 - 1)) >/proc/sys/kernel/ns_last_pid; setsid -f sleep 1000 >/dev/null 2>&1' sh "$2"
-		exists "$1" "$2" && on "$1" grep -q sleep "/proc/$2/comm" && return 0
-	done
-	# setsid -f takes one PID itself: the shell's own child may have got it and gone.
-	on "$1" sh -c 'echo $(($1 - 2)) >/proc/sys/kernel/ns_last_pid; setsid -f sleep 1000 >/dev/null 2>&1' sh "$2"
-	exists "$1" "$2"
+	on "$1" sh -c 'echo $(($1 - 1)) >/proc/sys/kernel/ns_last_pid
+		exec setsid -f sleep 1000 >/dev/null 2>&1' sh "$2"
+	wait_for 2 on "$1" grep -q sleep "/proc/$2/comm"
 }
 
 pids_same_refuses() {

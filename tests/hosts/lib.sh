@@ -11,12 +11,14 @@ top=$(readlink -f "$(dirname "${BASH_SOURCE[0]}")/../..")
 BUILD=${BUILD:-$top/build}
 FERRY=${FERRY:-$BUILD/src/cmd/ferry}
 VICTIMS=${VICTIMS:-$BUILD/tests/victims}
-TEST_TMP=${TEST_TMP:-$(mktemp -d "${TMPDIR:-/tmp}/ferry-test.XXXXXX")}
+own_tmp=
+[ -n "${TEST_TMP:-}" ] || own_tmp=$(mktemp -d "${TMPDIR:-/tmp}/ferry-test.XXXXXX")
+TEST_TMP=${TEST_TMP:-$own_tmp}
 export PYTHONDONTWRITEBYTECODE=1
 . "$top/tests/hosts/hosts.sh"
 
 dir=$TEST_TMP/hosts
-trap 'hosts_down "$dir"' EXIT
+trap 'hosts_down "$dir"; rm -rf "$own_tmp"' EXIT
 trap 'exit 130' INT TERM
 
 # begin [OPTION]...: sets up the hosts; skips the whole test where that is not possible.

@@ -1,0 +1,196 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# timeout: 600
+#
+# Real programs of the distribution, at work, migrated there and back over ssh, and checked from
+# outside for lost or repeated work.
+# shellcheck disable=SC2016,SC2015,SC2154 # expanded in the hosts; "complain" always fails
+. "$(dirname "$0")/../hosts/lib.sh"
+
+work=/srv/work/program
+
+# start HOST COMMAND...: in the work folder, detached; prints the PID of the session.
+start() {
+	local host=$1
+	shift
+	on "$host" sh -c 'cd '$work' && exec setsid -f sh -c "echo \$\$ >pid; exec \"\$@\"" sh "$@" >out 2>&1' sh "$@" </dev/null
+	wait_for 10 [ -s "$(files_of "$host")$work/pid" ] || return 1
+	cat "$(files_of "$host")$work/pid"
+}
+
+fresh() {
+	local host
+	for host in a b; do
+		rm -rf "$(files_of $host)$work"
+		mkdir -p "$(files_of $host)$work"
+	done
+}
+
+there_and_back() {
+	local pid=$1 between=$2 after=$3
+	must_migrate a "$pid" --overwrite-files && moved a "$pid" && $between b "$pid" || return 1
+	must_migrate b "$pid" --overwrite-files && moved b "$pid" && $after a "$pid"
+}
+
+python_service() {
+	local pid
+	fresh
+	hosts_put "$dir" a "$top/demo/service.py" /opt/service.py
+	hosts_spawn "$dir" a $work/out /opt/service.py $work/log $work/pid
+	wait_for 10 [ -s "$(files_of a)$work/pid" ] || complain "does not start" || return 1
+	pid=$(cat "$(files_of a)$work/pid")
+	sleep 1
+	there_and_back "$pid" sleep_there python_ends
+}
+
+sleep_there() {
+	sleep 1
+}
+
+python_ends() {
+	on a kill -TERM "$2" && wait_for 10 gone a "$2" || complain "does not end" || return 1
+	[ ! -s "$(files_of a)$work/out" ] || complain "complained: $(cat "$(files_of a)$work/out")" || return 1
+	"$top/demo/check.py" "$(files_of a)$work/log" || complain "wrong work"
+}
+
+# A thousand increments before, between and after; a key that expires; append-only persistence.
+redis() {
+	local pid
+	[ -x /usr/bin/redis-server ] || skip_case "no redis-server"
+	fresh
+	pid=$(start a redis-server --port 0 --unixsocket $work/socket --appendonly yes --dir $work --save '' --io-threads 2) || return 1
+	wait_for 10 on a redis-cli -s $work/socket ping || complain "does not start" || return 1
+	count_to a 100 || return 1
+	there_and_back "$pid" redis_goes_on redis_ends
+}
+
+# A hundred increments, after which the counter must be what $2 says.
+count_to() {
+	local got
+	got=$(on "$1" sh -c 'for i in $(seq 100); do echo incr counter; done | redis-cli -s '$work'/socket' | tail -n 1)
+	[ "$got" = "$2" ] || complain "the counter on $1 is '$got', not $2"
+}
+
+redis_goes_on() {
+	count_to "$1" 200
+}
+
+redis_ends() {
+	count_to "$1" 300 || return 1
+	on "$1" redis-cli -s $work/socket shutdown >/dev/null
+	wait_for 10 gone "$1" "$2" || complain "does not shut down" || return 1
+	[ "$(grep -ac incr "$(files_of "$1")$work/appendonlydir"/*.incr.aof)" -ge 300 ] || complain "the append-only file misses writes"
+}
+
+# In the middle of a transaction: the journal and the locks move too.
+sqlite() {
+	local pid
+	[ -x /usr/bin/sqlite3 ] || skip_case "no sqlite3"
+	fresh
+	on a sh -c 'mkfifo '$work'/in && sqlite3 '$work'/db "create table t (n integer)"'
+	pid=$(start a sh -c 'exec 3<>in; exec sqlite3 -bail db <in') || return 1
+	echo "begin immediate; insert into t values (1); insert into t values (2);" >"$(files_of a)$work/in"
+	wait_for 5 [ -e "$(files_of a)$work/db-journal" ] || complain "no transaction" || return 1
+	must_migrate a "$pid" --overwrite-files --file-locks && moved a "$pid" || return 1
+	echo "insert into t values (3); commit; .quit" >"$(files_of b)$work/in"
+	wait_for 10 gone b "$pid" || complain "does not end" || return 1
+	[ "$(on b sqlite3 $work/db 'select group_concat(n) from t; pragma integrity_check')" = "1,2,3
+ok" ] || complain "the data base has $(on b sqlite3 $work/db 'select group_concat(n) from t')"
+}
+
+# Job control and a pipeline: every line of the input goes through once.
+bash_pipeline() {
+	local pid
+	fresh
+	pid=$(start a bash -c 'set -m; for ((i = 0; i < 200000; i++)); do echo $i; ((i % 500)) || sleep 0.02; done |
+		sed s/^/line/ | cat >lines & wait; echo finished >>lines') || return 1
+	sleep 1
+	there_and_back "$pid" sleep_there bash_ends
+}
+
+bash_ends() {
+	wait_for 60 gone a "$2" || complain "does not finish" || return 1
+	(seq -f line%.0f 0 199999 && echo finished) | cmp - "$(files_of a)$work/lines" ||
+		complain "the output is wrong"
+}
+
+perl_counter() {
+	local pid
+	fresh
+	pid=$(start a perl -e '$| = 1; open(L, ">>", "log"); $h = 1; for ($i = 0; ; $i++) {
+		$h = ($h * 1103515245 + 12345) % 2147483648 for 1 .. 1000; syswrite(L, "$i $h\n"); select(undef, undef, undef, 0.001) }') || return 1
+	sleep 1
+	there_and_back "$pid" sleep_there perl_ends
+}
+
+perl_ends() {
+	on a kill "$2"
+	python3 - "$(files_of a)$work/log" <<-'END' || complain "wrong work"
+		import sys
+		h = 1
+		for number, line in enumerate(open(sys.argv[1])):
+		    for _ in range(1000):
+		        h = (h * 1103515245 + 12345) % 2147483648
+		    if line != f"{number} {h}\n":
+		        sys.exit(f"line {number}: {line}")
+	END
+}
+
+xz_threads() {
+	local pid
+	fresh
+	python3 -c 'import random, sys
+r = random.Random(1)
+for _ in range(400000): print(r.random())' >"$(files_of a)$work/data"
+	pid=$(start a xz -T2 -6 -k --block-size=1MiB data) || return 1
+	sleep 0.7
+	exists a "$pid" || complain "already finished" || return 1
+	must_migrate a "$pid" --overwrite-files && moved a "$pid" || return 1
+	wait_for 60 gone b "$pid" || complain "does not finish" || return 1
+	xz -dc "$(files_of b)$work/data.xz" | cmp - "$(files_of a)$work/data" || complain "the file is damaged"
+}
+
+asyncio_program() {
+	local pid
+	fresh
+	cat >"$(files_of a)$work/loop.py" <<-'END'
+		import asyncio, os
+		log = open("log", "a", buffering=1)
+		async def child():
+		    reader = await asyncio.create_subprocess_exec("cat", stdin=-1, stdout=-1)
+		    number = 0
+		    while True:
+		        reader.stdin.write(f"{number}\n".encode())
+		        await reader.stdin.drain()
+		        assert int(await reader.stdout.readline()) == number
+		        log.write(f"{number}\n")
+		        number += 1
+		        await asyncio.sleep(0.002)
+		async def ticker():
+		    while True:
+		        await asyncio.sleep(0.01)
+		async def main():
+		    await asyncio.gather(child(), *(ticker() for _ in range(100)))
+		asyncio.run(main())
+	END
+	pid=$(start a python3 loop.py) || return 1
+	sleep 1
+	there_and_back "$pid" sleep_there asyncio_ends
+}
+
+asyncio_ends() {
+	on a kill "$2"
+	local log
+	log=$(files_of a)$work/log
+	[ ! -s "$(files_of a)$work/out" ] || complain "complained: $(tail -n 1 "$(files_of a)$work/out")" || return 1
+	seq 0 $(($(wc -l <"$log") - 1)) | cmp - "$log" || complain "holes or repeats"
+}
+
+begin
+test_case "python service: threads, children, pipes, open log" python_service
+test_case "python asyncio with a child" asyncio_program
+test_case "redis-server on a unix socket" redis
+test_case "sqlite3 inside a transaction" sqlite
+test_case "bash pipeline with job control" bash_pipeline
+test_case "perl" perl_counter
+test_case "xz -T2 in the middle of a file" xz_threads

@@ -1,0 +1,111 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# timeout: 900
+#
+# Whatever dies during a migration, and whenever: exactly one copy of the program runs afterwards,
+# at home or at the destination, and nothing in it is damaged. One program lives through all rounds
+# of a case: where it is after one round, the next begins. ROUNDS (25) is how many.
+# shellcheck disable=SC2016,SC2015,SC2154 # expanded in the hosts; "complain" always fails
+. "$(dirname "$0")/../hosts/lib.sh"
+
+rounds=${ROUNDS:-25}
+
+# Kills, by a pattern over whole command lines, on one host.
+strike() {
+	case $1 in
+	command) on "$home" pkill -KILL -f '^ferry migrate' ;;
+	agent) on "$away" pkill -KILL -f '^ferry agent' ;;
+	sshd) on "$away" pkill -KILL -f '^sshd: root@' ;;
+	ssh) on "$home" pkill -KILL -x ssh ;;
+	both) on "$home" pkill -KILL -x ferry && on "$away" pkill -KILL -x ferry ;;
+	any)
+		set -- command agent sshd ssh both
+		shift $((RANDOM % 5))
+		strike "$1"
+		;;
+	esac
+}
+
+# Waits until one of the hosts has the program running, free of tracers, and the other has not;
+# sets home to that host.
+settle() {
+	local pid=$1 end=$((SECONDS + 20)) a b
+	while [ $SECONDS -lt $end ]; do
+		a=$(state a "$pid") b=$(state b "$pid")
+		case $a/$b in
+		runs/none) home=a && return 0 ;;
+		none/runs) home=b && return 0 ;;
+		runs/runs) complain "two copies run" && return 1 ;;
+		none/none) complain "no copy is left" && return 1 ;;
+		esac
+		sleep 0.1
+	done
+	complain "not settled: $a on a, $b on b"
+}
+
+# none, held (stopped or traced or still being built) or runs
+state() {
+	on "$1" sh -c 'status=$(cat /proc/$1/status 2>/dev/null) || { echo none; exit; }
+		case $status in
+		*"State:	Z"*) echo none ;;
+		*"State:	T"* | *"State:	t"*) echo held ;;
+		*"TracerPid:	0"*) grep -q bench-victim /proc/$1/comm && echo runs || echo held ;;
+		*) echo held ;;
+		esac' sh "$2"
+}
+
+survives() {
+	local what=$1 pid round span=1500 started
+	home=a
+	pid=$(start_bench a "$2" "$3") || return 1
+	for ((round = 1; round <= rounds; round++)); do
+		away=$(other "$home")
+		started=${EPOCHREALTIME/./}
+		migrate "$home" "$pid" --overwrite-files &
+		sleep "$(awk -v r=$RANDOM -v span="$span" 'BEGIN { printf "%.3f", r / 32768 * span / 1000 }')"
+		strike "$what"
+		wait $!
+		echo "round $round: $what struck, home was $home"
+		# A span that fits: strikes are to hit migrations, not what comes after them.
+		span=$(((span + (${EPOCHREALTIME/./} - started) / 1000) / 2 + 50))
+		settle "$pid" || complain "round $round, $what" || return 1
+		bench_report "$home" "$pid" >/dev/null || complain "round $round, $what" || return 1
+		no_remains || complain "round $round, $what" || return 1
+	done
+}
+
+# What a migration started is gone a while after it, on both hosts.
+no_remains() {
+	local host
+	for host in a b; do
+		wait_for 15 on $host sh -c '! pgrep -x ferry >/dev/null' ||
+			complain "left on $host: $(on $host pgrep -ax ferry)" || return 1
+	done
+}
+
+# The cable is pulled out for good in the middle of the memory, and plugged in later.
+cable() {
+	local pid
+	home=a
+	pid=$(start_bench a memory 200) || return 1
+	on a tc qdisc add dev eth0 root tbf rate 200mbit burst 128kb latency 50ms || return 1
+	MIGRATE_LIMIT=120 migrate a "$pid" --ssh 'ssh -o ServerAliveInterval=2 -o ServerAliveCountMax=2' &
+	sleep 3
+	hosts_link "$dir" down
+	wait $! && complain "migrated over a cable that was unplugged" && return 1
+	at_home a "$pid" || return 1
+	hosts_link "$dir" up
+	on a tc qdisc del dev eth0 root
+	bench_report a "$pid" >/dev/null || return 1
+	must_migrate a "$pid" && moved a "$pid" && bench_report b "$pid"
+}
+
+begin
+hosts_put "$dir" b "$BUILD/bench/bench-victim" /opt/bench-victim
+test_case "the command is killed" survives command tasks 5
+test_case "the agent is killed" survives agent threads 20
+test_case "the far sshd is killed" survives sshd tasks 5
+test_case "the near ssh is killed" survives ssh threads 20
+test_case "both sides are killed" survives both tasks 3
+test_case "any of them, with much memory" survives any memory 100
+test_case "the cable is pulled out" cable

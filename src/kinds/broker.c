@@ -237,6 +237,21 @@ static int link_all(struct broker *b, struct err *err)
 	return 0;
 }
 
+/* Lets go of the ends that only had to be there while others were opened. */
+static void clear_shelf(struct broker *b)
+{
+	size_t n = 0;
+
+	vec_foreach(k, &b->shelf)
+	{
+		if (k->shelf == SHELF_MEMFD || k->shelf == SHELF_REMAP)
+			b->shelf.v[n++] = *k;
+		else
+			close(k->fd);
+	}
+	b->shelf.n = n;
+}
+
 int broker_open_all(struct broker *b, struct err *err)
 {
 	vec_foreach(fe, &b->r->snap->files)
@@ -246,7 +261,10 @@ int broker_open_all(struct broker *b, struct err *err)
 		if (slot->wanted && slot->state == SLOT_CLOSED && open_slot(b, slot, err))
 			return -1;
 	}
-	return link_all(b, err);
+	if (link_all(b, err))
+		return -1;
+	clear_shelf(b);
+	return 0;
 }
 
 int broker_fd(struct restore *r, uint32_t file_id, struct err *err)

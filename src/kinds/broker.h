@@ -49,7 +49,14 @@ int file_open_path(struct restore *r, const FileEntry *fe, uint32_t flags, struc
  * behind them. broker_keep takes @fd and gives its new number, -1 + err;
  * broker_kept gives -1 if there is none.
  */
-enum broker_shelf { SHELF_MEMFD, SHELF_REMAP, SHELF_FIFO };
+enum broker_shelf {
+	SHELF_MEMFD,
+	SHELF_REMAP,
+	/* These only until broker_open_all has opened and linked everything. */
+	SHELF_PIPE_READ,
+	SHELF_PIPE_WRITE,
+	SHELF_FIFO,
+};
 int broker_keep(struct restore *r, enum broker_shelf shelf, uint64_t id, int fd, struct err *err) must_check;
 int broker_kept(const struct restore *r, enum broker_shelf shelf, uint64_t id);
 

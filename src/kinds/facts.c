@@ -115,6 +115,20 @@ void emit_fown(const FownEntry *fown, uint32_t flags, const struct fd_place *pla
 			    SV(flags));
 }
 
+int fd_set_flags(int fd, uint32_t flags, struct err *err)
+{
+	const uint32_t settable = O_APPEND | O_NONBLOCK | O_DIRECT | O_NOATIME;
+	int now = fcntl(fd, F_GETFL);
+
+	if (now < 0)
+		return err_sys(err, "cannot read the flags of a descriptor");
+	if (((uint32_t)now & settable) == (flags & settable))
+		return 0;
+	if (fcntl(fd, F_SETFL, (int)(((uint32_t)now & ~settable) | (flags & settable))))
+		return err_sys(err, "cannot set flags 0%o of a descriptor", flags);
+	return 0;
+}
+
 bool fdinfo_u64(const char *info, const char *key, int base, uint64_t *out)
 {
 	size_t len = strlen(key);

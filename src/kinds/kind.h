@@ -170,6 +170,9 @@ struct fd_place {
  */
 void emit_fown(const FownEntry *fown, uint32_t flags, const struct fd_place *place, struct script *s);
 
+/* Makes F_GETFL of @fd what @flags say, as far as F_SETFL can (not O_ASYNC: emit_fown does that). */
+int fd_set_flags(int fd, uint32_t flags, struct err *err) must_check;
+
 /* ---- the tables ---- */
 
 /*

@@ -7,6 +7,12 @@
 #include "kinds/kind.h"
 
 const struct fd_kind *const fd_kinds[] = {
+	&pipe_kind,
+	&fifo_kind,
+	&eventfd_kind,
+	&epoll_kind,
+	&timerfd_kind,
+	&signalfd_kind,
 	&file_kind,
 	NULL,
 };

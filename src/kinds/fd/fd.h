@@ -7,6 +7,12 @@
 
 #include "kinds/kind.h"
 
+extern const struct fd_kind epoll_kind;
+extern const struct fd_kind eventfd_kind;
+extern const struct fd_kind fifo_kind;
 extern const struct fd_kind file_kind;
+extern const struct fd_kind pipe_kind;
+extern const struct fd_kind signalfd_kind;
+extern const struct fd_kind timerfd_kind;
 
 #endif

@@ -44,6 +44,9 @@ int remap_allowed(const struct capture *c, const struct path_facts *p, struct er
 /* Carries it: a ghost in the images, or a link in the file system. The entry @file_id must name @p->name. */
 int remap_capture(struct capture *c, uint32_t file_id, const struct path_facts *p, struct err *err) must_check;
 
+/* The REG entry with this id among the files captured so far, NULL if there is none. */
+RegFileEntry *capture_reg(const struct capture *c, uint32_t id);
+
 /* Can the remap be followed here? */
 int remap_check(struct restore *r, const RemapFilePathEntry *remap, struct err *err) must_check;
 

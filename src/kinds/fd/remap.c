@@ -61,8 +61,7 @@ static int add_remap(struct capture *c, uint32_t file_id, uint32_t remap_id, Rem
 	return vec_push(&c->snap->remaps, remap) ? 0 : err_nomem(err);
 }
 
-/* The entry with this id among the files captured so far (no index is kept yet). */
-static RegFileEntry *captured_reg(const struct capture *c, uint32_t id)
+RegFileEntry *capture_reg(const struct capture *c, uint32_t id)
 {
 	for (size_t i = c->snap->files.n; i-- > 0;)
 		if (c->snap->files.v[i]->id == id)
@@ -80,7 +79,7 @@ static uint32_t find_link(const struct capture *c, const struct path_facts *p)
 	{
 		if ((*it)->remap_type != REMAP_TYPE__LINKED)
 			continue;
-		rfe = captured_reg(c, (*it)->remap_id);
+		rfe = capture_reg(c, (*it)->remap_id);
 		if (rfe && lstat(rfe->name, &st) == 0 && st.st_dev == p->st.st_dev && st.st_ino == p->st.st_ino)
 			return (*it)->remap_id;
 	}
@@ -162,7 +161,7 @@ int file_undo_links(struct capture *c, struct err *err)
 	{
 		if ((*it)->remap_type != REMAP_TYPE__LINKED)
 			continue;
-		rfe = captured_reg(c, (*it)->remap_id);
+		rfe = capture_reg(c, (*it)->remap_id);
 		if (rfe && unlink(rfe->name) && errno != ENOENT)
 			rc = err_sys(err, "cannot remove %s, which the dump made", rfe->name);
 	}

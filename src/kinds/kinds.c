@@ -13,6 +13,7 @@ const struct fd_kind *const fd_kinds[] = {
 	&epoll_kind,
 	&timerfd_kind,
 	&signalfd_kind,
+	&unix_kind,
 	&file_kind,
 	NULL,
 };

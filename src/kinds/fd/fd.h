@@ -14,5 +14,6 @@ extern const struct fd_kind file_kind;
 extern const struct fd_kind pipe_kind;
 extern const struct fd_kind signalfd_kind;
 extern const struct fd_kind timerfd_kind;
+extern const struct fd_kind unix_kind;
 
 #endif

@@ -7,6 +7,7 @@
 #include "kinds/kind.h"
 
 const struct fd_kind *const fd_kinds[] = {
+	&refused_kind,
 	&pipe_kind,
 	&fifo_kind,
 	&eventfd_kind,
@@ -14,6 +15,7 @@ const struct fd_kind *const fd_kinds[] = {
 	&timerfd_kind,
 	&signalfd_kind,
 	&unix_kind,
+	&memfd_kind,
 	&file_kind,
 	NULL,
 };

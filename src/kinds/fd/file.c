@@ -17,6 +17,7 @@
 #include "kinds/broker.h"
 #include "kinds/fd/fd.h"
 #include "kinds/fd/files.h"
+#include "kinds/memfd.h"
 
 #define LOG_MODULE "file"
 #include "base/log.h"
@@ -148,6 +149,9 @@ static int path_allowed(struct capture *c, const char *link, uint32_t flags, str
 {
 	if (is_proc_pid(p->fd, link))
 		return err_set(err, ENOTSUP, "open files of /proc/PID cannot be carried; support comes in a later release");
+	if (memfd_is_shared_memory(&p->st, link))
+		return err_set(err, ENOTSUP, "a memfd by O_PATH or as an executable cannot be carried; support comes in "
+					     "a later release");
 	if (classify(c, link, p, err))
 		return -1;
 	if ((S_ISCHR(p->st.st_mode) || S_ISBLK(p->st.st_mode)) && !(flags & O_PATH) &&
@@ -397,6 +401,7 @@ static int verify(const RegFileEntry *rfe, int fd, struct err *err)
 	return verify_build_id(rfe, fd, err);
 }
 
+/* The --inherit-fd descriptor for the path, or -1. */
 static int inherited(const struct restore *r, const RegFileEntry *rfe)
 {
 	return kind_inherited(r->opt, rfe->name);
@@ -481,6 +486,8 @@ int file_open_path(struct restore *r, const FileEntry *fe, uint32_t flags, struc
 {
 	if (fe->type == FD_TYPES__REG)
 		return open_entry(r, fe->reg, flags, err);
+	if (fe->type == FD_TYPES__MEMFD)
+		return memfd_open_again(r, fe->memfd, flags, err);
 	return err_set(err, EINVAL, "files.img: file id %u is not a file with a path", fe->id);
 }
 

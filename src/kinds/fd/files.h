@@ -66,6 +66,9 @@ int ghost_capture(struct capture *c, const struct path_facts *p, uint32_t *remap
 int ghost_create(struct restore *r, const struct snap_ghost *ghost, int dirfd, const char *name, struct err *err)
 	must_check;
 
+/* Another description of a memfd; -1 + err. */
+int memfd_open_again(struct restore *r, const MemfdFileEntry *e, uint32_t flags, struct err *err) must_check;
+
 /*
  * The build id of an ELF file as words for reg_file_entry.build_id: their
  * number (0: none, or not an ELF file). @fd must be readable.

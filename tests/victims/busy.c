@@ -55,16 +55,16 @@ static void rewrite_memory(int nr, uint64_t round)
 
 	if (!area) {
 		area = victim_map(AREA_PAGES * VICTIM_PAGE, PROT_READ | PROT_WRITE,
-			MAP_PRIVATE | MAP_ANONYMOUS);
+				  MAP_PRIVATE | MAP_ANONYMOUS);
 		for (size_t i = 0; i < AREA_PAGES; i++)
 			victim_fill(area + i * VICTIM_PAGE, VICTIM_PAGE, i);
 	}
 	for (size_t k = 0; k < 16; k++) {
 		size_t page = (round * 16 + k) % AREA_PAGES, turn = (round * 16 + k) / AREA_PAGES;
 
-		CHECK(victim_check(
-			      area + page * VICTIM_PAGE, VICTIM_PAGE, page + turn * AREA_PAGES) < 0,
-			"page %zu, turn %zu", page, turn);
+		CHECK(victim_check(area + page * VICTIM_PAGE, VICTIM_PAGE,
+				   page + turn * AREA_PAGES) < 0,
+		      "page %zu, turn %zu", page, turn);
 		victim_fill(area + page * VICTIM_PAGE, VICTIM_PAGE, page + (turn + 1) * AREA_PAGES);
 	}
 	victim_sleep_ms(1);
@@ -100,7 +100,7 @@ static void read_pipe(int nr, uint64_t round)
 	ssize_t got = read(pipe_fds[0], &value, 8);
 
 	CHECK(got == 8 && value == round, "pipe: %zd bytes (%s), %lu for %lu", got, strerror(errno),
-		value, round);
+	      value, round);
 }
 
 static void sleep_exactly(int nr, uint64_t round)
@@ -111,7 +111,7 @@ static void sleep_exactly(int nr, uint64_t round)
 
 	CHECK(ret == 0, "nanosleep: %s", strerror(errno));
 	CHECK(victim_now_ns() - start >= 3000000, "slept %ld ns only",
-		(long)(victim_now_ns() - start));
+	      (long)(victim_now_ns() - start));
 }
 
 // Two threads hand a token to each other.
@@ -144,8 +144,9 @@ static void rewrite_file(int nr, uint64_t round)
 	victim_sleep_ms(1);
 }
 
-static void (*const jobs[])(int nr, uint64_t round) = {compute, rewrite_memory, floating,
-	write_pipe, read_pipe, sleep_exactly, pass_token, pass_token, rewrite_file};
+static void (*const jobs[])(int nr, uint64_t round) = {compute,    rewrite_memory, floating,
+						       write_pipe, read_pipe,      sleep_exactly,
+						       pass_token, pass_token,     rewrite_file};
 
 static void *work(void *arg)
 {
@@ -198,7 +199,7 @@ int main(int argc, char **argv)
 	MUST(pread(progress_fd, after, sizeof(after), 0));
 	for (size_t i = 0; i < ARRAY_SIZE(jobs); i++)
 		CHECK(after[i] > before[i], "thread %zu does not work any more (%lu rounds)", i,
-			after[i]);
+		      after[i]);
 	CHECK(alarms > alarms_before, "the timer is dead");
 	victim_pass();
 }

@@ -8,8 +8,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-static const char *const names[] = {
-	"/dev/null", "/dev/zero", "/dev/full", "/dev/urandom", "/dev/random"};
+static const char *const names[] = {"/dev/null", "/dev/zero", "/dev/full", "/dev/urandom",
+				    "/dev/random"};
 
 int main(int argc, char **argv)
 {
@@ -30,7 +30,7 @@ int main(int argc, char **argv)
 		MUST(readlink(path, link, sizeof(link) - 1));
 		CHECK(strcmp(link, names[i]) == 0, "was %s, is %s", names[i], link);
 		CHECK(!!(fcntl(fds[i], F_GETFD) & FD_CLOEXEC) == i % 2, "%s: close-on-exec",
-			names[i]);
+		      names[i]);
 		CHECK(!!(fcntl(fds[i], F_GETFL) & O_NONBLOCK) == i % 2, "%s: O_NONBLOCK", names[i]);
 	}
 	CHECK(read(fds[0], buf, 16) == 0 && write(fds[0], buf, 16) == 16, "/dev/null");

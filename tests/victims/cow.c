@@ -33,9 +33,9 @@ static void write_mine(int who)
 static void check_mine(int who)
 {
 	for (size_t i = 0; i < PAGES; i++)
-		CHECK(victim_check(
-			      page(i), VICTIM_PAGE, writes(who, i) ? 1000 * (who + 1) + i : i) < 0,
-			"member %d: page %zu differs", who, i);
+		CHECK(victim_check(page(i), VICTIM_PAGE, writes(who, i) ? 1000 * (who + 1) + i : i) <
+			      0,
+		      "member %d: page %zu differs", who, i);
 }
 
 static void grandchild(void *arg)
@@ -70,8 +70,7 @@ static int count_shared(void)
 	for (size_t i = 0; i < PAGES; i++) {
 		uint64_t pfn = victim_pfn(getpid(), page(i));
 
-		if (pfn && pfn == victim_pfn(pids[1], page(i)) &&
-			pfn == victim_pfn(pids[2], page(i)))
+		if (pfn && pfn == victim_pfn(pids[1], page(i)) && pfn == victim_pfn(pids[2], page(i)))
 			shared++;
 	}
 	return shared;
@@ -99,7 +98,7 @@ int main(int argc, char **argv)
 	check_mine(0);
 	while (!pids[4] || !pids[5]) {
 		CHECK(access(victim_path("reason"), F_OK) < 0, "a child failed: %s",
-			victim_read_file(victim_path("reason")));
+		      victim_read_file(victim_path("reason")));
 		victim_sleep_ms(2);
 	}
 	is = count_shared();

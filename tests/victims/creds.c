@@ -18,14 +18,13 @@ static volatile int stage;
 
 static char *creds_now(void)
 {
-	static const char *const keys[] = {"Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff",
-		"CapBnd", "CapAmb", "NoNewPrivs", NULL};
+	static const char *const keys[] = {"Uid",    "Gid",    "Groups", "CapInh",     "CapPrm",
+					   "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", NULL};
 	char path[64], *lines, *all;
 
 	snprintf(path, sizeof(path), "/proc/self/task/%ld/status", syscall(SYS_gettid));
 	lines = victim_lines(path, keys);
-	CHECK(asprintf(&all, "%sSecurebits: %#x\n", lines, prctl(PR_GET_SECUREBITS)) > 0,
-		"asprintf");
+	CHECK(asprintf(&all, "%sSecurebits: %#x\n", lines, prctl(PR_GET_SECUREBITS)) > 0, "asprintf");
 	free(lines);
 	return all;
 }
@@ -70,11 +69,11 @@ static void change_creds(void)
 {
 	gid_t groups[] = {5, 77, 123456};
 	uint64_t keep = 1ULL << CAP_KILL | 1ULL << CAP_NET_ADMIN | 1ULL << CAP_SYS_PTRACE |
-		1ULL << CAP_SYS_ADMIN | 1ULL << CAP_CHECKPOINT_RESTORE;
+			1ULL << CAP_SYS_ADMIN | 1ULL << CAP_CHECKPOINT_RESTORE;
 
 	MUST(syscall(SYS_setgroups, 3, groups));
 	MUST(prctl(PR_SET_SECUREBITS,
-		SECBIT_KEEP_CAPS | SECBIT_NO_SETUID_FIXUP | SECBIT_NO_SETUID_FIXUP_LOCKED));
+		   SECBIT_KEEP_CAPS | SECBIT_NO_SETUID_FIXUP | SECBIT_NO_SETUID_FIXUP_LOCKED));
 	MUST(prctl(PR_CAPBSET_DROP, CAP_SYS_BOOT));
 	MUST(prctl(PR_CAPBSET_DROP, CAP_MKNOD));
 	MUST(syscall(SYS_setresgid, 1001, 1002, 1003));

@@ -37,7 +37,7 @@ static void child(void *arg)
 	check("/new-root/inside", 027);
 	CHECK(access("/pid", F_OK) == 0, "root is not what it was");
 	CHECK(access("/proc", F_OK) < 0 && readlink("/proc/self/root", link, sizeof(link)) < 0,
-		"root is back at /");
+	      "root is back at /");
 }
 
 int main(int argc, char **argv)

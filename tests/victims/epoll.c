@@ -56,8 +56,7 @@ static void expect(int epfd, int want_count, uint64_t want_data, const char *wha
 
 	CHECK(got == want_count, "%s: %d events for %d", what, got, want_count);
 	if (want_count == 1)
-		CHECK(events[0].data.u64 == want_data, "%s: data is %#lx", what,
-			events[0].data.u64);
+		CHECK(events[0].data.u64 == want_data, "%s: data is %#lx", what, events[0].data.u64);
 }
 
 static void child(void *arg)

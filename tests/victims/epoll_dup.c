@@ -27,6 +27,6 @@ int main(int argc, char **argv)
 	MUST(eventfd_write(duplicate, 1));
 	event.data.u64 = 0;
 	CHECK(epoll_wait(set, &event, 1, 0) == 1 && event.data.u64 == 7,
-		"the set does not watch the right description");
+	      "the set does not watch the right description");
 	victim_pass();
 }

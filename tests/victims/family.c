@@ -12,12 +12,12 @@
 
 enum {
 	ROOT,
-	CHILD_GROUP, // leads a process group of its own
-	GRANDCHILD_GROUP, // is in that group
-	CHILD_SESSION, // leads a session
+	CHILD_GROUP,       // leads a process group of its own
+	GRANDCHILD_GROUP,  // is in that group
+	CHILD_SESSION,     // leads a session
 	GRANDCHILD_LEADER, // in that session, leads a group there
-	GREAT_GRANDCHILD, // in that group
-	CHILD_PLAIN, // session and group of the root
+	GREAT_GRANDCHILD,  // in that group
+	CHILD_PLAIN,       // session and group of the root
 	MEMBERS
 };
 
@@ -38,8 +38,7 @@ static void compare(int nr)
 
 	CHECK(is.pid == was->pid, "member %d: pid was %d, is %d", nr, was->pid, is.pid);
 	if (nr != ROOT)
-		CHECK(is.ppid == was->ppid, "member %d: ppid was %d, is %d", nr, was->ppid,
-			is.ppid);
+		CHECK(is.ppid == was->ppid, "member %d: ppid was %d, is %d", nr, was->ppid, is.ppid);
 	CHECK(is.pgid == was->pgid, "member %d: pgid was %d, is %d", nr, was->pgid, is.pgid);
 	CHECK(is.sid == was->sid, "member %d: sid was %d, is %d", nr, was->sid, is.sid);
 }

@@ -21,7 +21,7 @@ static void expect(int fd, const char *want)
 	ssize_t got = read(fd, buf, sizeof(buf) - 1);
 
 	CHECK(got == (ssize_t)strlen(want) && strcmp(buf, want) == 0, "read %zd '%s' for '%s'", got,
-		buf, want);
+	      buf, want);
 }
 
 int main(int argc, char **argv)
@@ -48,7 +48,7 @@ int main(int argc, char **argv)
 	CHECK(read(reader, &pid, 1) == 0, "no end of file: %s", strerror(errno));
 	CHECK(fcntl(reader, F_GETFL) & O_NONBLOCK, "O_NONBLOCK is lost");
 	CHECK(fcntl(both, F_GETPIPE_SZ) == 4 * (int)VICTIM_PAGE, "size is %d",
-		fcntl(both, F_GETPIPE_SZ));
+	      fcntl(both, F_GETPIPE_SZ));
 	expect(both, "for myself");
 	// The name still leads to the same pipe.
 	writer = MUST(open(victim_path("fifo2"), O_WRONLY));

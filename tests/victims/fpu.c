@@ -17,8 +17,8 @@ static volatile uint32_t stop;
 static volatile int running;
 
 // Load 16 vector registers, wait for *stop in a loop that touches none of them, store them.
-__attribute__((target("avx"), noinline)) static void hold_vectors(
-	const struct vectors *in, struct vectors *out)
+__attribute__((target("avx"), noinline)) static void hold_vectors(const struct vectors *in,
+								  struct vectors *out)
 {
 	asm volatile("vmovdqa 0x000(%0), %%ymm0\n vmovdqa 0x020(%0), %%ymm1\n"
 		     "vmovdqa 0x040(%0), %%ymm2\n vmovdqa 0x060(%0), %%ymm3\n"
@@ -40,7 +40,7 @@ __attribute__((target("avx"), noinline)) static void hold_vectors(
 		     :
 		     : "r"(in), "r"(out), "r"(&stop)
 		     : "memory", "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6",
-		     "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
+		       "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
 }
 
 static void *vector_thread(void *arg)
@@ -55,9 +55,9 @@ static void *vector_thread(void *arg)
 	CHECK((_mm_getcsr() & 0xe000) == 0xe000, "MXCSR is %#x", _mm_getcsr());
 	for (int i = 0; i < 16; i++)
 		CHECK(memcmp(in.words[i], out.words[i], 32) == 0,
-			"ymm%d: %lx %lx %lx %lx became %lx %lx %lx %lx", i, in.words[i][0],
-			in.words[i][1], in.words[i][2], in.words[i][3], out.words[i][0],
-			out.words[i][1], out.words[i][2], out.words[i][3]);
+		      "ymm%d: %lx %lx %lx %lx became %lx %lx %lx %lx", i, in.words[i][0],
+		      in.words[i][1], in.words[i][2], in.words[i][3], out.words[i][0],
+		      out.words[i][1], out.words[i][2], out.words[i][3]);
 	return NULL;
 }
 
@@ -69,8 +69,10 @@ static void *x87_thread(void *arg)
 	double out[8];
 	uint16_t control = 0x0b7f, control_now;
 	uint64_t general[8];
-	const uint64_t marks[8] = {
-		0x1111, 0x2222222222222222, 0x3333, 0x4444, 0x5555, 0x6666, 0x7777, 0x8888};
+	const uint64_t marks[8] = {0x1111, 0x2222222222222222,
+				   0x3333, 0x4444,
+				   0x5555, 0x6666,
+				   0x7777, 0x8888};
 
 	__atomic_add_fetch(&running, 1, __ATOMIC_SEQ_CST);
 	asm volatile("fninit\n fldcw %[cw]\n"
@@ -93,7 +95,7 @@ static void *x87_thread(void *arg)
 		     "fstpl 0x08(%[out])\n fstpl 0x00(%[out])\n fninit\n"
 		     : [now] "=m"(control_now)
 		     : [cw] "m"(control), [in] "r"(in), [out] "r"(out), [stop] "r"(&stop),
-		     [marks] "r"(marks), [general] "r"(general)
+		       [marks] "r"(marks), [general] "r"(general)
 		     : "memory", "cc", "rax", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15");
 	CHECK(control_now == control, "control word was %#x, is %#x", control, control_now);
 	for (int i = 0; i < 8; i++) {

@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define BIG_PAGES   64
+#define BIG_PAGES 64
 #define SPARSE_SIZE (8L << 20)
 
 static int make(const char *name, int flags, mode_t mode)
@@ -25,11 +25,10 @@ static void check_fd(int fd, const char *name, off_t size, mode_t mode, off_t of
 
 	MUST(fstat(fd, &st));
 	CHECK(st.st_size == size, "%s: size was %ld, is %ld", name, (long)size, (long)st.st_size);
-	CHECK((st.st_mode & 07777) == mode, "%s: mode was %o, is %o", name, mode,
-		st.st_mode & 07777);
+	CHECK((st.st_mode & 07777) == mode, "%s: mode was %o, is %o", name, mode, st.st_mode & 07777);
 	CHECK(st.st_nlink == 0, "%s: is not deleted any more", name);
 	CHECK(lseek(fd, 0, SEEK_CUR) == offset, "%s: offset is %ld", name,
-		(long)lseek(fd, 0, SEEK_CUR));
+	      (long)lseek(fd, 0, SEEK_CUR));
 	CHECK(access(victim_path(name), F_OK) < 0, "%s: the name is back", name);
 }
 
@@ -62,8 +61,8 @@ int main(int argc, char **argv)
 	CHECK(gone != MAP_FAILED, "mmap: %s", strerror(errno));
 	close(gone_fd);
 	for (const char *const *name =
-			(const char *const[]){"small", "big", "sparse", "empty", "gone", NULL};
-		*name; name++)
+		     (const char *const[]){"small", "big", "sparse", "empty", "gone", NULL};
+	     *name; name++)
 		MUST(unlink(victim_path(*name)));
 	victim_ready();
 	victim_wait();

@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #define FIRST_PAGES 4
-#define GROWN       20
+#define GROWN 20
 
 static void __attribute__((noinline)) use_stack(size_t bytes)
 {
@@ -36,7 +36,7 @@ int main(int argc, char **argv)
 	MUST(munmap(room, 4 << 20));
 	area = room + (4 << 20) - FIRST_PAGES * VICTIM_PAGE;
 	MUST(mmap(area, FIRST_PAGES * VICTIM_PAGE, PROT_READ | PROT_WRITE,
-		MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_FIXED, -1, 0));
+		  MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_FIXED, -1, 0));
 	victim_fill(area, FIRST_PAGES * VICTIM_PAGE, 1);
 	low = area - GROWN * VICTIM_PAGE;
 	for (int i = 1; i <= GROWN; i++)
@@ -44,17 +44,15 @@ int main(int argc, char **argv)
 	CHECK(area_start(area) == (unsigned long)low, "set-up: it has not grown");
 	victim_ready();
 	victim_wait();
-	CHECK(area_start(area) == (unsigned long)low, "start was %p, is %#lx", low,
-		area_start(area));
+	CHECK(area_start(area) == (unsigned long)low, "start was %p, is %#lx", low, area_start(area));
 	CHECK(strstr(victim_vmflags(area), " gd"), "it is no grows-down area any more");
 	CHECK(victim_check(area, FIRST_PAGES * VICTIM_PAGE, 1) < 0, "first pages");
 	for (int i = 1; i <= GROWN; i++)
-		CHECK(victim_check(area - i * VICTIM_PAGE, VICTIM_PAGE, 100 + i) < 0, "page -%d",
-			i);
+		CHECK(victim_check(area - i * VICTIM_PAGE, VICTIM_PAGE, 100 + i) < 0, "page -%d", i);
 	for (int i = GROWN + 1; i <= 2 * GROWN; i++)
 		area[-i * (ssize_t)VICTIM_PAGE] = 1;
 	CHECK(area_start(area) == (unsigned long)(area - 2 * GROWN * VICTIM_PAGE),
-		"it does not grow any more");
+	      "it does not grow any more");
 	use_stack(3 << 20);
 	victim_pass();
 }

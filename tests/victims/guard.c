@@ -8,8 +8,8 @@
 #include <unistd.h>
 
 #define GUARD_INSTALL 102
-#define GUARD_REMOVE  103
-#define PAGES         32
+#define GUARD_REMOVE 103
+#define PAGES 32
 
 static const int guarded[] = {0, 7, 8, 9, 20, 31};
 
@@ -45,7 +45,7 @@ int main(int argc, char **argv)
 	victim_wait();
 	for (int i = 0; i < PAGES; i++)
 		CHECK(readable(area + i * VICTIM_PAGE) != is_guarded(i), "page %d: guard is %s", i,
-			is_guarded(i) ? "gone" : "new");
+		      is_guarded(i) ? "gone" : "new");
 	CHECK(victim_check(area + 3 * VICTIM_PAGE, VICTIM_PAGE, 33) < 0, "page 3");
 	MUST(madvise(area, PAGES * VICTIM_PAGE, GUARD_REMOVE));
 	CHECK(readable(area), "guard cannot be removed");

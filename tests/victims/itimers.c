@@ -23,11 +23,10 @@ static void compare(int which, double value, double interval)
 	struct itimerval now;
 
 	MUST(getitimer(which, &now));
-	CHECK(seconds(now.it_interval) > interval - 0.01 &&
-			seconds(now.it_interval) < interval + 0.01,
-		"timer %d: interval was %f, is %f", which, interval, seconds(now.it_interval));
+	CHECK(seconds(now.it_interval) > interval - 0.01 && seconds(now.it_interval) < interval + 0.01,
+	      "timer %d: interval was %f, is %f", which, interval, seconds(now.it_interval));
 	CHECK(seconds(now.it_value) <= value + 0.1 && seconds(now.it_value) > value - 120,
-		"timer %d: value was %f, is %f", which, value, seconds(now.it_value));
+	      "timer %d: value was %f, is %f", which, value, seconds(now.it_value));
 }
 
 int main(int argc, char **argv)

@@ -33,7 +33,7 @@ static void expect(off_t byte, pid_t want, short want_type)
 	pid_t pid = owner_of(posix_fd, byte, &type);
 
 	CHECK(pid == want && (!want || type == want_type),
-		"byte %ld: owner was %d, is %d (type %d)", (long)byte, want, pid, type);
+	      "byte %ld: owner was %d, is %d (type %d)", (long)byte, want, pid, type);
 }
 
 static void child(void *arg)
@@ -72,7 +72,7 @@ int main(int argc, char **argv)
 	victim_wait();
 	while (*stage < 2) {
 		CHECK(access(victim_path("reason"), F_OK) < 0, "child: %s",
-			victim_read_file(victim_path("reason")));
+		      victim_read_file(victim_path("reason")));
 		victim_sleep_ms(2);
 	}
 	expect(5, 0, 0);
@@ -85,6 +85,6 @@ int main(int argc, char **argv)
 	*stage = 3;
 	victim_reap(pid);
 	CHECK(flock(flock_fd, LOCK_UN) == 0 && flock(other, LOCK_EX | LOCK_NB) == 0,
-		"flock belongs to another description: %s", strerror(errno));
+	      "flock belongs to another description: %s", strerror(errno));
 	victim_pass();
 }

@@ -36,12 +36,12 @@ int main(int argc, char **argv)
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
 		// One page more, given back: no two areas touch and merge.
 		areas[i] = victim_map((PAGES + 2) * VICTIM_PAGE, PROT_READ | PROT_WRITE,
-			MAP_PRIVATE | MAP_ANONYMOUS);
+				      MAP_PRIVATE | MAP_ANONYMOUS);
 		MUST(munmap(areas[i], VICTIM_PAGE));
 		areas[i] += VICTIM_PAGE;
 		MUST(munmap(areas[i] + PAGES * VICTIM_PAGE, VICTIM_PAGE));
 		if (cases[i].advice >= 0 &&
-			madvise(areas[i], PAGES * VICTIM_PAGE, cases[i].advice) < 0)
+		    madvise(areas[i], PAGES * VICTIM_PAGE, cases[i].advice) < 0)
 			CHECK(cases[i].may_fail, "madvise %s: %s", cases[i].name, strerror(errno));
 		if (cases[i].lock)
 			MUST(mlock(areas[i], PAGES * VICTIM_PAGE));
@@ -54,8 +54,7 @@ int main(int argc, char **argv)
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
 		is = victim_vmflags(areas[i]);
 		CHECK(strcmp(was[i], is) == 0, "%s: was '%s', is '%s'", cases[i].name, was[i], is);
-		CHECK(victim_check(areas[i], 2 * VICTIM_PAGE, i) < 0, "content of %s",
-			cases[i].name);
+		CHECK(victim_check(areas[i], 2 * VICTIM_PAGE, i) < 0, "content of %s", cases[i].name);
 		CHECK(areas[i][3 * VICTIM_PAGE] == 0, "%s is not zero", cases[i].name);
 	}
 	victim_pass();

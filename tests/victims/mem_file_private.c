@@ -21,8 +21,7 @@ static void on_fault(int sig)
 
 static char *map_file(int fd, size_t pages, int prot, size_t first_page)
 {
-	char *ptr = mmap(
-		NULL, pages * VICTIM_PAGE, prot, MAP_PRIVATE, fd, first_page * VICTIM_PAGE);
+	char *ptr = mmap(NULL, pages * VICTIM_PAGE, prot, MAP_PRIVATE, fd, first_page * VICTIM_PAGE);
 
 	CHECK(ptr != MAP_FAILED, "mmap: %s", strerror(errno));
 	return ptr;
@@ -63,7 +62,7 @@ int main(int argc, char **argv)
 	}
 	for (int i = 0; i < PAGES; i++)
 		CHECK(victim_check(whole + i * VICTIM_PAGE, VICTIM_PAGE, i % 3 ? i : 100 + i) < 0,
-			"page %d", i);
+		      "page %d", i);
 	CHECK(victim_check(part + VICTIM_PAGE, VICTIM_PAGE, 200) < 0, "written page of a part");
 	CHECK(victim_check(part + 2 * VICTIM_PAGE, VICTIM_PAGE, 8) < 0, "file page of a part");
 	CHECK(victim_check(read_only, VICTIM_PAGE, 300) < 0, "read-only, written before");

@@ -49,7 +49,7 @@ int main(int argc, char **argv)
 	now = victim_maps_line(read_only);
 	CHECK(now && strcmp(line, now) == 0, "maps: was '%s', is '%s'", line, now);
 	CHECK(mprotect(read_only, VICTIM_PAGE, PROT_READ | PROT_WRITE) < 0,
-		"a mapping of a read-only descriptor was made writable");
+	      "a mapping of a read-only descriptor was made writable");
 	fd = MUST(open(victim_path("shared"), O_RDONLY));
 	MUST(pread(fd, page, sizeof(page), 4 * VICTIM_PAGE));
 	CHECK(victim_check(page, sizeof(page), 444) < 0, "child's page is not in the file");

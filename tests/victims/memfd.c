@@ -70,7 +70,7 @@ int main(int argc, char **argv)
 	victim_ready();
 	victim_wait();
 	CHECK(lseek(plain_fd, 0, SEEK_CUR) == 777 || lseek(plain_fd, 0, SEEK_CUR) == 1234,
-		"offset is %ld", (long)lseek(plain_fd, 0, SEEK_CUR));
+	      "offset is %ld", (long)lseek(plain_fd, 0, SEEK_CUR));
 	victim_reap(pid);
 	check_name(sealed, "/memfd:sealed one (deleted)");
 	check_name(plain_fd, "/memfd:plain (deleted)");
@@ -83,7 +83,7 @@ int main(int argc, char **argv)
 	CHECK(victim_check(page, 1000, 1) < 0, "content of the sealed one");
 	MUST(fstat(plain_fd, &st));
 	CHECK(st.st_size == 8 * VICTIM_PAGE + 17 && (st.st_mode & 07777) == 0640,
-		"size %ld mode %o", (long)st.st_size, st.st_mode);
+	      "size %ld mode %o", (long)st.st_size, st.st_mode);
 	CHECK(lseek(plain_fd, 0, SEEK_CUR) == 1234, "offset is not shared any more");
 	CHECK(victim_check(shared + VICTIM_PAGE, VICTIM_PAGE, 11) < 0, "shared mapping");
 	CHECK(victim_check(shared + 3 * VICTIM_PAGE, VICTIM_PAGE, 33) < 0, "child's write");

@@ -36,7 +36,7 @@ static char *stat_fields(void)
 	int nr = 3;
 
 	for (char *f = strtok_r(strrchr(text, ')') + 2, " ", &save); f;
-		f = strtok_r(NULL, " ", &save), nr++)
+	     f = strtok_r(NULL, " ", &save), nr++)
 		if ((nr >= 26 && nr <= 28) || (nr >= 45 && nr <= 51))
 			strcat(strcat(out, f), " ");
 	free(text);

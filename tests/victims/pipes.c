@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Pipes: contents, sizes, flags, packet mode, full and empty ones, one with a dead reading or writing
+// Pipes: contents, sizes, flags, full and empty ones, one with a dead reading or writing
 // end, ends in two tasks.
 #include "victim.h"
 
@@ -10,7 +10,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-static int plain[2], big[2], packet[2], no_writer[2], no_reader[2], empty[2], to_child[2], full[2];
+static int plain[2], big[2], no_writer[2], no_reader[2], empty[2], to_child[2], full[2];
 
 static void child(void *arg)
 {
@@ -29,7 +29,7 @@ static void expect_bytes(int fd, const char *want)
 	ssize_t got = read(fd, buf, sizeof(buf));
 
 	CHECK(got == (ssize_t)strlen(want) && memcmp(buf, want, got) == 0,
-		"read %zd bytes '%s' (%s) for '%s'", got, buf, strerror(errno), want);
+	      "read %zd bytes '%s' (%s) for '%s'", got, buf, strerror(errno), want);
 }
 
 static void set_up(void)
@@ -44,9 +44,6 @@ static void set_up(void)
 		victim_fill(page, sizeof(page), i);
 		MUST(write(big[1], page, sizeof(page)));
 	}
-	MUST(pipe2(packet, O_DIRECT | O_CLOEXEC));
-	MUST(write(packet[1], "one", 3));
-	MUST(write(packet[1], "second", 6));
 	MUST(pipe(no_writer));
 	MUST(write(no_writer[1], "last words", 10));
 	close(no_writer[1]);
@@ -59,14 +56,6 @@ static void set_up(void)
 		;
 	MUST(pipe(to_child));
 	MUST(write(to_child[1], "early", 5));
-}
-
-static void check_packets(void)
-{
-	CHECK(fcntl(packet[0], F_GETFD) == FD_CLOEXEC, "close-on-exec");
-	CHECK(fcntl(packet[1], F_GETFL) & O_DIRECT, "packet mode is lost");
-	expect_bytes(packet[0], "one");
-	expect_bytes(packet[0], "second");
 }
 
 int main(int argc, char **argv)
@@ -89,7 +78,6 @@ int main(int argc, char **argv)
 		CHECK(read(big[0], page, sizeof(page)) == sizeof(page), "big pipe, page %d", i);
 		CHECK(victim_check(page, sizeof(page), i) < 0, "big pipe, page %d differs", i);
 	}
-	check_packets();
 	expect_bytes(no_writer[0], "last words");
 	expect_bytes(no_writer[0], "");
 	CHECK(write(no_reader[1], "x", 1) < 0 && errno == EPIPE, "a reader has come to life");

@@ -22,7 +22,7 @@ static const struct timer timers[TIMERS] = {
 	{CLOCK_MONOTONIC, SIGEV_SIGNAL, 0, 0xabcdef0123, 5000, 8},
 	{CLOCK_REALTIME, SIGEV_NONE, 0, 1, 6000, 0},
 	{CLOCK_MONOTONIC, SIGEV_SIGNAL, 0, 2, 0, 0}, // deleted: a gap
-	{CLOCK_REALTIME, SIGEV_SIGNAL, 2, 3, 0, 0}, // disarmed
+	{CLOCK_REALTIME, SIGEV_SIGNAL, 2, 3, 0, 0},  // disarmed
 	{CLOCK_MONOTONIC, SIGEV_THREAD_ID, 3, 4, 7000, 999999999},
 	{CLOCK_BOOTTIME, SIGEV_SIGNAL, 4, 5, 8000, 0},
 	{CLOCK_MONOTONIC, SIGEV_SIGNAL, 5, 6, 0, 30000000}, // ticks
@@ -42,8 +42,7 @@ static void on_tick(int sig, siginfo_t *info, void *context)
 static void create(int nr)
 {
 	const struct timer *t = &timers[nr];
-	struct itimerspec when = {
-		{0, t->interval_ns}, {t->first_s, t->first_s ? 0 : t->interval_ns}};
+	struct itimerspec when = {{0, t->interval_ns}, {t->first_s, t->first_s ? 0 : t->interval_ns}};
 	struct sigevent ev = {.sigev_notify = t->notify, .sigev_signo = SIGRTMIN + 3 + t->sig};
 
 	ev.sigev_value.sival_ptr = (void *)t->value;
@@ -60,13 +59,12 @@ static void compare(int nr)
 
 	MUST(syscall(SYS_timer_gettime, ids[nr], &now));
 	CHECK(now.it_interval.tv_sec == 0 && now.it_interval.tv_nsec == t->interval_ns,
-		"timer %d: interval %ld ns, is %ld", nr, t->interval_ns, now.it_interval.tv_nsec);
+	      "timer %d: interval %ld ns, is %ld", nr, t->interval_ns, now.it_interval.tv_nsec);
 	if (t->first_s)
 		CHECK(now.it_value.tv_sec <= t->first_s && now.it_value.tv_sec > t->first_s - 120,
-			"timer %d: value was %ld s, is %ld s", nr, t->first_s, now.it_value.tv_sec);
+		      "timer %d: value was %ld s, is %ld s", nr, t->first_s, now.it_value.tv_sec);
 	else if (!t->interval_ns)
-		CHECK(now.it_value.tv_sec == 0 && now.it_value.tv_nsec == 0, "timer %d is armed",
-			nr);
+		CHECK(now.it_value.tv_sec == 0 && now.it_value.tv_nsec == 0, "timer %d is armed", nr);
 }
 
 // Everything that the kernel tells about timers, but for a remaining time.

@@ -35,14 +35,14 @@ static void compare(const char *who, const struct facts *was)
 
 	CHECK(strcmp(was->name, is.name) == 0, "%s: name was %s, is %s", who, was->name, is.name);
 	CHECK(was->dumpable == is.dumpable, "%s: dumpable was %d, is %d", who, was->dumpable,
-		is.dumpable);
+	      is.dumpable);
 	CHECK(was->subreaper == is.subreaper, "%s: subreaper was %d", who, was->subreaper);
 	CHECK(was->pdeathsig == is.pdeathsig, "%s: death signal was %d, is %d", who, was->pdeathsig,
-		is.pdeathsig);
+	      is.pdeathsig);
 	CHECK(was->thp_disable == is.thp_disable, "%s: thp_disable was %d, is %d", who,
-		was->thp_disable, is.thp_disable);
+	      was->thp_disable, is.thp_disable);
 	CHECK(strcmp(was->oom, is.oom) == 0, "%s: oom_score_adj was %s, is %s", who, was->oom,
-		is.oom);
+	      is.oom);
 }
 
 static void put_oom(const char *text)

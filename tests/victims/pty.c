@@ -48,12 +48,12 @@ static void session_leader(void *arg)
 	victim_wait();
 	MUST(tcgetattr(0, &is));
 	CHECK(was.c_iflag == is.c_iflag && was.c_oflag == is.c_oflag && was.c_cflag == is.c_cflag &&
-			was.c_lflag == is.c_lflag && memcmp(was.c_cc, is.c_cc, NCCS) == 0,
-		"modes: %x %x %x %x became %x %x %x %x", was.c_iflag, was.c_oflag, was.c_cflag,
-		was.c_lflag, is.c_iflag, is.c_oflag, is.c_cflag, is.c_lflag);
+		      was.c_lflag == is.c_lflag && memcmp(was.c_cc, is.c_cc, NCCS) == 0,
+	      "modes: %x %x %x %x became %x %x %x %x", was.c_iflag, was.c_oflag, was.c_cflag,
+	      was.c_lflag, is.c_iflag, is.c_oflag, is.c_cflag, is.c_lflag);
 	MUST(ioctl(0, TIOCGWINSZ, &size));
 	CHECK(size.ws_row == 33 && size.ws_col == 101 && size.ws_xpixel == 5 && size.ws_ypixel == 7,
-		"window is %d x %d", size.ws_row, size.ws_col);
+	      "window is %d x %d", size.ws_row, size.ws_col);
 	CHECK(tcgetpgrp(0) == getpid(), "foreground group was %d, is %d", getpid(), tcgetpgrp(0));
 	CHECK(tcgetsid(0) == getpid(), "session of the terminal is %d", tcgetsid(0));
 	tty = open("/dev/tty", O_RDWR);
@@ -84,7 +84,6 @@ int main(int argc, char **argv)
 	victim_ready();
 	victim_wait();
 	victim_reap(pid);
-	CHECK(read(master, text, sizeof(text)) == 5 && strcmp(text, "reply") == 0, "read '%s'",
-		text);
+	CHECK(read(master, text, sizeof(text)) == 5 && strcmp(text, "reply") == 0, "read '%s'", text);
 	victim_pass();
 }

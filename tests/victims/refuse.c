@@ -24,8 +24,7 @@ static int fds[2];
 
 static void tcp_set_up(void)
 {
-	struct sockaddr_in name = {
-		.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	struct sockaddr_in name = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 	socklen_t len = sizeof(name);
 	int listener = MUST(socket(AF_INET, SOCK_STREAM, 0));
 
@@ -43,7 +42,7 @@ static void tcp_check(void)
 	char text[16] = "";
 
 	CHECK(recv(fds[1], text, 10, MSG_WAITALL) == 10 && strcmp(text, "on the way") == 0,
-		"got %s", text);
+	      "got %s", text);
 	MUST(send(fds[1], "back", 4, 0));
 	CHECK(recv(fds[0], text, 4, MSG_WAITALL) == 4, "connection is dead: %s", strerror(errno));
 }
@@ -71,9 +70,9 @@ static void inflight_set_up(void)
 	char control[CMSG_SPACE(sizeof(int))] = "", byte = 'f';
 	struct iovec iov = {&byte, 1};
 	struct msghdr msg = {.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = control,
-		.msg_controllen = sizeof(control)};
+			     .msg_iovlen = 1,
+			     .msg_control = control,
+			     .msg_controllen = sizeof(control)};
 	struct cmsghdr *head = CMSG_FIRSTHDR(&msg);
 
 	MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, fds));
@@ -87,13 +86,13 @@ static void inflight_check(void)
 	char control[CMSG_SPACE(sizeof(int))], byte = 0;
 	struct iovec iov = {&byte, 1};
 	struct msghdr msg = {.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = control,
-		.msg_controllen = sizeof(control)};
+			     .msg_iovlen = 1,
+			     .msg_control = control,
+			     .msg_controllen = sizeof(control)};
 	int received = -1;
 
 	CHECK(recvmsg(fds[1], &msg, MSG_DONTWAIT) == 1 && byte == 'f', "message: %s",
-		strerror(errno));
+	      strerror(errno));
 	CHECK(CMSG_FIRSTHDR(&msg), "the descriptor is lost");
 	memcpy(&received, CMSG_DATA(CMSG_FIRSTHDR(&msg)), sizeof(int));
 	CHECK(victim_same_file(getpid(), received, getpid(), fds[0]), "another descriptor");
@@ -140,8 +139,7 @@ static void pidfd_set_up(void)
 
 static void pidfd_check(void)
 {
-	CHECK(syscall(SYS_pidfd_send_signal, fds[0], 0, NULL, 0) == 0, "pidfd: %s",
-		strerror(errno));
+	CHECK(syscall(SYS_pidfd_send_signal, fds[0], 0, NULL, 0) == 0, "pidfd: %s", strerror(errno));
 }
 
 static void sysvshm_set_up(void)
@@ -197,8 +195,7 @@ static void io_uring_set_up(void)
 // A client that nobody has accepted yet.
 static void pending_set_up(void)
 {
-	struct sockaddr_in name = {
-		.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	struct sockaddr_in name = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 	socklen_t len = sizeof(name);
 
 	fds[0] = MUST(socket(AF_INET, SOCK_STREAM, 0));

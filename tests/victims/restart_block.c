@@ -19,7 +19,7 @@ static void check_end(const struct restart_case *self, int64_t start, long ret, 
 	int64_t slept_ms = (victim_now_ns() - start) / 1000000;
 
 	CHECK(want ? ret == -1 && err == want : ret == 0, "%s returned %ld (%s)", self->name, ret,
-		strerror(err));
+	      strerror(err));
 	CHECK(slept_ms >= RESTART_TIMEOUT_MS, "%s slept only %ld ms", self->name, (long)slept_ms);
 }
 
@@ -73,6 +73,20 @@ static void in_futex(const struct restart_case *self)
 	check_end(self, start, ret, errno, ETIMEDOUT);
 }
 
+static void in_absolute_futex(const struct restart_case *self)
+{
+	static uint32_t word;
+	int64_t start = start_ns();
+	struct timespec ts;
+	long ret;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	ts.tv_sec += RESTART_TIMEOUT_MS / 1000;
+	ret = syscall(SYS_futex, &word, FUTEX_WAIT_BITSET_PRIVATE, 0, &ts, NULL,
+		      FUTEX_BITSET_MATCH_ANY);
+	check_end(self, start, ret, errno, ETIMEDOUT);
+}
+
 // A sleeper without a timeout next to the others: poll for ever, until the pipe has something.
 static int pipe_fds[2];
 
@@ -97,6 +111,7 @@ int main(int argc, char **argv)
 		{"clock_nanosleep", in_clock_nanosleep, NULL},
 		{"poll", in_poll, NULL},
 		{"futex with timeout", in_futex, NULL},
+		{"futex until a time", in_absolute_futex, NULL},
 		{"endless poll", in_endless_poll, release_poll},
 	};
 

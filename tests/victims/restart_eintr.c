@@ -16,8 +16,7 @@ static void in_epoll(const struct restart_case *self)
 	struct epoll_event event = {0};
 	long ret = syscall(SYS_epoll_wait, epoll_fd, &event, 1, -1);
 
-	CHECK(ret == 1 && event.data.u64 == 77, "epoll_wait returned %ld (%s)", ret,
-		strerror(errno));
+	CHECK(ret == 1 && event.data.u64 == 77, "epoll_wait returned %ld (%s)", ret, strerror(errno));
 }
 
 static void release_epoll(const struct restart_case *self)

@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 static int read_pipe[2], poll_pipe[2], select_pipe[2], full_pipe[2];
-static uint32_t futex_word, bitset_word;
+static uint32_t futex_word;
 static pid_t child;
 
 static void in_read(const struct restart_case *self)
@@ -55,7 +55,7 @@ static void release_futex(const struct restart_case *self)
 {
 	futex_word = 1;
 	CHECK(syscall(SYS_futex, &futex_word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0) == 1,
-		"nobody waits in the futex");
+	      "nobody waits in the futex");
 }
 
 static void in_ppoll(const struct restart_case *self)
@@ -95,7 +95,7 @@ static void check_slept(const struct restart_case *self, int64_t start, long ret
 	int64_t slept_ms = (victim_now_ns() - start) / 1000000;
 
 	CHECK(want_errno ? ret == -1 && err == want_errno : ret == 0, "%s returned %ld (%s)",
-		self->name, ret, strerror(err));
+	      self->name, ret, strerror(err));
 	CHECK(slept_ms >= RESTART_TIMEOUT_MS, "%s slept only %ld ms", self->name, (long)slept_ms);
 }
 
@@ -122,17 +122,7 @@ static void in_absolute_sleep(const struct restart_case *self)
 	struct timespec ts = absolute();
 
 	check_slept(self, start,
-		syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL), 0);
-}
-
-static void in_absolute_futex(const struct restart_case *self)
-{
-	int64_t start = victim_now_ns();
-	struct timespec ts = absolute();
-	long ret = syscall(SYS_futex, &bitset_word, FUTEX_WAIT_BITSET_PRIVATE, 0, &ts, NULL,
-		FUTEX_BITSET_MATCH_ANY);
-
-	check_slept(self, start, ret, ETIMEDOUT);
+		    syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL), 0);
 }
 
 static void in_wait4(const struct restart_case *self)
@@ -141,7 +131,7 @@ static void in_wait4(const struct restart_case *self)
 	pid_t ret = syscall(SYS_wait4, child, &status, 0, NULL);
 
 	CHECK(ret == child && status == SIGTERM, "wait4 returned %d (%s) status %#x", ret,
-		strerror(errno), status);
+	      strerror(errno), status);
 }
 
 static void release_wait4(const struct restart_case *self)
@@ -165,7 +155,6 @@ int main(int argc, char **argv)
 		{"select", in_select, release_select},
 		{"select with timeout", in_short_select, NULL},
 		{"clock_nanosleep absolute", in_absolute_sleep, NULL},
-		{"futex absolute", in_absolute_futex, NULL},
 		{"wait4", in_wait4, release_wait4},
 	};
 	char page[VICTIM_PAGE] = "";

@@ -42,7 +42,7 @@ void restart_run(const struct restart_case *cases, int count)
 	for (int i = 0; i < count; i++) {
 		sleepers[i].what = &cases[i];
 		CHECK(pthread_create(&sleepers[i].thread, NULL, sleeper, (void *)(intptr_t)i) == 0,
-			"pthread_create");
+		      "pthread_create");
 	}
 	for (int i = 0; i < count; i++)
 		while (!sleepers[i].tid || !asleep(sleepers[i].tid))

@@ -32,8 +32,8 @@ int main(int argc, char **argv)
 	for (int i = 0; i < RLIM_NLIMITS; i++) {
 		MUST(getrlimit(i, &is));
 		CHECK(is.rlim_cur == was[i].rlim_cur && is.rlim_max == was[i].rlim_max,
-			"limit %d was %lu/%lu, is %lu/%lu", i, was[i].rlim_cur, was[i].rlim_max,
-			is.rlim_cur, is.rlim_max);
+		      "limit %d was %lu/%lu, is %lu/%lu", i, was[i].rlim_cur, was[i].rlim_max,
+		      is.rlim_cur, is.rlim_max);
 	}
 	victim_pass();
 }

@@ -26,21 +26,20 @@ static void *spin_in_sequence(void *arg)
 		uint64_t rounds = 100000, was_aborted = 0;
 
 		spinning = 1;
-		asm volatile(
-			".pushsection .data.rel.local, \"aw\"\n"
-			".balign 32\n"
-			"3: .long 0, 0\n .quad 1f, 2f - 1f, 4f\n"
-			".popsection\n"
-			"lea 3b(%%rip), %%rax\n"
-			"mov %%rax, %[cs]\n"
-			"1: dec %[rounds]\n jnz 1b\n"
-			"2: jmp 5f\n"
-			".byte 0x0f, 0xb9, 0x3d\n .long 0x53053053\n"
-			"4: movq $1, %[aborted]\n"
-			"5:\n"
-			: [cs] "=m"(rs->rseq_cs), [rounds] "+r"(rounds), [aborted] "+r"(was_aborted)
-			:
-			: "rax", "memory", "cc");
+		asm volatile(".pushsection .data.rel.local, \"aw\"\n"
+			     ".balign 32\n"
+			     "3: .long 0, 0\n .quad 1f, 2f - 1f, 4f\n"
+			     ".popsection\n"
+			     "lea 3b(%%rip), %%rax\n"
+			     "mov %%rax, %[cs]\n"
+			     "1: dec %[rounds]\n jnz 1b\n"
+			     "2: jmp 5f\n"
+			     ".byte 0x0f, 0xb9, 0x3d\n .long 0x53053053\n"
+			     "4: movq $1, %[aborted]\n"
+			     "5:\n"
+			     : [cs] "=m"(rs->rseq_cs), [rounds] "+r"(rounds), [aborted] "+r"(was_aborted)
+			     :
+			     : "rax", "memory", "cc");
 		if (was_aborted)
 			aborted++;
 		else
@@ -88,6 +87,6 @@ int main(int argc, char **argv)
 	pthread_join(threads[1], NULL);
 	// A thread is registered once: a second time is refused.
 	CHECK(syscall(SYS_rseq, my_rseq(), 32, 0, 0x53053053) < 0 && errno == EBUSY,
-		"rseq is not registered any more (%s)", strerror(errno));
+	      "rseq is not registered any more (%s)", strerror(errno));
 	victim_pass();
 }

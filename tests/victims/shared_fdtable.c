@@ -33,6 +33,6 @@ int main(int argc, char **argv)
 	victim_reap(pid);
 	CHECK(*fd_of_child > 2, "child has opened nothing");
 	CHECK(pread(*fd_of_child, text, 5, 0) == 5 && strcmp(text, "child") == 0,
-		"the table is not shared any more: %s", strerror(errno));
+	      "the table is not shared any more: %s", strerror(errno));
 	victim_pass();
 }

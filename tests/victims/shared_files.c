@@ -21,8 +21,7 @@ static void child(void *arg)
 	victim_wait();
 	CHECK(lseek(child_only, 0, SEEK_CUR) == 3, "child's own offset");
 	CHECK(victim_same_file(getpid(), moved, getppid(), inherited), "file is not shared");
-	CHECK(victim_same_file(getpid(), pipe_fds[1], getppid(), pipe_fds[1]),
-		"pipe is not shared");
+	CHECK(victim_same_file(getpid(), pipe_fds[1], getppid(), pipe_fds[1]), "pipe is not shared");
 	CHECK(!victim_same_file(getpid(), child_only, getppid(), twin), "too much is shared");
 	MUST(lseek(moved, 42, SEEK_SET));
 	MUST(write(pipe_fds[1], "child", 5));
@@ -50,7 +49,7 @@ int main(int argc, char **argv)
 	victim_wait();
 	while (!turn[1]) {
 		CHECK(access(victim_path("reason"), F_OK) < 0, "child: %s",
-			victim_read_file(victim_path("reason")));
+		      victim_read_file(victim_path("reason")));
 		victim_sleep_ms(2);
 	}
 	CHECK(lseek(inherited, 0, SEEK_CUR) == 42, "offset moved by the child is not seen");

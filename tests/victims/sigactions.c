@@ -69,8 +69,7 @@ static void expect_call(int sig)
 	int before = calls;
 
 	raise(sig);
-	CHECK(calls == before + 1 && last_signal == sig, "handler of signal %d was not called",
-		sig);
+	CHECK(calls == before + 1 && last_signal == sig, "handler of signal %d was not called", sig);
 }
 
 int main(int argc, char **argv)
@@ -87,9 +86,9 @@ int main(int argc, char **argv)
 	get_all(is);
 	for (int sig = 1; sig <= 64; sig++)
 		CHECK(memcmp(&was[sig], &is[sig], sizeof(was[0])) == 0,
-			"signal %d: handler %p/%p flags %#lx/%#lx restorer %p/%p mask %#lx/%#lx",
-			sig, was[sig].handler, is[sig].handler, was[sig].flags, is[sig].flags,
-			was[sig].restorer, is[sig].restorer, was[sig].mask, is[sig].mask);
+		      "signal %d: handler %p/%p flags %#lx/%#lx restorer %p/%p mask %#lx/%#lx", sig,
+		      was[sig].handler, is[sig].handler, was[sig].flags, is[sig].flags,
+		      was[sig].restorer, is[sig].restorer, was[sig].mask, is[sig].mask);
 	expect_call(SIGUSR1);
 	expect_call(SIGUSR2);
 	expect_call(SIGRTMIN + 10);

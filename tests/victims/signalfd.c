@@ -27,7 +27,7 @@ int main(int argc, char **argv)
 	victim_wait();
 	CHECK(fcntl(fd, F_GETFD) == FD_CLOEXEC, "close-on-exec");
 	CHECK(read(fd, &info, sizeof(info)) == sizeof(info) && info.ssi_signo == SIGUSR1,
-		"pending signal is lost: %s", strerror(errno));
+	      "pending signal is lost: %s", strerror(errno));
 	CHECK(info.ssi_pid == (uint32_t)getpid(), "sender is %u", info.ssi_pid);
 	CHECK(read(fd, &info, sizeof(info)) < 0 && errno == EAGAIN, "one signal too many");
 	MUST(sigqueue(getpid(), SIGRTMIN + 7, (union sigval){.sival_int = 99}));

@@ -45,11 +45,10 @@ static void expect(int sig, int code, int value)
 	got = syscall(SYS_rt_sigtimedwait, &set, &info, &now, 8);
 	CHECK(got == sig, "signal %d is not pending: %s", sig, strerror(errno));
 	CHECK(info.si_code == code, "signal %d: code was %d, is %d", sig, code, info.si_code);
-	CHECK(info.si_pid == getpid(), "signal %d: sender was %d, is %d", sig, getpid(),
-		info.si_pid);
+	CHECK(info.si_pid == getpid(), "signal %d: sender was %d, is %d", sig, getpid(), info.si_pid);
 	if (code == SI_QUEUE || code < SI_TKILL)
 		CHECK(info.si_value.sival_int == value, "signal %d: value was %d, is %d", sig,
-			value, info.si_value.sival_int);
+		      value, info.si_value.sival_int);
 }
 
 static void expect_none(void)

@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #define PATTERN_PAGES 64
-#define SPARSE_BYTES  (1UL << 30)
+#define SPARSE_BYTES (1UL << 30)
 
 static char data_section[3 * VICTIM_PAGE] = "not in bss";
 static char bss_section[5 * VICTIM_PAGE];
@@ -31,11 +31,11 @@ static void check_pattern(char *base)
 	for (size_t i = 0; i < PATTERN_PAGES; i++) {
 		if (i % 3) {
 			CHECK(victim_check(page_at(base, i), VICTIM_PAGE, i) < 0,
-				"page %zu differs", i);
+			      "page %zu differs", i);
 			continue;
 		}
 		CHECK(victim_pfn(getpid(), page_at(base, i)) == 0,
-			"page %zu was a hole, is present", i);
+		      "page %zu was a hole, is present", i);
 		for (size_t j = 0; j < VICTIM_PAGE; j++)
 			CHECK(page_at(base, i)[j] == 0, "hole %zu is not zero", i);
 	}
@@ -58,20 +58,15 @@ static uint32_t run_code(void *code)
 
 // Eight pages whose protections all differ from their neighbours'.
 static const int prots[8] = {
-	PROT_READ,
-	PROT_READ | PROT_WRITE,
-	PROT_NONE,
-	PROT_READ | PROT_EXEC,
-	PROT_WRITE,
-	PROT_READ,
-	PROT_NONE,
-	PROT_READ | PROT_WRITE | PROT_EXEC,
+	PROT_READ,  PROT_READ | PROT_WRITE,
+	PROT_NONE,  PROT_READ | PROT_EXEC,
+	PROT_WRITE, PROT_READ,
+	PROT_NONE,  PROT_READ | PROT_WRITE | PROT_EXEC,
 };
 
 static char *make_protected(char *lines[8])
 {
-	char *base = victim_map(
-		8 * VICTIM_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
+	char *base = victim_map(8 * VICTIM_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
 
 	for (int i = 0; i < 8; i++) {
 		victim_fill(page_at(base, i), VICTIM_PAGE, 0x100 + i);
@@ -99,7 +94,7 @@ static void check_protected(char *base, char *lines[8])
 		MUST(mprotect(page_at(base, i), VICTIM_PAGE, PROT_READ | PROT_WRITE));
 		if (!skip)
 			CHECK(victim_check(page_at(base, i), VICTIM_PAGE, 0x100 + i) < 0,
-				"protected page %d differs", i);
+			      "protected page %d differs", i);
 	}
 }
 
@@ -110,15 +105,15 @@ int main(int argc, char **argv)
 	char zero_sum = 0;
 
 	victim_start(argc, argv);
-	pattern = victim_map(
-		PATTERN_PAGES * VICTIM_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
+	pattern = victim_map(PATTERN_PAGES * VICTIM_PAGE, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS);
 	fill_pattern(pattern);
 	protected = make_protected(lines);
 	zero = victim_map(4 * VICTIM_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
 	for (int i = 0; i < 4; i++)
 		zero_sum |= *(volatile char *)page_at(zero, i);
-	sparse = victim_map(
-		SPARSE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
+	sparse = victim_map(SPARSE_BYTES, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
 	victim_fill(sparse + SPARSE_BYTES / 2, VICTIM_PAGE, 0x200);
 	heap = malloc(100000);
 	CHECK(heap && !zero_sum, "no memory");

@@ -12,10 +12,10 @@ enum { LISTEN4, LISTEN6, BOUND, PLAIN, SOCKETS };
 
 static const struct {
 	int level, name;
-} options[] = {{SOL_SOCKET, SO_REUSEADDR}, {SOL_SOCKET, SO_REUSEPORT}, {SOL_SOCKET, SO_KEEPALIVE},
-	{SOL_SOCKET, SO_ACCEPTCONN}, {SOL_SOCKET, SO_SNDBUF}, {SOL_SOCKET, SO_RCVBUF},
-	{SOL_TCP, TCP_NODELAY}, {SOL_TCP, TCP_KEEPIDLE}, {SOL_TCP, TCP_KEEPINTVL},
-	{SOL_TCP, TCP_KEEPCNT}};
+} options[] = {{SOL_SOCKET, SO_REUSEADDR},  {SOL_SOCKET, SO_REUSEPORT}, {SOL_SOCKET, SO_KEEPALIVE},
+	       {SOL_SOCKET, SO_ACCEPTCONN}, {SOL_SOCKET, SO_SNDBUF},    {SOL_SOCKET, SO_RCVBUF},
+	       {SOL_TCP, TCP_NODELAY},      {SOL_TCP, TCP_KEEPIDLE},    {SOL_TCP, TCP_KEEPINTVL},
+	       {SOL_TCP, TCP_KEEPCNT}};
 
 static int fds[SOCKETS];
 static struct sockaddr_storage names[SOCKETS];
@@ -38,8 +38,7 @@ static void look(int fd, int values[])
 static void bind_loopback(int nr)
 {
 	struct sockaddr_in6 six = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT};
-	struct sockaddr_in four = {
-		.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	struct sockaddr_in four = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 
 	if (nr == LISTEN6)
 		MUST(bind(fds[nr], (struct sockaddr *)&six, sizeof(six)));
@@ -55,11 +54,11 @@ static void check_connect(int nr)
 	char text[8] = "";
 
 	CHECK(connect(client, (struct sockaddr *)&names[nr], name_lens[nr]) == 0,
-		"connect to listener %d: %s", nr, strerror(errno));
+	      "connect to listener %d: %s", nr, strerror(errno));
 	accepted = MUST(accept(fds[nr], NULL, NULL));
 	MUST(send(client, "hello", 5, 0));
 	CHECK(recv(accepted, text, 5, MSG_WAITALL) == 5 && strcmp(text, "hello") == 0, "got %s",
-		text);
+	      text);
 	close(client);
 	close(accepted);
 }
@@ -95,13 +94,13 @@ int main(int argc, char **argv)
 		look(fds[i], is);
 		for (size_t k = 0; k < ARRAY_SIZE(options); k++)
 			CHECK(was[i][k] == is[k], "socket %d: option %d/%d was %d, is %d", i,
-				options[k].level, options[k].name, was[i][k], is[k]);
+			      options[k].level, options[k].name, was[i][k], is[k]);
 	}
 	for (int i = 0; i <= BOUND; i++) {
 		len = sizeof(name);
 		MUST(getsockname(fds[i], (struct sockaddr *)&name, &len));
 		CHECK(len == name_lens[i] && memcmp(&name, &names[i], len) == 0,
-			"socket %d has another address", i);
+		      "socket %d has another address", i);
 	}
 	len = sizeof(int);
 	MUST(getsockopt(fds[LISTEN6], SOL_IPV6, IPV6_V6ONLY, &is[0], &len));

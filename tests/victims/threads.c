@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Eight threads, no two alike: TLS and gs base, name, signal mask, alternate stack, robust list,
-// clear_child_tid, nice, affinity, scheduling policy. (I/O priority, timer slack: threads_io.)
+// clear_child_tid, nice, scheduling policy. (The rest: threads_more.)
 #include "victim.h"
 
 #include <pthread.h>
@@ -13,7 +13,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define THREADS     8
+#define THREADS 8
 #define ARCH_SET_GS 0x1001
 #define ARCH_GET_FS 0x1003
 #define ARCH_GET_GS 0x1004
@@ -27,7 +27,6 @@ struct state {
 	void *robust_head;
 	size_t robust_len;
 	int nice, policy, priority;
-	cpu_set_t cpus;
 	int *clear_tid;
 };
 
@@ -54,13 +53,12 @@ static void get_state(struct state *st)
 	st->policy = sched_getscheduler(st->tid);
 	sched_getparam(st->tid, &param);
 	st->priority = param.sched_priority;
-	sched_getaffinity(st->tid, sizeof(st->cpus), &st->cpus);
 	prctl(PR_GET_TID_ADDRESS, &st->clear_tid);
 }
 
 #define SAME(field, fmt)                                                \
 	CHECK(memcmp(&was->field, &is->field, sizeof(was->field)) == 0, \
-		"thread %d: " #field " was " fmt ", is " fmt, nr, was->field, is->field)
+	      "thread %d: " #field " was " fmt ", is " fmt, nr, was->field, is->field)
 
 static void compare(int nr, const struct state *was, const struct state *is)
 {
@@ -79,7 +77,6 @@ static void compare(int nr, const struct state *was, const struct state *is)
 	SAME(clear_tid, "%p");
 	CHECK(strcmp(was->name, is->name) == 0, "thread %d: name %s", nr, is->name);
 	CHECK(memcmp(&was->mask, &is->mask, 8) == 0, "thread %d: signal mask", nr);
-	CHECK(CPU_EQUAL(&was->cpus, &is->cpus), "thread %d: affinity", nr);
 }
 
 static void set_policy(int policy, int priority)
@@ -95,7 +92,6 @@ static void make_different(int nr)
 {
 	char name[16];
 	sigset_t mask;
-	cpu_set_t cpus;
 	stack_t ss = {.ss_sp = altstacks[nr], .ss_size = 8192 + 1024 * nr};
 
 	tls_value = 0x1111UL * (nr + 1);
@@ -109,16 +105,6 @@ static void make_different(int nr)
 	if (nr % 2)
 		MUST(sigaltstack(&ss, NULL));
 	MUST(setpriority(PRIO_PROCESS, syscall(SYS_gettid), nr));
-	MUST(sched_getaffinity(0, sizeof(cpus), &cpus));
-	if (nr % 3 == 0 && CPU_COUNT(&cpus) > 1) {
-		for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-			if (CPU_ISSET(cpu, &cpus)) {
-				CPU_CLR(cpu, &cpus);
-				break;
-			}
-		}
-		MUST(sched_setaffinity(0, sizeof(cpus), &cpus));
-	}
 	switch (nr) {
 	case 2:
 		set_policy(SCHED_BATCH, 0);

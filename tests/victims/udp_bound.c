@@ -28,8 +28,7 @@ static int option(int fd, int level, int name)
 
 int main(int argc, char **argv)
 {
-	struct sockaddr_in four = {
-		.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	struct sockaddr_in four = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 	struct sockaddr_in6 any6 = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT};
 	struct sockaddr_storage was[3], is;
 	socklen_t len;
@@ -56,11 +55,11 @@ int main(int argc, char **argv)
 	}
 	CHECK(option(receiver, SOL_SOCKET, SO_BROADCAST) == 1, "SO_BROADCAST is lost");
 	CHECK(option(receiver, SOL_SOCKET, SO_RCVBUF) == 100000, "SO_RCVBUF is %d",
-		option(receiver, SOL_SOCKET, SO_RCVBUF));
+	      option(receiver, SOL_SOCKET, SO_RCVBUF));
 	CHECK(option(six, SOL_SOCKET, SO_REUSEADDR) == 1, "SO_REUSEADDR is lost");
 	CHECK(recv(receiver, text, 1, MSG_DONTWAIT) < 0, "a datagram came from nowhere");
 	CHECK(send(sender, "datagram", 8, 0) == 8, "send: %s", strerror(errno));
 	CHECK(recv(receiver, text, sizeof(text), 0) == 8 && strcmp(text, "datagram") == 0, "got %s",
-		text);
+	      text);
 	victim_pass();
 }

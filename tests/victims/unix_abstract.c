@@ -12,7 +12,7 @@ static socklen_t abstract_address(struct sockaddr_un *address, const char *name)
 	memset(address, 0, sizeof(*address));
 	address->sun_family = AF_UNIX;
 	len = snprintf(address->sun_path + 1, sizeof(address->sun_path) - 1, "%s%cx",
-		victim_path(name), 0);
+		       victim_path(name), 0);
 	return offsetof(struct sockaddr_un, sun_path) + 1 + len;
 }
 

@@ -6,8 +6,9 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-static const int names[] = {SO_SNDBUF, SO_RCVBUF, SO_PASSCRED, SO_TYPE, SO_PRIORITY, SO_KEEPALIVE,
-	SO_PASSSEC, SO_ACCEPTCONN, SO_RCVLOWAT, SO_NO_CHECK, SO_REUSEADDR};
+static const int names[] = {SO_SNDBUF,   SO_RCVBUF,    SO_PASSCRED, SO_TYPE,
+			    SO_PRIORITY, SO_KEEPALIVE, SO_PASSSEC,  SO_ACCEPTCONN,
+			    SO_RCVLOWAT, SO_NO_CHECK,  SO_REUSEADDR};
 
 static void look(int fd, int values[])
 {
@@ -50,13 +51,13 @@ int main(int argc, char **argv)
 		look(fds[i], is);
 		for (size_t k = 0; k < ARRAY_SIZE(names); k++)
 			CHECK(was[i][k] == is[k], "socket %d: option %d was %d, is %d", i, names[k],
-				was[i][k], is[k]);
+			      was[i][k], is[k]);
 	}
 	MUST(getsockopt(fds[0], SOL_SOCKET, SO_SNDTIMEO, &now, &len));
 	CHECK(now.tv_sec == 12, "send timeout is %ld", now.tv_sec);
 	MUST(getsockopt(fds[0], SOL_SOCKET, SO_RCVTIMEO, &now, &len));
 	CHECK(now.tv_sec == 34, "receive timeout is %ld", now.tv_sec);
 	CHECK(send(fds[3], "x", 1, MSG_NOSIGNAL) < 0 && errno == ENOTCONN, "loose socket: %s",
-		strerror(errno));
+	      strerror(errno));
 	victim_pass();
 }

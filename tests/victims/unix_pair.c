@@ -23,7 +23,7 @@ static void expect(int fd, const char *want)
 	ssize_t got = recv(fd, buf, sizeof(buf) - 1, MSG_DONTWAIT);
 
 	CHECK(got == (ssize_t)strlen(want) && strcmp(buf, want) == 0,
-		"received %zd '%s' (%s) for '%s'", got, buf, strerror(errno), want);
+	      "received %zd '%s' (%s) for '%s'", got, buf, strerror(errno), want);
 }
 
 static void expect_empty(int fd, const char *what)

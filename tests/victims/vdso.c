@@ -11,8 +11,8 @@
 
 #define MAX_LEAP_NS 120000000000LL
 
-static const clockid_t clocks[] = {
-	CLOCK_MONOTONIC, CLOCK_BOOTTIME, CLOCK_MONOTONIC_COARSE, CLOCK_MONOTONIC_RAW};
+static const clockid_t clocks[] = {CLOCK_MONOTONIC, CLOCK_BOOTTIME, CLOCK_MONOTONIC_COARSE,
+				   CLOCK_MONOTONIC_RAW};
 static volatile int done;
 
 static int64_t read_clock(clockid_t id)
@@ -34,9 +34,9 @@ static void *watch(void *arg)
 			int64_t now = read_clock(clocks[i]);
 
 			CHECK(now >= last[i], "clock %d goes back by %ld ns", clocks[i],
-				(long)(last[i] - now));
+			      (long)(last[i] - now));
 			CHECK(now - last[i] < MAX_LEAP_NS, "clock %d leaps by %ld ns", clocks[i],
-				(long)(now - last[i]));
+			      (long)(now - last[i]));
 			last[i] = now;
 		}
 		if (last[0] % 16 == 0)
@@ -61,9 +61,9 @@ int main(int argc, char **argv)
 	done = 1;
 	pthread_join(thread, NULL);
 	CHECK(gettimeofday(&tv, NULL) == 0 && tv.tv_sec >= before && tv.tv_sec < before + 120,
-		"gettimeofday is off");
+	      "gettimeofday is off");
 	CHECK(time(NULL) - tv.tv_sec <= 1, "time() is off");
 	CHECK(getcpu(&cpu, &node) == 0 && cpu < (unsigned int)sysconf(_SC_NPROCESSORS_CONF),
-		"getcpu says %u", cpu);
+	      "getcpu says %u", cpu);
 	victim_pass();
 }

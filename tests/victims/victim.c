@@ -108,7 +108,7 @@ void victim_start(int argc, char **argv)
 	setsid();
 	null = open("/dev/null", O_RDWR);
 	if (null < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 || dup2(null, 2) < 0 ||
-		close_range(3, ~0U, 0) < 0 || chdir("/") < 0)
+	    close_range(3, ~0U, 0) < 0 || chdir("/") < 0)
 		_exit(1);
 	snprintf(pid_text, sizeof(pid_text), "%d\n", main_pid);
 	put_file("pid", pid_text);
@@ -293,7 +293,7 @@ static char *find_area(char *text, const void *addr)
 		char *newline = strchr(line, '\n');
 
 		if (sscanf(line, "%lx-%lx ", &start, &end) == 2 && (uintptr_t)addr >= start &&
-			(uintptr_t)addr < end)
+		    (uintptr_t)addr < end)
 			return line;
 		line = newline ? newline + 1 : NULL;
 	}

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// I/O priority and timer slack: both belong to threads, and few dumpers think of them.
+// I/O priority, timer slack and affinity: they belong to threads, and few dumpers think of them.
 #include "victim.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define THREADS            4
+#define THREADS 4
 #define IOPRIO_BEST_EFFORT 2
-#define IOPRIO_IDLE        3
+#define IOPRIO_IDLE 3
 
 static volatile int go;
 static pthread_barrier_t set_up;
@@ -23,8 +24,26 @@ static void check_thread(int nr, int ioprio, long slack)
 	CHECK(slack_now == slack, "thread %d: slack was %ld, is %ld", nr, slack, slack_now);
 }
 
+// Allow all CPUs but the nr-th, if there is more than one.
+static cpu_set_t restrict_cpus(int nr)
+{
+	cpu_set_t cpus;
+
+	MUST(sched_getaffinity(0, sizeof(cpus), &cpus));
+	nr %= CPU_COUNT(&cpus);
+	for (int cpu = 0; CPU_COUNT(&cpus) > 1 && cpu < CPU_SETSIZE; cpu++) {
+		if (CPU_ISSET(cpu, &cpus) && nr-- == 0) {
+			CPU_CLR(cpu, &cpus);
+			break;
+		}
+	}
+	MUST(sched_setaffinity(0, sizeof(cpus), &cpus));
+	return cpus;
+}
+
 static void *thread(void *arg)
 {
+	cpu_set_t cpus, cpus_now;
 	int nr = (intptr_t)arg, ioprio = IOPRIO_BEST_EFFORT << 13 | nr;
 	long slack = 60000 + 1000 * nr;
 
@@ -32,10 +51,13 @@ static void *thread(void *arg)
 		ioprio = IOPRIO_IDLE << 13;
 	MUST(syscall(SYS_ioprio_set, 1, 0, ioprio));
 	MUST(prctl(PR_SET_TIMERSLACK, slack));
+	cpus = restrict_cpus(nr);
 	pthread_barrier_wait(&set_up);
 	while (!go)
 		victim_sleep_ms(10);
 	check_thread(nr, ioprio, slack);
+	MUST(sched_getaffinity(0, sizeof(cpus_now), &cpus_now));
+	CHECK(CPU_EQUAL(&cpus, &cpus_now), "thread %d: affinity", nr);
 	return NULL;
 }
 

@@ -10,6 +10,8 @@
  */
 #include "kinds/broker.h"
 
+#include "kinds/locks.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -189,7 +191,7 @@ int broker_check(struct restore *r, struct err *err)
 		if (kind->check && kind->check(r, *it, err))
 			return wrap(r, (*it)->id, err);
 	}
-	return 0;
+	return locks_check(r, err);
 }
 
 static int open_slot(struct broker *b, struct slot *slot, struct err *err)

@@ -8,12 +8,28 @@
 
 #include "kinds/kind.h"
 
+/* FileLockEntry.flag */
+enum lock_flag { LOCK_FLAG_POSIX = 1, LOCK_FLAG_FLOCK = 2, LOCK_FLAG_OFD = 4, LOCK_FLAG_LEASE = 8 };
+
+struct lock_facts {
+	enum lock_flag flag;
+	int type; /* F_RDLCK, F_WRLCK, F_UNLCK */
+	uint64_t ino, start;
+	uint64_t len; /* 0: to the end */
+};
+
+/* One "lock:" line of fdinfo; false if it is not one. */
+bool locks_parse_line(const char *line, struct lock_facts *lock);
+
 /*
  * Adds the locks that the tree holds to the snapshot, once all c->fds are
  * known. Without --file-locks a lock is an error that names pid, fd and range;
  * leases always are. With c->preflight only the errors.
  */
 int locks_capture(struct capture *c, struct err *err) must_check;
+
+/* Can every lock of the images be taken, as far as the images tell? Called by broker_check. */
+int locks_check(struct restore *r, struct err *err) must_check;
 
 /* Takes the flock and OFD locks on the broker's descriptors; after broker_open_all. */
 int locks_restore_shared(struct restore *r, struct err *err) must_check;

@@ -25,6 +25,9 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+/* A target may define this: writes one more input of the corpus to @out, returns its size. */
+__attribute__((weak)) size_t fuzz_seed(uint8_t *out, size_t cap);
+
 enum { MAX_INPUT_BYTES = 1 << 16, MAX_CORPUS = 4096 };
 
 struct input {
@@ -91,6 +94,15 @@ static void corpus_add(const char *path)
 			corpus_add(below);
 	}
 	closedir(dir);
+}
+
+static void corpus_add_seed(void)
+{
+	uint8_t *data = malloc(MAX_INPUT_BYTES);
+
+	if (!data)
+		die("seed");
+	corpus[corpus_n++] = (struct input){data, fuzz_seed(data, MAX_INPUT_BYTES)};
 }
 
 /* Overwrites with a number that is often a limit of something. */
@@ -212,6 +224,8 @@ int main(int argc, char **argv)
 
 	for (int i = 1; i < argc; i++)
 		corpus_add(argv[i]);
+	if (fuzz_seed)
+		corpus_add_seed();
 	if (!corpus_n)
 		corpus[corpus_n++] = (struct input){(uint8_t *)"ferry", 5};
 	random_state = seed ? strtoull(seed, NULL, 0) : (uint64_t)time(NULL) * 0x9e3779b97f4a7c15ULL;

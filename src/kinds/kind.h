@@ -226,6 +226,8 @@ struct task_kind {
 	/* Restore. check() has no side effects; emit() appends to the script of the thread. */
 	int (*check)(struct restore *r, const struct snap_task *t, size_t thread, struct err *err);
 	int (*emit)(struct restore *r, const struct snap_task *t, size_t thread, struct script *s, struct err *err);
+	/* From outside, after the thread ran its emits: @tid is its id in our pid namespace. Optional. */
+	int (*apply)(struct restore *r, const struct snap_task *t, size_t thread, pid_t tid, struct err *err);
 };
 
 /* The registry (kinds.c); order of fd kinds = priority of claims, of task kinds = order of emits. Ended by NULL. */

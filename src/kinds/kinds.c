@@ -5,6 +5,7 @@
  */
 #include "kinds/fd/fd.h"
 #include "kinds/kind.h"
+#include "kinds/task/task.h"
 
 const struct fd_kind *const fd_kinds[] = {
 	&refused_kind,
@@ -21,6 +22,11 @@ const struct fd_kind *const fd_kinds[] = {
 };
 
 const struct task_kind *const task_kinds[] = {
+	&name_kind, &sched_kind, &altstack_kind, &futex_kind, &rseq_kind,
+	&sigaction_kind, &personality_kind, &prctl_kind, &oom_kind,
+	&creds_kind, &traits_kind,	/* the second undoes what the first resets */
+	&rlimit_kind,
+	&pending_kind, &itimer_kind, &ptimer_kind, /* time starts to run */
 	NULL,
 };
 

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Scheduling of a thread: policy, nice value, real-time priority, CPU affinity,
+ * I/O priority, timer slack. The last three have no place in CRIU's messages
+ * and are in fields of our own.
+ */
+#define LOG_MODULE "sched"
+#include "base/io.h"
+#include "base/log.h"
+#include "kernel/proc.h"
+#include "kinds/task/task.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+
+/* sched_attr of sched_setattr(2); glibc 2.36 has none. */
+struct attr {
+	uint32_t size, policy;
+	uint64_t flags;
+	int32_t nice;
+	uint32_t priority;
+	uint64_t runtime, deadline, period;
+};
+
+enum { IOPRIO_WHO_PROCESS = 1, AFFINITY_BYTES = 1024 };
+
+static int read_affinity(struct capture *c, pid_t tid, ThreadCoreEntry *tc, struct err *err)
+{
+	uint8_t mask[AFFINITY_BYTES];
+	long n = syscall(SYS_sched_getaffinity, tid, sizeof(mask), mask);
+
+	if (n < 0)
+		return err_sys(err, "cannot read the affinity of thread %d", tid);
+	while (n > 1 && mask[n - 1] == 0)
+		n--;
+	tc->ferry_affinity.data = arena_dup(&c->snap->arena, mask, (size_t)n);
+	tc->ferry_affinity.len = (size_t)n;
+	tc->has_ferry_affinity = true;
+	return tc->ferry_affinity.data ? 0 : err_nomem(err);
+}
+
+static int sched_outside(struct capture *c, struct task_facts *t, size_t thread, struct err *err)
+{
+	ThreadCoreEntry *tc = t->snap->core[thread]->thread_core;
+	pid_t tid = t->threads[thread].tid;
+	cleanup_free char *slack = NULL;
+	struct attr a = {.size = sizeof(a)};
+	long prio;
+
+	if (syscall(SYS_sched_getattr, tid, &a, sizeof(a), 0))
+		return err_sys(err, "cannot read the scheduling of thread %d", tid);
+	if (a.policy == 6 /* SCHED_DEADLINE */)
+		return err_set(err, ENOTSUP, "thread %d has the deadline scheduling policy, which ferry does not carry", tid);
+	tc->has_sched_policy = tc->has_sched_nice = true;
+	tc->sched_policy = a.policy | (a.flags & 1 ? SCHED_RESET_ON_FORK : 0);
+	tc->sched_nice = a.nice;
+	if (a.policy == SCHED_FIFO || a.policy == SCHED_RR) {
+		tc->has_sched_prio = true;
+		tc->sched_prio = a.priority;
+	}
+	prio = syscall(SYS_ioprio_get, IOPRIO_WHO_PROCESS, tid);
+	if (prio > 0 && prio >> 13) { /* a class is set */
+		tc->has_ferry_ioprio = true;
+		tc->ferry_ioprio = (uint32_t)prio;
+	}
+	if (io_read_filef(&slack, NULL, "/proc/%d/timerslack_ns", tid) == 0) {
+		tc->has_ferry_timerslack_ns = true;
+		tc->ferry_timerslack_ns = strtoull(slack, NULL, 10);
+	}
+	return read_affinity(c, tid, tc, err);
+}
+
+/* The image's CPUs that this machine has, too; false if there are none. */
+static bool usable_cpus(const ThreadCoreEntry *tc, uint8_t out[AFFINITY_BYTES])
+{
+	bool any = false;
+	size_t i;
+	long n = syscall(SYS_sched_getaffinity, 0, AFFINITY_BYTES, out);
+
+	for (i = 0; n > 0 && i < (size_t)n; i++) {
+		out[i] &= i < tc->ferry_affinity.len ? tc->ferry_affinity.data[i] : 0;
+		any |= out[i] != 0;
+	}
+	return any;
+}
+
+static int sched_check(struct restore *r, const struct snap_task *t, size_t thread, struct err *err)
+{
+	const ThreadCoreEntry *tc = t->core[thread]->thread_core;
+	uint8_t mask[AFFINITY_BYTES];
+
+	if (tc->has_ferry_affinity && !usable_cpus(tc, mask))
+		log_warn("thread %u of pid %u was bound to CPUs that are not here; it may run on all",
+			 t->ps->threads[thread], t->ps->pid);
+	return 0;
+}
+
+static int sched_emit(struct restore *r, const struct snap_task *t, size_t thread, struct script *s,
+		      struct err *err)
+{
+	const ThreadCoreEntry *tc = t->core[thread]->thread_core;
+	struct attr a = {.size = sizeof(a)};
+	uint8_t mask[AFFINITY_BYTES];
+
+	if (tc->has_ferry_affinity && usable_cpus(tc, mask))
+		script_call(s, "set the CPU affinity", SYS_sched_setaffinity, SV(0), SV(tc->ferry_affinity.len),
+			    SV(script_data(s, mask, tc->ferry_affinity.len)));
+	if (tc->has_ferry_ioprio)
+		script_call(s, "set the I/O priority", SYS_ioprio_set, SV(IOPRIO_WHO_PROCESS), SV(0),
+			    SV(tc->ferry_ioprio));
+	if (tc->has_ferry_timerslack_ns && tc->ferry_timerslack_ns)
+		script_call(s, "set the timer slack", SYS_prctl, SV(PR_SET_TIMERSLACK), SV(tc->ferry_timerslack_ns));
+	if (!tc->has_sched_policy)
+		return 0;
+	a.policy = tc->sched_policy & ~(uint32_t)SCHED_RESET_ON_FORK;
+	a.flags = tc->sched_policy & SCHED_RESET_ON_FORK ? 1 : 0;
+	a.nice = tc->sched_nice;
+	a.priority = tc->has_sched_prio ? tc->sched_prio : 0;
+	script_call(s, "set the scheduling policy", SYS_sched_setattr, SV(0), SV(script_data(s, &a, sizeof(a))), SV(0));
+	return 0;
+}
+
+const struct task_kind sched_kind = {
+	.name = "sched",
+	.when = KIND_PER_THREAD,
+	.outside = sched_outside,
+	.check = sched_check,
+	.emit = sched_emit,
+};

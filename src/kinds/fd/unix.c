@@ -342,7 +342,8 @@ static int capture_facts(struct capture *c, struct fd_facts *f, const struct uni
 		return err_nomem(err);
 	usk->ino = u->diag.ino;
 	usk->type = u->diag.type;
-	usk->state = u->diag.state;
+	/* the kernel calls a datagram socket established when another one has connected to it */
+	usk->state = is_stream(u->diag.type) || u->diag.has_peer ? u->diag.state : SOCK_STATE_CLOSE;
 	usk->flags = f->flags;
 	usk->uflags = u->inherited ? USK_INHERITED : 0;
 	usk->backlog = u->diag.backlog;
@@ -686,6 +687,16 @@ static int open_single(struct restore *r, const UnixSkEntry *u, int *fd_out, str
 	return 0;
 }
 
+/*
+ * An end whose peer was closed. A datagram socket in this state that has a name
+ * may as well be one that others have connected to.
+ */
+static bool peer_is_closed(const UnixSkEntry *u)
+{
+	return u->state == SOCK_STATE_ESTABLISHED && !u->peer &&
+	       (is_stream((int)u->type) || !u->name.len);
+}
+
 static int unix_open(struct restore *r, const FileEntry *fe, int *fd_out, struct err *err)
 {
 	const UnixSkEntry *u = fe->usk, *pair = pair_of(r, u);
@@ -699,8 +710,7 @@ static int unix_open(struct restore *r, const FileEntry *fe, int *fd_out, struct
 	}
 	if (pair && !broker_has(r, pair->id))
 		return open_pair(r, u, pair, fd_out, err);
-	/* an end whose peer was closed; a datagram socket keeps its address of a closed peer too */
-	if (u->state == SOCK_STATE_ESTABLISHED && !u->peer)
+	if (peer_is_closed(u))
 		return open_pair(r, u, NULL, fd_out, err);
 	return open_single(r, u, fd_out, err);
 }

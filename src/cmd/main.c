@@ -5,6 +5,7 @@
 #include <string.h>
 
 static const struct cmd *const commands[] = {
+	&cmd_show,
 	NULL,
 };
 

@@ -119,12 +119,9 @@ static uint32_t take_u32(struct image_reader *r)
 int image_reader_init(struct image_reader *r, const char *name, const void *data, size_t bytes,
 		      struct arena *arena, struct err *err)
 {
-	const struct image_kind *named = image_kind_by_name(name);
 	uint32_t magic;
 
 	*r = (struct image_reader){.name = name, .data = data, .bytes = bytes, .arena = arena};
-	if (named && named->header == IMAGE_RAW)
-		return err_set(err, EINVAL, "%s: a raw image has no entries", name);
 	if (bytes < sizeof(magic))
 		return malformed(r, bytes, err, "the image ends inside its header");
 	magic = take_u32(r);
@@ -139,12 +136,20 @@ int image_reader_init(struct image_reader *r, const char *name, const void *data
 		return err_set(err, EINVAL,
 			       "%s: offset %zu: unknown magic 0x%08x: not an image of CRIU or ferry",
 			       name, r->off - sizeof(magic), magic);
-	if (named && named->magic != magic)
-		return err_set(err, EINVAL,
-			       "%s: offset %zu: the image is a %s image (magic 0x%08x) where a %s image "
-			       "belongs",
-			       name, r->off - sizeof(magic), r->kind->name, magic, named->name);
 	return 0;
+}
+
+int image_reader_expect(const struct image_reader *r, const char *object, struct err *err)
+{
+	const struct image_kind *named = image_kind_by_name(object);
+
+	if (named && named->magic == r->kind->magic)
+		return 0;
+	return err_set(err, EINVAL,
+		       "%s: offset %zu: the image is a %s image (magic 0x%08x) where a %s image "
+		       "belongs",
+		       r->name, r->off - sizeof(uint32_t), r->kind->name, r->kind->magic,
+		       named ? named->name : "different");
 }
 
 int image_read_raw(struct image_reader *r, const uint8_t **data_out, size_t bytes, struct err *err)

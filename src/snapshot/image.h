@@ -83,12 +83,14 @@ struct image_reader {
 };
 
 /*
- * Checks the header: the magic must be known, and be the one that @name
- * stands for if it is the name of an object. Both header versions are read.
- * The buffer must outlive the reader; decoded messages copy what they need.
+ * Checks the header: the magic must be known. Both header versions are read. The
+ * buffer must outlive the reader; decoded messages copy what they need.
  */
 int image_reader_init(struct image_reader *r, const char *name, const void *data, size_t bytes,
 		      struct arena *arena, struct err *err) must_check;
+
+/* Is the image of the kind that the name of the object stands for? */
+int image_reader_expect(const struct image_reader *r, const char *object, struct err *err) must_check;
 
 /*
  * 1 and *entry_out: an entry, and the raw bytes behind it in r->extra; 0: end

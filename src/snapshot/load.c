@@ -57,7 +57,8 @@ static int input_open(struct loader *l, struct input *in, struct err *err, const
 	rc = store_get(l->store, in->name, &in->data, &bytes, err);
 	if (rc)
 		return rc < 0 ? -1 : 0;
-	if (image_reader_init(&in->reader, in->name, in->data, bytes, &l->snap->arena, err))
+	if (image_reader_init(&in->reader, in->name, in->data, bytes, &l->snap->arena, err) ||
+	    image_reader_expect(&in->reader, in->name, err))
 		return -1;
 	return 1;
 }

@@ -16,6 +16,8 @@ const struct fd_kind *const fd_kinds[] = {
 	&timerfd_kind,
 	&signalfd_kind,
 	&unix_kind,
+	&inet_kind,
+	&othersock_kind,
 	&memfd_kind,
 	&file_kind,
 	NULL,

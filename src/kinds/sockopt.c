@@ -112,6 +112,8 @@ static const struct extra_opt {
 	{SOL_SOCKET, SO_ZEROCOPY},
 	{SOL_SOCKET, 76 /* SO_PASSPIDFD, 6.5 */},
 	/* linux/in.h */
+	{IPPROTO_IP, IP_TOS}, /* of IPv6 sockets, for their IPv4 packets */
+	{IPPROTO_IP, IP_TTL},
 	{IPPROTO_IP, IP_MTU_DISCOVER},
 	{IPPROTO_IP, IP_RECVERR},
 	{IPPROTO_IP, IP_RECVTTL},

@@ -106,7 +106,7 @@ static int find_area(struct cursor *c, uint64_t addr, uint64_t *end_out, enum fi
 static int next_piece(struct cursor *c, size_t room, struct piece *p, struct err *err)
 {
 	const PagemapEntry *e;
-	uint64_t left, addr, end;
+	uint64_t left, addr, end = 0;
 
 	for (;; c->entry++, c->page = 0) {
 		if (c->entry == c->pagemap->entries.n)

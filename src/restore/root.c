@@ -1,0 +1,430 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The first task, and what must be around it.
+ *
+ * Time: the images hold the tree's clocks as they were at the dump. Offsets of
+ * a time namespace can be set only until its first task enters, and a process
+ * cannot take an unshare() of it back when it has threads, so a short-lived
+ * "maker" unshares, writes the offsets, and forks the root with CLONE_PARENT.
+ *
+ * Pids: a new pid namespace needs a first process. Unless the root itself was
+ * pid 1, that is a small init of ours: it forks the root, reaps orphans, and
+ * ends when the last task has ended, with the status of the root.
+ */
+#include "restore/session.h"
+
+#include "base/io.h"
+#include "kernel/proc.h"
+#include "kernel/ptrace.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#ifndef CLONE_NEWTIME
+#define CLONE_NEWTIME 0x80
+#endif
+#ifndef NS_GET_PID_FROM_PIDNS
+#define NS_GET_PID_FROM_PIDNS _IOR(0xb7, 0x6, int) /* Linux 6.12 */
+#endif
+
+/* What the maker or init tells us through a pipe. */
+struct report {
+	int no; /* errno, 0: done */
+	pid_t pid;
+	char step[64];
+};
+
+struct boot {
+	struct restore_session *s;
+	char offsets[128]; /* text for timens_offsets; "" = no time namespace */
+	int out;           /* the pipe's write end */
+};
+
+/* ---- clocks ---- */
+
+static int current_offset(const char *text, const char *clock, int64_t *ns_out)
+{
+	const char *at = strstr(text, clock);
+	long long sec;
+	long nsec;
+
+	if (!at || sscanf(at + strlen(clock), "%lld %ld", &sec, &nsec) != 2)
+		return -1;
+	*ns_out = sec * 1000000000LL + nsec;
+	return 0;
+}
+
+static int64_t wanted_offset(clockid_t clock, const Timespec *saved, int64_t current)
+{
+	struct timespec now;
+
+	clock_gettime(clock, &now);
+	return current + ((int64_t)saved->tv_sec - now.tv_sec) * 1000000000LL +
+	       ((int64_t)saved->tv_nsec - now.tv_nsec);
+}
+
+static void print_offset(char *out, size_t size, const char *clock, int64_t ns)
+{
+	int64_t sec = ns / 1000000000LL, nsec = ns % 1000000000LL;
+
+	if (nsec < 0) {
+		nsec += 1000000000LL;
+		sec--;
+	}
+	snprintf(out + strlen(out), size - strlen(out), "%s %lld %lld\n", clock, (long long)sec, (long long)nsec);
+}
+
+/* Offsets are counted from the clocks of the machine, not from those of our own time namespace. */
+static int compute_offsets(const TimensEntry *te, char *out, size_t size, struct err *err)
+{
+	cleanup_free char *text = NULL;
+	int64_t mono, boot;
+
+	if (io_read_filef(&text, NULL, "/proc/thread-self/timens_offsets") < 0 &&
+	    io_read_filef(&text, NULL, "/proc/self/timens_offsets") < 0)
+		return err_sys(err, "cannot read /proc/self/timens_offsets; time namespaces "
+			"(CONFIG_TIME_NS) keep the clocks of the tree going");
+	if (current_offset(text, "monotonic", &mono) < 0 || current_offset(text, "boottime", &boot) < 0)
+		return err_set(err, EPROTO, "/proc/self/timens_offsets cannot be understood: %s", text);
+	print_offset(out, size, "monotonic", wanted_offset(CLOCK_MONOTONIC, te->monotonic, mono));
+	print_offset(out, size, "boottime", wanted_offset(CLOCK_BOOTTIME, te->boottime, boot));
+	return 0;
+}
+
+/* ---- in the child: only system calls from here on ---- */
+
+static void tell(const struct boot *b, const char *step, int no, pid_t pid)
+{
+	struct report r = {.no = no, .pid = pid};
+
+	strncpy(r.step, step, sizeof(r.step) - 1);
+	if (write(b->out, &r, sizeof(r)) != sizeof(r))
+		_exit(1);
+}
+
+static const char *enter_time(const struct boot *b)
+{
+	size_t len = strlen(b->offsets);
+	int fd;
+
+	if (!len)
+		return NULL;
+	if (unshare(CLONE_NEWTIME) < 0)
+		return "make a time namespace";
+	fd = open("/proc/self/timens_offsets", O_WRONLY | O_CLOEXEC);
+	if (fd < 0 || write(fd, b->offsets, len) != (ssize_t)len)
+		return "set the clocks of the time namespace";
+	close(fd);
+	return NULL;
+}
+
+__attribute__((noreturn)) static void enter_blob(const struct restore_session *s, const struct blob_slot *slot)
+{
+	__asm__ volatile("jmp *%0" : : "r"(s->region + blob_entry()), "D"(slot) : "memory");
+	__builtin_unreachable();
+}
+
+/* Forks the root with its pid; the child is in the blob. Returns its pid or -1. */
+static pid_t clone_root(const struct restore_session *s, uint64_t flags)
+{
+	struct rtask *root = s->tasks.v[0];
+	pid_t vpid = root->vpid;
+	struct clone_args args = {
+		.flags = flags | CLONE_CLEAR_SIGHAND,
+		.exit_signal = flags & CLONE_PARENT ? 0 : SIGCHLD,
+		.set_tid = (uintptr_t)&vpid,
+		.set_tid_size = 1,
+	};
+	pid_t pid = (pid_t)syscall(SYS_clone3, &args, sizeof(args));
+
+	if (pid == 0)
+		enter_blob(s, leader(root)->slot);
+	return pid;
+}
+
+static const char clone_step[] = "create the first task with its old pid (clone3)";
+
+__attribute__((noreturn)) static void maker_main(const struct boot *b, uint64_t flags)
+{
+	const char *failed = enter_time(b);
+	pid_t pid = -1;
+
+	if (!failed) {
+		pid = clone_root(b->s, flags | CLONE_PARENT);
+		failed = pid < 0 ? clone_step : NULL;
+	}
+	tell(b, failed ? failed : "", failed ? errno : 0, pid);
+	_exit(0);
+}
+
+/* Pid 1. Signals of the namespace do not reach it: it has no handlers. */
+__attribute__((noreturn)) static void init_main(const struct boot *b)
+{
+	const char *failed = enter_time(b);
+	int status, result = 0;
+	pid_t root, got;
+
+	root = failed ? -1 : clone_root(b->s, 0);
+	if (!failed && root < 0)
+		failed = clone_step;
+	tell(b, failed ? failed : "", failed ? errno : 0, root);
+	if (failed)
+		_exit(1);
+	if (!b->s->opt.kinds->shell_job)
+		setsid(); /* a shell job would lose its parent in the session, and with it ^Z */
+	prctl(PR_SET_NAME, "ferry-init");
+	syscall(SYS_close_range, 0, ~0U, 0);
+	for (;;) {
+		got = wait4(-1, &status, __WALL, NULL);
+		if (got == root)
+			result = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+		if (got < 0 && errno == ECHILD)
+			_exit(result);
+	}
+}
+
+/* ---- in the coordinator ---- */
+
+static int read_report(int fd, struct report *r, struct err *err)
+{
+	if (io_read_full(fd, r, sizeof(*r)) < 0)
+		return err_sys(err, "the process that makes the first task died");
+	if (r->no == EEXIST)
+		return err_set(err, r->no, "cannot %s: the pid is in use here", r->step);
+	if (r->no)
+		return err_sysno(err, r->no, "cannot %s", r->step);
+	return 0;
+}
+
+static int by_maker(struct boot *b, int in, uint64_t flags, pid_t *pid_out, struct err *err)
+{
+	struct report r;
+	pid_t maker = fork();
+	int result;
+
+	if (maker < 0)
+		return err_sys(err, "cannot fork");
+	if (maker == 0)
+		maker_main(b, flags);
+	close(steal_fd(&b->out)); /* or a maker that died would never be noticed */
+	result = read_report(in, &r, err);
+	while (waitpid(maker, NULL, 0) < 0 && errno == EINTR)
+		;
+	*pid_out = r.pid;
+	return result;
+}
+
+/* As a sibling of ours the root cannot come from a maker: our parent would have to reap that. */
+static int directly(struct boot *b, uint64_t flags, pid_t *pid_out, struct err *err)
+{
+	const char *failed = enter_time(b);
+
+	if (failed)
+		return err_sys(err, "cannot %s", failed);
+	*pid_out = clone_root(b->s, flags | (b->s->opt.sibling ? CLONE_PARENT : 0));
+	if (*pid_out >= 0)
+		return 0;
+	if (errno == EEXIST)
+		return err_set(err, errno, "cannot %s: the pid is in use here", clone_step);
+	return err_sys(err, "cannot %s", clone_step);
+}
+
+static int by_init(struct boot *b, int in, struct err *err)
+{
+	struct restore_session *s = b->s;
+	struct clone_args args = {
+		.flags = CLONE_NEWPID | CLONE_CLEAR_SIGHAND | (s->opt.sibling ? CLONE_PARENT : 0),
+		.exit_signal = s->opt.sibling ? 0 : SIGCHLD,
+	};
+	pid_t pid = (pid_t)syscall(SYS_clone3, &args, sizeof(args));
+	struct report r;
+
+	if (pid < 0)
+		return err_sys(err, "cannot make a pid namespace");
+	if (pid == 0)
+		init_main(b);
+	s->init_pid = pid;
+	close(steal_fd(&b->out));
+	if (pt_seize(pid, PTRACE_O_EXITKILL, err) < 0)
+		return -1;
+	return read_report(in, &r, err);
+}
+
+static int open_pidns(struct restore_session *s, pid_t member, struct err *err)
+{
+	s->pidns_fd = io_openf(O_RDONLY, "/proc/%d/ns/pid", member);
+	return s->pidns_fd < 0 ? err_sys(err, "cannot open the new pid namespace") : 0;
+}
+
+static int make_root(struct restore_session *s, struct boot *b, int in, pid_t *pid, struct err *err)
+{
+	struct rtask *root = s->tasks.v[0];
+	uint64_t flags = s->new_pidns ? CLONE_NEWPID : 0;
+	int r;
+
+	if (s->new_pidns && root->vpid != 1)
+		return by_init(b, in, err) < 0 ? -1 : open_pidns(s, s->init_pid, err);
+	if (b->offsets[0] && !s->opt.sibling)
+		r = by_maker(b, in, flags, pid, err);
+	else
+		r = directly(b, flags, pid, err);
+	if (r == 0 && s->new_pidns)
+		r = open_pidns(s, *pid, err);
+	return r;
+}
+
+/* The husk is a copy of us: descriptors and memory go. */
+static int empty_root(struct restore_session *s, struct err *err)
+{
+	struct rslot *rs = leader(s->tasks.v[0]);
+	struct script *sc = &rs->script;
+	static const uint64_t dfl[4];
+
+	s->tasks.v[0]->vdso_now = vdso_set_start(&s->vdso);
+	script_call(sc, "close inherited descriptors", SYS_close_range, SV(0), SV(s->base_fd - 1), SV(0));
+	/* zombies must stay, whatever we were started with */
+	script_call(sc, "set SIGCHLD to its default", SYS_rt_sigaction, SV(SIGCHLD),
+		SV(script_data(sc, dfl, sizeof(dfl))), SV(0), SV(8));
+	if (s->new_pidns)
+		script_call(sc, "mount the new pid namespace's /proc", SYS_mount, SV(script_string(sc, "proc")),
+			SV(script_string(sc, "/proc")), SV(script_string(sc, "proc")),
+			SV(MS_NOSUID | MS_NODEV | MS_NOEXEC), SV(0));
+	space_empty_script(s, rs);
+	return slot_run(s, rs, err) < 0 ? task_wrap(rs->task, err) : 0;
+}
+
+int root_create(struct restore_session *s, struct err *err)
+{
+	struct rtask *root = s->tasks.v[0];
+	struct boot b = {.s = s, .out = -1};
+	sigset_t all, old;
+	int p[2], r;
+
+	if (s->r.snap->timens &&
+	    compute_offsets(s->r.snap->timens, b.offsets, sizeof(b.offsets), err) < 0)
+		return -1;
+	if (pipe2(p, O_CLOEXEC) < 0)
+		return err_sys(err, "cannot make a pipe");
+	b.out = p[1];
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old); /* tasks are born with all signals blocked */
+	r = make_root(s, &b, p[0], &root->pid, err);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	close(p[0]);
+	if (b.out >= 0)
+		close(b.out);
+	if (r < 0)
+		return task_wrap(root, err);
+	if (mounts_leave(s, err) < 0)
+		return -1;
+	root->queued = true;
+	return task_born(s, root, err) < 0 ? -1 : empty_root(s, err);
+}
+
+/* ---- pids ---- */
+
+/* Before Linux 6.12: look for the process whose innermost pid it is. */
+static int search_pid(pid_t init, pid_t vpid, pid_t *out, struct err *err)
+{
+	proc_pids tree = {0};
+	pid_t found = 0;
+
+	if (proc_tree(init, &tree, err) < 0)
+		return -1;
+	for (size_t i = 0; i < tree.n && !found; i++) {
+		proc_pids threads = {0};
+
+		if (proc_threads(tree.v[i], &threads, err) < 0)
+			continue; /* it may be gone by now */
+		for (size_t j = 0; j < threads.n && !found; j++) {
+			struct proc_status st = {0};
+
+			if (proc_status(threads.v[j], &st, err) == 0 && st.nspid.n > 0 &&
+			    st.nspid.v[st.nspid.n - 1] == vpid)
+				found = threads.v[j];
+			proc_status_finish(&st);
+		}
+		vec_free(&threads);
+	}
+	vec_free(&tree);
+	*out = found;
+	return found ? 0 : err_set(err, ESRCH, "pid %d of the new pid namespace cannot be found", vpid);
+}
+
+int real_pid(struct restore_session *s, pid_t vpid, pid_t *out, struct err *err)
+{
+	struct rtask *root = s->tasks.v[0];
+	int pid;
+
+	if (!s->new_pidns) {
+		*out = vpid;
+		return 0;
+	}
+	pid = ioctl(s->pidns_fd, NS_GET_PID_FROM_PIDNS, vpid);
+	if (pid > 0) {
+		*out = pid;
+		return 0;
+	}
+	return search_pid(s->init_pid ? s->init_pid : root->pid, vpid, out, err);
+}
+
+int task_born(struct restore_session *s, struct rtask *t, struct err *err)
+{
+	pid_t pid;
+
+	if (real_pid(s, t->vpid, &pid, err) < 0)
+		return -1;
+	t->pid = leader(t)->tid = pid;
+	t->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	if (t->pidfd < 0)
+		return err_sys(err, "cannot open a pidfd");
+	if (!t->snap || t->zombie)
+		return 0;
+	if (pt_seize(pid, PTRACE_O_EXITKILL, err) < 0)
+		return -1;
+	t->seized = true;
+	return 0;
+}
+
+/* ---- the mount namespace ---- */
+
+int mounts_enter(struct restore_session *s, struct err *err)
+{
+	if (!s->new_pidns)
+		return 0;
+	s->old_mnt_fd = open("/proc/thread-self/ns/mnt", O_RDONLY | O_CLOEXEC);
+	s->old_root_fd = open("/", O_PATH | O_CLOEXEC);
+	s->old_cwd_fd = open(".", O_PATH | O_CLOEXEC);
+	if (s->old_mnt_fd < 0 || s->old_root_fd < 0 || s->old_cwd_fd < 0)
+		return err_sys(err, "cannot open our mount namespace");
+	if (unshare(CLONE_FS | CLONE_NEWNS) < 0)
+		return err_sys(err, "cannot make a mount namespace for the tree's /proc");
+	if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
+		return err_sys(err, "cannot keep the tree's mounts to itself");
+	return 0;
+}
+
+/* setns() goes to the root of the namespace, which need not have been ours. */
+int mounts_leave(struct restore_session *s, struct err *err)
+{
+	int fds[3] = {steal_fd(&s->old_mnt_fd), steal_fd(&s->old_root_fd), steal_fd(&s->old_cwd_fd)}, r = 0;
+
+	if (fds[0] >= 0 && (setns(fds[0], CLONE_NEWNS) < 0 || fchdir(fds[1]) < 0 || chroot(".") < 0 ||
+				   fchdir(fds[2]) < 0))
+		r = err_sys(err, "cannot go back to our mount namespace");
+	for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
+		if (fds[i] >= 0)
+			close(fds[i]);
+	return r;
+}

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The plan of one address space, between space_plan.c and space.c.
+ */
+#ifndef FERRY_RESTORE_SPACE_H
+#define FERRY_RESTORE_SPACE_H
+
+#include "mem/fill.h"
+#include "restore/session.h"
+
+enum vdso_plan {
+	VDSO_ABSENT, /* the program had none: ours stays where it waits */
+	VDSO_MOVE,   /* the images are the same: ours goes to the old address */
+	VDSO_COPY,   /* a copy of the old image jumps into ours, which stays where it waits */
+};
+
+struct area {
+	const VmaEntry *vma;
+	bool keep;       /* inherited from the parent by fork */
+	bool has_pages;  /* the pagemap has some of it */
+	bool open_write; /* mapped writable while it is filled */
+	enum fill_how how;
+};
+
+struct space {
+	struct area *v; /* regular areas, ascending; without vdso, vvar, vsyscall */
+	size_t n;
+	const VmaEntry **guards;
+	size_t n_guards;
+	enum vdso_plan vdso;
+	uint64_t vdso_at;          /* VDSO_MOVE: where the set goes */
+	const VmaEntry *old_vdso;  /* VDSO_COPY */
+	uint8_t *old_image;        /* VDSO_COPY: its pages, already redirected once the parking place is known */
+	uint64_t anon_bytes;       /* that could go in by userfaultfd */
+	struct fill_area *fill;    /* all private areas */
+	size_t n_fill;
+	bool use_uffd;
+	unsigned int uffd_op;
+};
+
+/* Pages of @pm from @start on, as ranges: false when there is no more below @end. */
+struct page_walk {
+	const struct snap_pagemap *pm;
+	size_t entry;
+};
+bool page_walk_next(struct page_walk *w, uint64_t start, uint64_t end, uint64_t *from, uint64_t *to);
+
+#endif

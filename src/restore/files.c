@@ -12,6 +12,8 @@
 #include "base/io.h"
 #include "kernel/proc.h"
 #include "kinds/broker.h"
+#include "kinds/memfd.h"
+#include "mem/fill.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -55,6 +57,107 @@ int files_base(struct restore_session *s, struct err *err)
 			(unsigned long long)s->base_fd + BROKER_MIN_FDS + s->r.snap->files.n,
 			(unsigned long long)lim.rlim_cur);
 	return 0;
+}
+
+int raise_fd(const struct restore_session *s, int fd, struct err *err)
+{
+	int up = fcntl(fd, F_DUPFD_CLOEXEC, s->base_fd);
+
+	if (up < 0)
+		err_sys(err, "cannot move a descriptor above %d", s->base_fd);
+	close(fd);
+	return up;
+}
+
+int held_fd(const struct restore_session *s, uint32_t id, uint32_t flags)
+{
+	vec_foreach(h, &s->held)
+		if (h->id == id && h->flags == flags)
+			return h->fd;
+	return -1;
+}
+
+/* Every task has entries of its own for its directories: those of one name share a descriptor. */
+static int find_alias(const struct restore_session *s, const FileEntry *fe, uint32_t flags)
+{
+	if (!fe->reg || fe->reg->ext || snapshot_remap(s->r.snap, fe->id))
+		return -1;
+	vec_foreach(h, &s->held)
+		if (h->flags == flags && h->fe->reg && strcmp(h->fe->reg->name, fe->reg->name) == 0 &&
+		    !snapshot_remap(s->r.snap, h->id))
+			return h->fd;
+	return -1;
+}
+
+int hold_file(struct restore_session *s, uint32_t id, uint32_t flags, struct err *err)
+{
+	struct held_file h = {.id = id, .flags = flags, .fe = snapshot_file(s->r.snap, id)};
+
+	if (held_fd(s, id, flags) >= 0)
+		return 0;
+	if (!h.fe)
+		return err_set(err, EINVAL, "files.img has no file %u", id);
+	h.fd = find_alias(s, h.fe, flags);
+	h.alias = h.fd >= 0;
+	if (!h.alias) {
+		h.fd = file_open_path(&s->r, h.fe, flags, err);
+		if (h.fd >= 0)
+			h.fd = raise_fd(s, h.fd, err);
+	}
+	if (h.fd < 0)
+		return -1;
+	if (vec_push(&s->held, h))
+		return 0;
+	if (!h.alias)
+		close(h.fd);
+	return err_nomem(err);
+}
+
+static int fill_memfds(struct restore_session *s, struct err *err)
+{
+	vec_foreach(mp, &s->r.snap->memfds) {
+		const MemfdInodeEntry *m = *mp;
+		const struct snap_pagemap *pm = snapshot_shmem(s->r.snap, m->shmid);
+		int fd = memfd_inode_fd(&s->r, m->inode_id, err);
+
+		if (fd < 0 || (pm && fill_shmem(s->r.store, pm, fd, m->size, err) < 0))
+			return err_wrap(err, "memfd %s", m->name);
+	}
+	return 0;
+}
+
+int files_open(struct restore_session *s, struct err *err)
+{
+	vec_foreach(tp, &s->tasks) {
+		const struct snap_task *st = (*tp)->snap;
+
+		if ((*tp)->zombie)
+			continue;
+		if (hold_file(s, st->mm->exe_file_id, O_RDONLY, err) < 0 ||
+		    hold_file(s, st->fs->cwd_id, O_PATH, err) < 0 ||
+		    hold_file(s, st->fs->root_id, O_PATH, err) < 0)
+			return task_wrap(*tp, err);
+	}
+	return space_open_files(s, err) < 0 ? -1 : fill_memfds(s, err);
+}
+
+void files_close(struct restore_session *s)
+{
+	struct rlimit lim;
+
+	vec_foreach(h, &s->held)
+		if (!h->alias)
+			close(h->fd);
+	vec_free(&s->held);
+	vec_foreach(g, &s->segments)
+		if (g->fd >= 0)
+			close(g->fd);
+	vec_free(&s->segments);
+	if (s->nofile.changed && getrlimit(RLIMIT_NOFILE, &lim) == 0) {
+		lim.rlim_cur = s->nofile.soft;
+		setrlimit(RLIMIT_NOFILE, &lim);
+	}
+	s->nofile.changed = false;
 }
 
 static int place_fds(struct restore_session *s, struct rtask *t, struct err *err)
@@ -116,20 +219,14 @@ static int place_dirs(struct restore_session *s, struct rtask *t, struct err *er
 {
 	const FsEntry *fs = t->snap->fs;
 	struct script *sc = &leader(t)->script;
-	int cwd = broker_fd(&s->r, fs->cwd_id, err), root;
 
-	if (cwd < 0)
-		return err_wrap(err, "working directory");
 	if (slot_room(s, leader(t), 4, 0, err) < 0)
 		return -1;
 	if (s->opt.kinds->root || strcmp(dir_name(s, fs->root_id), "/") != 0) {
-		root = broker_fd(&s->r, fs->root_id, err);
-		if (root < 0)
-			return err_wrap(err, "root directory");
-		script_call(sc, "go to the root directory", SYS_fchdir, SV(root));
+		script_call(sc, "go to the root directory", SYS_fchdir, SV(held_fd(s, fs->root_id, O_PATH)));
 		script_call(sc, "change the root directory", SYS_chroot, SV(script_string(sc, ".")));
 	}
-	script_call(sc, "go to the working directory", SYS_fchdir, SV(cwd));
+	script_call(sc, "go to the working directory", SYS_fchdir, SV(held_fd(s, fs->cwd_id, O_PATH)));
 	if (fs->has_umask)
 		script_call(sc, "set the umask", SYS_umask, SV(fs->umask));
 	return 0;

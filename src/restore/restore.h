@@ -48,6 +48,13 @@ int restore_build(struct restore_session *s,
 /* The root's pid in our namespace; after restore_build. */
 pid_t restore_root_pid(const struct restore_session *s);
 
+/*
+ * What to wait for: the root, or the init of its new pid namespace, which ends
+ * when the last task has ended, with the status of the root. A child of ours (with
+ * sibling: of our parent).
+ */
+pid_t restore_wait_pid(const struct restore_session *s);
+
 /* The moment of truth: every task runs from its registers. */
 int restore_commit(struct restore_session *s, struct err *err) must_check;
 

@@ -66,10 +66,12 @@ struct rtask {
 	bool memory_done;    /* its own memory is in place */
 };
 
-/* Files that areas map, opened once each. */
-struct mapped_file {
+/* A file that is needed but has no descriptor in the tree: mapped, executable, cwd, root. */
+struct held_file {
 	uint32_t id, flags;
+	const FileEntry *fe;
 	int fd;
+	bool alias; /* the descriptor belongs to an earlier one of the same name */
 };
 
 struct shared_segment { /* of old images: areas that are anonymous and shared, by segment id */
@@ -104,7 +106,7 @@ struct restore_session {
 		bool changed;
 		uint64_t soft;
 	} nofile;
-	VEC(struct mapped_file) mapped;
+	VEC(struct held_file) held;
 	VEC(struct shared_segment) segments;
 	void *scratch; /* for fill_task */
 
@@ -188,7 +190,15 @@ uint64_t space_syscall_insn(const struct restore_session *s, const struct rtask 
 /* ---- files.c ---- */
 
 int files_base(struct restore_session *s, struct err *err) must_check;
+/* Opens, before the first task is forked, what has no descriptor in the tree, and fills shared memory. */
+int files_open(struct restore_session *s, struct err *err) must_check;
+/* A file held open with these flags; -1 if it is not. */
+int held_fd(const struct restore_session *s, uint32_t id, uint32_t flags);
+int hold_file(struct restore_session *s, uint32_t id, uint32_t flags, struct err *err) must_check;
+/* Moves a descriptor to the broker's numbers; takes it. */
+int raise_fd(const struct restore_session *s, int fd, struct err *err) must_check;
 int files_install(struct restore_session *s, struct err *err) must_check;
+void files_close(struct restore_session *s);
 
 /* ---- threads.c ---- */
 

@@ -10,7 +10,7 @@
  */
 #include "restore/space.h"
 
-#include "kinds/broker.h"
+#include "base/io.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -35,32 +35,10 @@
 
 /* ---- files behind areas ---- */
 
-static int64_t area_fd(const struct restore_session *s, const VmaEntry *v)
+/* Shared memory as older images have it: by segment id, not by a file. */
+static bool is_segment(const VmaEntry *v)
 {
-	if (v->status & VMA_ANON_SHARED) {
-		vec_foreach(g, &s->segments)
-			if (g->id == v->shmid)
-				return g->fd;
-		return -1;
-	}
-	vec_foreach(m, &s->mapped)
-		if (m->id == v->shmid && m->flags == v->fdflags)
-			return m->fd;
-	return -1;
-}
-
-static int keep_fd(struct restore_session *s, const VmaEntry *v, int fd, struct err *err)
-{
-	struct mapped_file m = {.id = (uint32_t)v->shmid, .flags = v->fdflags};
-
-	m.fd = fcntl(fd, F_DUPFD_CLOEXEC, s->base_fd);
-	if (m.fd < 0)
-		return err_sys(err, "cannot keep a descriptor for a mapped file");
-	if (!vec_push(&s->mapped, m)) {
-		close(m.fd);
-		return err_nomem(err);
-	}
-	return 0;
+	return v->status & VMA_ANON_SHARED && !(v->status & VMA_MEMFD);
 }
 
 static uint32_t open_flags(const VmaEntry *v)
@@ -70,21 +48,14 @@ static uint32_t open_flags(const VmaEntry *v)
 	return v->status & VMA_FILE_SHARED && v->prot & PROT_WRITE ? O_RDWR : O_RDONLY;
 }
 
-static int open_mapped(struct restore_session *s, const VmaEntry *v, struct err *err)
+static int64_t area_fd(const struct restore_session *s, const VmaEntry *v)
 {
-	const FileEntry *fe = snapshot_file(s->r.snap, (uint32_t)v->shmid);
-	cleanup_close int own = -1;
-	int fd;
-
-	if (area_fd(s, v) >= 0)
-		return 0;
-	if (!fe)
-		return err_set(err, EINVAL, "files.img has no file %llu", (unsigned long long)v->shmid);
-	if (fe->type == FD_TYPES__REG)
-		fd = own = file_open_path(&s->r, fe, open_flags(v), err);
-	else
-		fd = broker_fd(&s->r, fe->id, err);
-	return fd < 0 ? -1 : keep_fd(s, v, fd, err);
+	if (!is_segment(v))
+		return held_fd(s, (uint32_t)v->shmid, open_flags(v));
+	vec_foreach(g, &s->segments)
+		if (g->id == v->shmid)
+			return g->fd;
+	return -1;
 }
 
 /* The size of a segment is told by the areas that show parts of it. */
@@ -117,10 +88,9 @@ static int make_segment(struct restore_session *s, struct shared_segment *g, str
 	munmap(at, g->bytes);
 	if (fd < 0)
 		return err_sys(err, "cannot open a shared segment");
-	g->fd = fcntl(fd, F_DUPFD_CLOEXEC, s->base_fd);
-	close(fd);
+	g->fd = raise_fd(s, fd, err);
 	if (g->fd < 0)
-		return err_sys(err, "cannot keep a descriptor for a shared segment");
+		return -1;
 	return pm ? fill_shmem(s->r.store, pm, g->fd, g->bytes, err) : 0;
 }
 
@@ -131,10 +101,10 @@ int space_open_files(struct restore_session *s, struct err *err)
 			const VmaEntry *v = (*tp)->space->v[i].vma;
 			int r = 0;
 
-			if (v->status & VMA_ANON_SHARED && !(v->status & VMA_MEMFD))
+			if (is_segment(v))
 				r = note_segment(s, v, err);
 			else if (v->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED))
-				r = open_mapped(s, v, err);
+				r = hold_file(s, (uint32_t)v->shmid, open_flags(v), err);
 			if (r < 0) {
 				err_wrap(err, "area 0x%llx-0x%llx", (unsigned long long)v->start,
 					(unsigned long long)v->end);
@@ -460,13 +430,10 @@ static int mm_script(struct restore_session *s, struct rtask *t, struct err *err
 		.env_start = mm->mm_env_start,
 		.env_end = mm->mm_env_end,
 	};
-	int exe = broker_fd(&s->r, mm->exe_file_id, err);
 
-	if (exe < 0)
-		return err_wrap(err, "executable");
 	if (slot_room(s, rs, 3, auxv_bytes + sizeof(map) + 64, err) < 0)
 		return -1;
-	map.exe_fd = (uint32_t)exe;
+	map.exe_fd = (uint32_t)held_fd(s, mm->exe_file_id, O_RDONLY);
 	if (auxv_bytes) {
 		map.auxv = (void *)script_data(&rs->script, mm->mm_saved_auxv, auxv_bytes);
 		map.auxv_size = (uint32_t)auxv_bytes;

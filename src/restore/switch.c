@@ -160,9 +160,19 @@ static int let_go(struct restore_session *s, struct rslot *rs, struct err *err)
 	return pt_detach(rs->tid, 0, err);
 }
 
+/* Init runs all the time, and can be let go only from a stop. */
+static int let_init_go(struct restore_session *s, struct err *err)
+{
+	int sig;
+
+	if (!s->init_pid)
+		return 0;
+	if (pt_interrupt(s->init_pid, err) < 0 || pt_wait_stop(s->init_pid, STOP_TIMEOUT_MS, &sig, err) < 0)
+		return -1;
+	return pt_detach(s->init_pid, 0, err);
+}
+
 int switch_go(struct restore_session *s, struct err *err)
 {
-	if (each_thread(s, let_go, err) < 0)
-		return -1;
-	return s->init_pid ? pt_detach(s->init_pid, 0, err) : 0;
+	return each_thread(s, let_go, err) < 0 ? -1 : let_init_go(s, err);
 }

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The order of things (session.h names the files that do them).
+ */
+#include "restore/session.h"
+
+#define LOG_MODULE "restore"
+#include "base/log.h"
+#include "kinds/broker.h"
+#include "kinds/memfd.h"
+#include "mem/fill.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+
+enum { KILL_TIMEOUT_MS = 10000 };
+
+struct restore_session *restore_open(struct store *store, const struct restore_options *opt, struct err *err)
+{
+	struct restore_session *s = calloc(1, sizeof(*s));
+
+	if (!s) {
+		err_nomem(err);
+		return NULL;
+	}
+	s->opt = *opt;
+	s->pidns_fd = s->old_mnt_fd = s->old_root_fd = s->old_cwd_fd = -1;
+	s->r.opt = opt->kinds;
+	s->r.store = store;
+	s->r.snap = snapshot_load(store, err);
+	if (s->r.snap && vdso_find(&s->vdso, err) == 0 && plan_tree(s, err) == 0)
+		return s;
+	restore_close(s);
+	return NULL;
+}
+
+struct restore *restore_state(struct restore_session *s)
+{
+	return &s->r;
+}
+
+/* ---- build ---- */
+
+static int make_slots(struct restore_session *s, struct err *err)
+{
+	if (region_create(s, err) < 0)
+		return -1;
+	vec_foreach(tp, &s->tasks)
+		if (region_slots(s, *tp, err) < 0)
+			return -1;
+	vec_foreach(hp, &s->helpers)
+		if (region_slots(s, *hp, err) < 0)
+			return -1;
+	s->scratch = mmap(NULL, FILL_SCRATCH_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (s->scratch == MAP_FAILED) {
+		s->scratch = NULL;
+		return err_nomem(err);
+	}
+	return 0;
+}
+
+static int open_files(struct restore_session *s, struct err *err)
+{
+	if (files_base(s, err) < 0 || mounts_enter(s, err) < 0)
+		return -1;
+	if (!broker_create(&s->r, s->base_fd, err) || broker_open_all(s->r.broker, err) < 0)
+		return -1;
+	return files_open(s, err);
+}
+
+static int seal_memfds(struct restore_session *s, struct err *err)
+{
+	return memfd_seal_all(&s->r, err);
+}
+
+static const struct step {
+	const char *name;
+	int (*run)(struct restore_session *s, struct err *err);
+} steps[] = {
+	{"region", make_slots},
+	{"open files", open_files},
+	{"first task", root_create},
+	{"tasks and memory", births_run},
+	{"seals", seal_memfds},
+	{"process groups", births_groups},
+	{"zombies", births_deaths},
+	{"descriptors", files_install},
+	{"threads and state", threads_build},
+	{"stop", switch_stop},
+	{"registers", switch_registers},
+};
+
+static uint64_t now_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
+}
+
+int restore_build(struct restore_session *s,
+		  void (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes), void *arg,
+		  struct err *err)
+{
+	uint64_t start, end;
+
+	s->progress = progress;
+	s->progress_arg = arg;
+	for (size_t i = 0; i < ARRAY_SIZE(steps); i++) {
+		start = now_us();
+		if (steps[i].run(s, err) < 0) {
+			struct err later;
+
+			if (mounts_leave(s, &later) < 0)
+				log_error("%s", later.text);
+			return -1;
+		}
+		end = now_us();
+		log_info("%s: %llu us", steps[i].name, (unsigned long long)(end - start));
+	}
+	s->built = true;
+	return 0;
+}
+
+pid_t restore_root_pid(const struct restore_session *s)
+{
+	return s->tasks.v[0]->pid;
+}
+
+pid_t restore_wait_pid(const struct restore_session *s)
+{
+	return s->init_pid ? s->init_pid : s->tasks.v[0]->pid;
+}
+
+int restore_commit(struct restore_session *s, struct err *err)
+{
+	if (!s->built)
+		return err_set(err, EINVAL, "nothing was built");
+	s->committed = true;
+	if (switch_go(s, err) < 0)
+		return -1;
+	broker_commit(s->r.broker);
+	return 0;
+}
+
+/* ---- close ---- */
+
+static void kill_and_wait(struct rtask *t)
+{
+	struct pollfd p = {.fd = t->pidfd, .events = POLLIN};
+
+	if (t->pid <= 0)
+		return;
+	kill(t->pid, SIGKILL);
+	if (t->pidfd >= 0)
+		while (poll(&p, 1, KILL_TIMEOUT_MS) < 0 && errno == EINTR)
+			;
+	/* as its tracer, and as its parent if it is ours */
+	while (waitpid(t->pid, NULL, __WALL | WNOHANG) < 0 && errno == EINTR)
+		;
+}
+
+/* Parents last: a task that is a zombie already needs its tracer to be reaped by them. */
+static void kill_tree(struct restore_session *s)
+{
+	for (size_t i = s->tasks.n; i-- > 0;)
+		if (s->tasks.v[i]->pid > 0)
+			kill(s->tasks.v[i]->pid, SIGKILL);
+	for (size_t i = s->helpers.n; i-- > 0;)
+		kill_and_wait(s->helpers.v[i]);
+	for (size_t i = s->tasks.n; i-- > 0;)
+		kill_and_wait(s->tasks.v[i]);
+	if (s->init_pid > 0) {
+		kill(s->init_pid, SIGKILL);
+		while (waitpid(s->init_pid, NULL, __WALL) < 0 && errno == EINTR)
+			;
+	}
+}
+
+static void close_pidfds(struct restore_session *s)
+{
+	vec_foreach(tp, &s->tasks)
+		if ((*tp)->pidfd >= 0)
+			close((*tp)->pidfd);
+	vec_foreach(hp, &s->helpers)
+		if ((*hp)->pidfd >= 0)
+			close((*hp)->pidfd);
+	if (s->pidns_fd >= 0)
+		close(s->pidns_fd);
+}
+
+void restore_close(struct restore_session *s)
+{
+	if (!s)
+		return;
+	if (!s->committed)
+		kill_tree(s);
+	close_pidfds(s);
+	region_destroy(s);
+	files_close(s);
+	broker_close(s->r.broker);
+	if (s->scratch)
+		munmap(s->scratch, FILL_SCRATCH_BYTES);
+	vec_free(&s->tasks);
+	vec_free(&s->helpers);
+	arena_free(&s->arena);
+	snapshot_free(s->r.snap);
+	free(s);
+}

@@ -24,7 +24,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct vdso_symbols symbols;
 	cleanup_free uint8_t *copy = malloc(size ? size : 1);
-	struct vdso_set own;
+	static struct vdso_set own;
 	struct err err;
 
 	if (!copy || size > VDSO_MAX_BYTES)
@@ -37,7 +37,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		}
 	}
 	(void)vdso_syscall_offset(data, size);
-	if (vdso_find(&own, &err) == 0)
+	if (own.image || vdso_find(&own, &err) == 0)
 		(void)!vdso_redirect(copy, size, own.image, own.image_bytes, 0x7fff00000000, &err);
 	return 0;
 }

@@ -79,11 +79,17 @@ static const struct opt_spec spec = {
 	.rows = rows,
 };
 
-#define PARSE(args, rest, err, ...)                                                   \
-	({                                                                            \
-		char *argv_[] = {"test", __VA_ARGS__, NULL};                          \
-		opt_parse(&spec, (int)ARRAY_SIZE(argv_) - 1, argv_, args, rest, err); \
-	})
+static int parse(struct args *args, struct opt_rest *rest, struct err *err, char **argv)
+{
+	int argc = 0;
+
+	while (argv[argc])
+		argc++;
+	return opt_parse(&spec, argc, argv, args, rest, err);
+}
+
+/* The words live as long as the caller's block: rest->command points into them. */
+#define PARSE(args, rest, err, ...) parse(args, rest, err, (char *[]){"test", __VA_ARGS__, NULL})
 
 static void forms(void **state)
 {

@@ -1,0 +1,429 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The order of things, and the guard: whatever fails between freeze and
+ * finish, capture_close() thaws.
+ */
+#define LOG_MODULE "capture"
+#include "base/io.h"
+#include "base/log.h"
+#include "capture/session.h"
+#include "kinds/locks.h"
+#include "mem/drain.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <time.h>
+
+struct capture_session *capture_open(pid_t pid, const struct kind_options *opt, struct err *err)
+{
+	struct capture_session *s = calloc(1, sizeof(*s));
+	struct proc_stat st;
+
+	if (!s) {
+		err_nomem(err);
+		return NULL;
+	}
+	s->root = pid;
+	s->c.opt = opt;
+	if (proc_stat(pid, &st, err)) {
+		if (err->no == ENOENT)
+			err_set(err, ESRCH, "there is no process %d", pid);
+		goto fail;
+	}
+	s->c.snap = snapshot_create(err);
+	if (!s->c.snap)
+		goto fail;
+	return s;
+fail:
+	free(s);
+	return NULL;
+}
+
+struct capture *capture_state(struct capture_session *s)
+{
+	return &s->c;
+}
+
+static void forget_tree(struct capture_session *s)
+{
+	fds_forget(s);
+	vec_free(&s->c.tasks);
+	vec_foreach(t, &s->tasks)
+	{
+		live_task_free(*t);
+	}
+	vec_free(&s->tasks);
+	vec_foreach(m, &s->c.shmem)
+	{
+		close(m->fd);
+	}
+	vec_free(&s->c.shmem);
+}
+
+/* A snapshot that a look at the running tree has used starts anew. */
+static int renew_snapshot(struct capture_session *s, struct err *err)
+{
+	struct snapshot *fresh = snapshot_create(err);
+
+	if (!fresh)
+		return -1;
+	snapshot_free(s->c.snap);
+	s->c.snap = fresh;
+	s->c.last_file_id = s->c.last_remap_id = s->c.last_pages_id = 0;
+	return 0;
+}
+
+/* ---- the look at the running tree ---- */
+
+static int look_at_task(struct capture_session *s, pid_t pid, struct err *err)
+{
+	struct live_task *t;
+	proc_vmas vmas;
+	int rc;
+
+	if (task_allowed(s, pid, err))
+		return -1;
+	t = calloc(1, sizeof(*t));
+	if (!t || !vec_push(&s->tasks, t)) {
+		free(t);
+		return err_nomem(err);
+	}
+	t->facts.pid = t->facts.vpid = pid;
+	t->facts.pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	if (proc_stat(pid, &t->stat, err) || t->facts.pidfd < 0) {
+		t->facts.zombie = true; /* it ended while we looked */
+		return 0;
+	}
+	t->facts.zombie = t->stat.state == 'Z';
+	if (t->facts.zombie)
+		return 0;
+	if (!vec_push(&s->c.tasks, &t->facts))
+		return err_nomem(err);
+	if (proc_vmas_read(pid, true, &vmas, err))
+		return -1;
+	rc = areas_allowed(s, pid, &vmas, err);
+	proc_vmas_finish(&vmas);
+	return rc;
+}
+
+/*
+ * A terminal of the tree whose session leader is not part of it: a shell's job.
+ * It needs --shell-job, as a job's group and session are somebody else's.
+ */
+static int session_allowed(struct capture_session *s, struct err *err)
+{
+	struct proc_stat st;
+
+	if (s->c.opt->shell_job)
+		return 0;
+	if (proc_stat(s->root, &st, err))
+		return -1;
+	if (st.session != s->root)
+		return err_set(err, ENOTSUP,
+			       "pid %d belongs to the session of pid %d, which is not carried; "
+			       "use --shell-job if it is a job of a shell",
+			       s->root, st.session);
+	return 0;
+}
+
+int capture_check(struct capture_session *s, struct err *err)
+{
+	struct err one;
+	proc_pids pids;
+	size_t i;
+	int rc = 0;
+
+	s->c.preflight = true;
+	if (session_allowed(s, err) || proc_tree(s->root, &pids, err))
+		return -1;
+	for (i = 0; i < pids.n; i++)
+		if (look_at_task(s, pids.v[i], &one) && one.no != ESRCH && one.no != ENOENT) {
+			if (rc == 0)
+				*err = one;
+			else
+				log_error("%s", one.text);
+			rc = -1;
+		}
+	vec_free(&pids);
+	if (fds_gather(s, &one) && one.no != ESRCH && one.no != ENOENT && one.no != EBADF) {
+		if (rc == 0)
+			*err = one;
+		rc = -1;
+	}
+	if (rc == 0)
+		rc = locks_capture(&s->c, err);
+	forget_tree(s);
+	s->c.preflight = false;
+	return renew_snapshot(s, &one) && rc == 0 ? (*err = one, -1) : rc;
+}
+
+/* ---- freeze ---- */
+
+/* Every description of the tree is held by us for a while. */
+static void raise_fd_limit(void)
+{
+	struct rlimit lim;
+
+	if (getrlimit(RLIMIT_NOFILE, &lim) == 0 && lim.rlim_cur < lim.rlim_max) {
+		lim.rlim_cur = lim.rlim_max;
+		if (setrlimit(RLIMIT_NOFILE, &lim))
+			log_debug("cannot raise the limit of descriptors");
+	}
+}
+
+int capture_freeze(struct capture_session *s, unsigned int timeout_ms, struct err *err)
+{
+	raise_fd_limit();
+	if (session_allowed(s, err))
+		return -1;
+	return freeze_tree(s, timeout_ms, err);
+}
+
+/* ---- collect ---- */
+
+static int describe_inventory(struct capture_session *s, struct err *err)
+{
+	struct snapshot *snap = s->c.snap;
+	InventoryEntry *inv = snap_new(snap, InventoryEntry, inventory_entry);
+	TaskKobjIdsEntry *ids = snap_new(snap, TaskKobjIdsEntry, task_kobj_ids_entry);
+
+	if (!inv || !ids)
+		return err_nomem(err);
+	*ids = *snap->tasks.v[0]->ids;
+	ids->vm_id = ids->files_id = ids->fs_id = ids->sighand_id = 1;
+	ids->time_ns_id = 5;
+	inv->img_version = 2;
+	inv->has_fdinfo_per_id = inv->fdinfo_per_id = true;
+	inv->has_ns_per_id = inv->ns_per_id = true;
+	inv->root_ids = ids;
+	inv->has_lsmtype = true;
+	inv->lsmtype = LSMTYPE__NO_LSM;
+	inv->plugins_entry = snap_new(snap, PluginsEntry, plugins_entry);
+	snap->inventory = inv;
+	snap->seccomp = snap_new(snap, SeccompEntry, seccomp_entry);
+	return inv->plugins_entry && snap->seccomp ? 0 : err_nomem(err);
+}
+
+/* "monotonic SECONDS NANOSECONDS" and "boottime ..." of /proc/PID/timens_offsets, in ns. */
+static void read_offsets(pid_t pid, int64_t out[2])
+{
+	cleanup_free char *text = NULL;
+	long long sec, ns;
+	char *p;
+
+	out[0] = out[1] = 0;
+	if (io_read_filef(&text, NULL, "/proc/%d/timens_offsets", pid))
+		return;
+	if ((p = strstr(text, "monotonic")) && sscanf(p + 9, "%lld %lld", &sec, &ns) == 2)
+		out[0] = sec * 1000000000LL + ns;
+	if ((p = strstr(text, "boottime")) && sscanf(p + 8, "%lld %lld", &sec, &ns) == 2)
+		out[1] = sec * 1000000000LL + ns;
+}
+
+static Timespec *clock_of(struct snapshot *snap, clockid_t clock, int64_t shift_ns)
+{
+	Timespec *e = snap_new(snap, Timespec, timespec);
+	struct timespec ts;
+	int64_t ns;
+
+	if (!e)
+		return NULL;
+	clock_gettime(clock, &ts);
+	ns = ts.tv_sec * 1000000000LL + ts.tv_nsec + shift_ns;
+	e->tv_sec = (uint64_t)(ns / 1000000000LL);
+	e->tv_nsec = (uint64_t)(ns % 1000000000LL);
+	return e;
+}
+
+/* The clocks as the tree sees them, at this moment. */
+static int describe_clocks(struct capture_session *s, struct err *err)
+{
+	struct snapshot *snap = s->c.snap;
+	int64_t ours[2], theirs[2];
+
+	read_offsets(getpid(), ours);
+	read_offsets(s->root, theirs);
+	snap->timens = snap_new(snap, TimensEntry, timens_entry);
+	if (!snap->timens)
+		return err_nomem(err);
+	snap->timens->monotonic = clock_of(snap, CLOCK_MONOTONIC, theirs[0] - ours[0]);
+	snap->timens->boottime = clock_of(snap, CLOCK_BOOTTIME, theirs[1] - ours[1]);
+	snap->timens_id = snap->tasks.v[0]->ids->time_ns_id == 5 ? 0 : snap->tasks.v[0]->ids->time_ns_id;
+	return snap->timens->monotonic && snap->timens->boottime ? 0 : err_nomem(err);
+}
+
+int capture_collect(struct capture_session *s, struct err *err)
+{
+	s->collected = true;
+	if (tasks_describe(s, err) || fds_gather(s, err))
+		return -1;
+	vec_foreach(t, &s->tasks)
+	{
+		if (!(*t)->facts.zombie && areas_describe(s, *t, err))
+			return -1;
+	}
+	if (fds_capture(s, err) || locks_capture(&s->c, err))
+		return -1;
+	vec_foreach(t, &s->tasks)
+	{
+		if (!(*t)->facts.zombie && task_inspect(s, *t, err))
+			return -1;
+		s->stats.n_threads += (*t)->threads.n;
+	}
+	s->stats.n_tasks = s->tasks.n;
+	if (describe_inventory(s, err) || describe_clocks(s, err))
+		return -1;
+	log_info("collected: %zu tasks, %lu threads, %zu descriptions after %.3f ms", s->tasks.n,
+		 (unsigned long)s->stats.n_threads, s->c.fds.n, (double)(now_ns() - s->freeze_started_ns) / 1e6);
+	return 0;
+}
+
+/* ---- memory ---- */
+
+/* One thing to drain: a task or a shared segment. */
+struct portion {
+	const struct live_task *task; /* NULL: shared memory */
+	int fd;
+	mem_ranges plan;
+	struct snap_pagemap *pm;
+};
+typedef VEC(struct portion) portions;
+
+static struct snap_pagemap *new_pagemap(struct capture_session *s, bool shmem, uint64_t id)
+{
+	struct snap_pagemap *pm = arena_new(&s->c.snap->arena, struct snap_pagemap);
+
+	if (!pm)
+		return NULL;
+	pm->shmem = shmem;
+	pm->id = id;
+	pm->pages_id = ++s->c.last_pages_id;
+	return pm;
+}
+
+static int plan_memory(struct capture_session *s, portions *out, struct err *err)
+{
+	vec_foreach(t, &s->tasks)
+	{
+		struct portion p = {.task = *t, .fd = -1};
+
+		if ((*t)->facts.zombie)
+			continue;
+		p.pm = new_pagemap(s, false, (uint64_t)(*t)->facts.vpid);
+		if (!p.pm)
+			return err_nomem(err);
+		(*t)->facts.snap->pagemap = p.pm;
+		if (drain_plan_task((*t)->facts.pid, (*t)->facts.snap->mm, &p.plan, err))
+			return -1;
+		if (!vec_push(out, p))
+			return err_nomem(err);
+	}
+	vec_foreach(m, &s->c.shmem)
+	{
+		struct portion p = {.fd = m->fd, .pm = new_pagemap(s, true, m->shmid)};
+
+		if (!p.pm || !vec_push(&s->c.snap->shmem, p.pm))
+			return err_nomem(err);
+		if (drain_plan_file(m->fd, m->bytes, &p.plan, err))
+			return -1;
+		if (!vec_push(out, p))
+			return err_nomem(err);
+	}
+	return 0;
+}
+
+static int drain_all(struct capture_session *s, struct drain *d, const portions *all, struct err *err)
+{
+	int rc = 0;
+
+	vec_foreach(p, all)
+	{
+		d->total_bytes += mem_ranges_bytes(&p->plan);
+	}
+	vec_foreach(p, all)
+	{
+		if (p->task)
+			rc = drain_task(d, p->task->facts.pid, p->task->facts.snap->mm, &p->plan, p->pm, err);
+		else
+			rc = drain_file(d, p->fd, &p->plan, p->pm, err);
+		if (rc)
+			break;
+	}
+	s->stats.pages = d->pages;
+	s->stats.zero_pages = d->zero_pages;
+	s->stats.bytes = d->pages * PAGE_BYTES;
+	return rc;
+}
+
+int capture_memory(struct capture_session *s, struct store *store,
+		   void (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes), void *arg, struct err *err)
+{
+	portions all = {0};
+	struct drain d;
+	int rc;
+
+	if (drain_init(&d, s->c.snap, store, err))
+		return -1;
+	d.progress = progress;
+	d.arg = arg;
+	rc = plan_memory(s, &all, err);
+	if (rc == 0)
+		rc = drain_all(s, &d, &all, err);
+	drain_finish(&d);
+	vec_foreach(p, &all)
+	{
+		vec_free(&p->plan);
+	}
+	vec_free(&all);
+	log_info("memory: %lu pages, %lu zero pages left out", (unsigned long)s->stats.pages,
+		 (unsigned long)s->stats.zero_pages);
+	return rc;
+}
+
+int capture_save(struct capture_session *s, struct store *store, struct err *err)
+{
+	if (snapshot_save(s->c.snap, store, err))
+		return -1;
+	s->c.saved = true;
+	return 0;
+}
+
+/* ---- the end ---- */
+
+int capture_finish(struct capture_session *s, enum capture_end end, struct err *err)
+{
+	struct err one;
+	int rc = 0;
+
+	if (!s->frozen)
+		return 0;
+	if (end != CAPTURE_KILL && s->collected)
+		rc = fds_undo(s, err);
+	if (thaw_tree(s, end, &one)) {
+		if (rc == 0)
+			*err = one;
+		rc = -1;
+	}
+	log_info("%s after %.3f ms", end == CAPTURE_KILL ? "ended" : "let go", (double)s->stats.freeze_ns / 1e6);
+	return rc;
+}
+
+void capture_stats(const struct capture_session *s, struct capture_stats *out)
+{
+	*out = s->stats;
+}
+
+void capture_close(struct capture_session *s)
+{
+	struct err err;
+
+	if (!s)
+		return;
+	if (capture_finish(s, CAPTURE_THAW, &err))
+		log_error("%s", err.text);
+	forget_tree(s);
+	snapshot_free(s->c.snap);
+	free(s);
+}

@@ -1,0 +1,437 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Stopping a whole tree, and letting it go.
+ *
+ * Every thread is seized and interrupted; new tasks and threads may appear
+ * until the last of them is stopped, so the tree is listed again until nothing
+ * new is found. A thread that waits for its vfork child cannot stop before the
+ * child has called exec, and the child may already be stopped by us: then
+ * everything is let go and tried again a moment later.
+ */
+#define LOG_MODULE "freeze"
+#include "base/log.h"
+#include "capture/session.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+
+enum { STRAGGLER_MS = 50, RETRY_MS = 3 };
+
+uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
+}
+
+void live_task_free(struct live_task *t)
+{
+	if (!t)
+		return;
+	vec_free(&t->threads);
+	proc_vmas_finish(&t->vmas);
+	if (t->facts.pidfd >= 0)
+		close(t->facts.pidfd);
+	free(t->facts.threads);
+	free(t);
+}
+
+static struct live_task *find_task(const struct capture_session *s, pid_t pid)
+{
+	vec_foreach(t, &s->tasks)
+	{
+		if ((*t)->facts.pid == pid)
+			return *t;
+	}
+	return NULL;
+}
+
+static bool knows_thread(const struct live_task *t, pid_t tid, size_t hint)
+{
+	if (hint < t->threads.n && t->threads.v[hint].tid == tid)
+		return true;
+	vec_foreach(th, &t->threads)
+	{
+		if (th->tid == tid)
+			return true;
+	}
+	return false;
+}
+
+static struct live_task *add_task(struct capture_session *s, pid_t pid, struct err *err)
+{
+	struct live_task *t = calloc(1, sizeof(*t));
+
+	if (!t || !vec_push(&s->tasks, t)) {
+		free(t);
+		err_nomem(err);
+		return NULL;
+	}
+	t->facts.pid = pid;
+	t->facts.pidfd = -1;
+	return t;
+}
+
+static bool leader_is_gone(pid_t pid)
+{
+	struct proc_stat st;
+	struct err err;
+
+	return proc_stat(pid, &st, &err) || st.state == 'Z' || st.state == 'X';
+}
+
+/* Seizes and interrupts the threads of a task that are new. */
+static int seize_threads(struct live_task *t, bool *found, struct err *err)
+{
+	struct live_thread th;
+	proc_pids tids;
+	int rc = 0;
+	size_t i;
+
+	if (proc_threads(t->facts.pid, &tids, err))
+		return err->no == ENOENT || err->no == ESRCH ? 0 : -1;
+	for (i = 0; i < tids.n && rc == 0; i++) {
+		if (knows_thread(t, tids.v[i], i))
+			continue;
+		th = (struct live_thread){.tid = tids.v[i]};
+		if (pt_seize(th.tid, 0, err)) {
+			/* An exiting thread cannot be seized, with EPERM. */
+			rc = err->no == ESRCH || (err->no == EPERM && leader_is_gone(th.tid)) ? 0 : -1;
+			continue;
+		}
+		*found = true;
+		if (!vec_push(&t->threads, th))
+			rc = err_nomem(err); /* detached by our death or the retry */
+		else if (pt_interrupt(th.tid, err) && err->no != ESRCH)
+			rc = -1;
+	}
+	vec_free(&tids);
+	return rc;
+}
+
+/* One pass over the tree as it is listed now. */
+static int seize_pass(struct capture_session *s, bool *found, struct err *err)
+{
+	proc_pids pids;
+	size_t i;
+	int rc = 0;
+
+	if (proc_tree(s->root, &pids, err))
+		return -1;
+	for (i = 0; i < pids.n && rc == 0; i++) {
+		struct live_task *t = find_task(s, pids.v[i]);
+
+		if (!t) {
+			*found = true;
+			t = add_task(s, pids.v[i], err);
+		}
+		rc = t ? seize_threads(t, found, err) : -1;
+	}
+	vec_free(&pids);
+	return rc;
+}
+
+/* Removes element @i of an array, keeping the order. */
+#define vec_remove(vec, i)                                                                              \
+	do {                                                                                            \
+		memmove(&(vec)->v[i], &(vec)->v[(i) + 1], ((vec)->n - (i) - 1) * sizeof((vec)->v[0])); \
+		(vec)->n--;                                                                             \
+	} while (0)
+
+/* Waits for every thread's stop. 0; 1: somebody cannot stop now; -1. */
+static int wait_all(struct capture_session *s, struct err *err)
+{
+	size_t i;
+
+	vec_foreach(it, &s->tasks)
+	{
+		struct live_task *t = *it;
+
+		for (i = 0; i < t->threads.n; i++) {
+			struct live_thread *th = &t->threads.v[i];
+			int sig = 0, stop;
+
+			if (th->stopped)
+				continue;
+			stop = pt_wait_stop(th->tid, STRAGGLER_MS, &sig, err);
+			if (stop < 0)
+				return err->no == ETIMEDOUT ? 1 : -1;
+			if (stop == PT_GONE) {
+				vec_remove(&t->threads, i);
+				i--;
+				continue;
+			}
+			th->stopped = true;
+			th->group_sig = stop == PT_GROUP_STOPPED ? sig : 0;
+		}
+	}
+	return 0;
+}
+
+/* Lets every thread go that we have, and forgets the tasks. */
+static void release_all(struct capture_session *s)
+{
+	struct err err;
+	int pass;
+
+	/* Those that are stopped first: the others may be waiting for them. */
+	for (pass = 0; pass < 2; pass++)
+		vec_foreach(t, &s->tasks)
+		{
+			vec_foreach(th, &(*t)->threads)
+			{
+				if (pass == 0 && !th->stopped)
+					continue;
+				if (pass == 1 && (th->stopped || pt_wait_stop(th->tid, 5000, NULL, &err) < 0))
+					continue;
+				if (pt_detach(th->tid, 0, &err) && err.no != ESRCH)
+					log_warn("%s", err.text);
+			}
+		}
+	vec_foreach(t, &s->tasks)
+	{
+		live_task_free(*t);
+	}
+	s->tasks.n = 0;
+}
+
+static int freeze_once(struct capture_session *s, struct err *err)
+{
+	bool found = true;
+	int rc = 0;
+
+	while (found && rc == 0) {
+		found = false;
+		rc = seize_pass(s, &found, err);
+		if (rc == 0)
+			rc = wait_all(s, err);
+	}
+	return rc;
+}
+
+/* Tasks that ended while we listed, and zombies. */
+static int sort_out(struct capture_session *s, struct err *err)
+{
+	size_t i;
+
+	for (i = 0; i < s->tasks.n; i++) {
+		struct live_task *t = s->tasks.v[i];
+
+		if (proc_stat(t->facts.pid, &t->stat, err)) {
+			if (err->no != ENOENT && err->no != ESRCH)
+				return -1;
+			live_task_free(t);
+			vec_remove(&s->tasks, i);
+			i--;
+			continue;
+		}
+		t->facts.zombie = t->stat.state == 'Z';
+		if (t->facts.zombie && t->threads.n)
+			return err_set(err, ENOTSUP, "pid %d: its first thread has ended while others run, which cannot be carried",
+				       t->facts.pid);
+		if (!t->facts.zombie && !t->threads.n)
+			return err_set(err, EAGAIN, "pid %d is ending right now; try again", t->facts.pid);
+		t->parent = find_task(s, t->stat.ppid);
+	}
+	if (!s->tasks.n || s->tasks.v[0]->facts.pid != s->root || s->tasks.v[0]->facts.zombie)
+		return err_set(err, ESRCH, "pid %d has ended", s->root);
+	return 0;
+}
+
+static int read_thread(struct live_thread *th, struct err *err)
+{
+	if (pt_get_regs(th->tid, &th->regs, err))
+		return -1;
+	return pt_get_sigmask(th->tid, &th->sigmask, err);
+}
+
+/* A thread that a killed ferry left on its way gets time to arrive. */
+static int let_home(struct live_task *t, struct live_thread *th, struct err *err)
+{
+	static const struct timespec nap = {.tv_nsec = 500000};
+	int tries;
+
+	for (tries = 0; tries < VISIT_HOME_TRIES; tries++) {
+		if (!visit_on_way_home(t->facts.pid, &t->vmas, &th->regs))
+			return 0;
+		if (pt_cont(th->tid, 0, err))
+			return -1;
+		nanosleep(&nap, NULL);
+		if (pt_interrupt(th->tid, err) || pt_wait_stop(th->tid, 5000, NULL, err) < 0 || read_thread(th, err))
+			return -1;
+		proc_vmas_finish(&t->vmas);
+		if (proc_vmas_read(t->facts.pid, true, &t->vmas, err))
+			return -1;
+	}
+	log_info("thread %d: what looks like the way home of a visit stays on its stack", th->tid);
+	return 0;
+}
+
+/*
+ * A restartable sequence that is interrupted by our visit must be aborted, as
+ * the kernel does for any preemption; it does not see that we come back into
+ * the middle of it. See rseq(2): struct rseq_cs { u32 version, flags; u64
+ * start_ip, post_commit_offset, abort_ip }.
+ */
+static void abort_rseq(struct live_task *t, struct live_thread *th)
+{
+	uint64_t cs_addr = 0, cs[4];
+	struct pt_rseq conf;
+	struct err err;
+	char path[64];
+	int fd;
+
+	if (pt_get_rseq(th->tid, &conf, &err) || !conf.pointer)
+		return;
+	snprintf(path, sizeof(path), "/proc/%d/mem", t->facts.pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return;
+	if (pread(fd, &cs_addr, 8, (off_t)(conf.pointer + 8)) == 8 && cs_addr &&
+	    pread(fd, cs, sizeof(cs), (off_t)cs_addr) == (ssize_t)sizeof(cs) && th->regs.rip - cs[1] < cs[2])
+		th->regs.rip = cs[3];
+	close(fd);
+}
+
+static void hide_interrupt(struct live_thread *th)
+{
+	struct proc_status st;
+	struct err err;
+
+	if ((int64_t)th->regs.rax != -EINTR || (int64_t)th->regs.orig_rax < 0 || proc_status(th->tid, &st, &err))
+		return;
+	pt_hide_interrupt(&th->regs, ((st.sig_pending | st.shared_pending) & ~th->sigmask) != 0);
+	proc_status_finish(&st);
+}
+
+/* From here on the registers that we hold are what the thread gets back. */
+static int settle_regs(struct live_task *t, struct live_thread *th, struct err *err)
+{
+	struct user_regs_struct before = th->regs;
+
+	hide_interrupt(th);
+	abort_rseq(t, th);
+	return memcmp(&before, &th->regs, sizeof(before)) ? pt_set_regs(th->tid, &th->regs, err) : 0;
+}
+
+static int read_states(struct capture_session *s, struct err *err)
+{
+	vec_foreach(it, &s->tasks)
+	{
+		struct live_task *t = *it;
+
+		if (t->facts.zombie)
+			continue;
+		if (proc_vmas_read(t->facts.pid, true, &t->vmas, err))
+			return -1;
+		vec_foreach(th, &t->threads)
+		{
+			if (read_thread(th, err) || let_home(t, th, err))
+				return -1;
+			if (settle_regs(t, th, err))
+				return -1;
+		}
+	}
+	return 0;
+}
+
+int freeze_tree(struct capture_session *s, unsigned int timeout_ms, struct err *err)
+{
+	static const struct timespec nap = {.tv_nsec = RETRY_MS * 1000000};
+	uint64_t end = now_ns() + timeout_ms * 1000000ULL;
+	int rc;
+
+	for (;;) {
+		s->freeze_started_ns = now_ns();
+		rc = freeze_once(s, err);
+		if (rc <= 0)
+			break;
+		release_all(s);
+		if (timeout_ms && now_ns() > end) {
+			err_wrap(err, "cannot freeze the tree of pid %d within %u ms (--timeout)", s->root, timeout_ms);
+			return -1;
+		}
+		nanosleep(&nap, NULL);
+	}
+	s->frozen = true;
+	if (rc == 0)
+		rc = sort_out(s, err);
+	if (rc == 0)
+		rc = read_states(s, err);
+	if (rc) {
+		s->frozen = false;
+		release_all(s);
+		return -1;
+	}
+	log_info("frozen: %zu tasks in %.3f ms", s->tasks.n, (double)(now_ns() - s->freeze_started_ns) / 1e6);
+	return 0;
+}
+
+/* Everything ends; when this returns nothing of the tree runs any more. */
+static int kill_all(struct capture_session *s, struct err *err)
+{
+	int rc = 0;
+
+	vec_foreach(it, &s->tasks)
+	{
+		if (!(*it)->facts.zombie && kill((*it)->facts.pid, SIGKILL) && errno != ESRCH)
+			rc = err_sys(err, "cannot end pid %d", (*it)->facts.pid);
+	}
+	vec_foreach(it, &s->tasks)
+	{
+		struct live_task *t = *it;
+		size_t i;
+		int status;
+
+		/* Threads first: the leader reports last. Each tracee's end is reported to us, its tracer. */
+		for (i = t->threads.n; i-- > 0;)
+			while (waitpid(t->threads.v[i].tid, &status, __WALL) > 0 && WIFSTOPPED(status))
+				;
+	}
+	s->killed = true;
+	return rc;
+}
+
+static int detach_all(struct capture_session *s, bool stop, struct err *err)
+{
+	struct err one;
+	int rc = 0;
+
+	vec_foreach(it, &s->tasks)
+	{
+		struct live_task *t = *it;
+
+		if (stop && !t->facts.zombie && kill(t->facts.pid, SIGSTOP))
+			rc = err_sys(err, "cannot stop pid %d", t->facts.pid);
+	}
+	vec_foreach(it, &s->tasks)
+	{
+		vec_foreach(th, &(*it)->threads)
+		{
+			if (pt_detach(th->tid, 0, &one) && one.no != ESRCH) {
+				log_error("%s", one.text);
+				*err = one;
+				rc = -1;
+			}
+		}
+	}
+	return rc;
+}
+
+int thaw_tree(struct capture_session *s, enum capture_end end, struct err *err)
+{
+	int rc;
+
+	if (!s->frozen)
+		return 0;
+	s->frozen = false;
+	rc = end == CAPTURE_KILL ? kill_all(s, err) : detach_all(s, end == CAPTURE_LEAVE_STOPPED, err);
+	s->stats.freeze_ns = now_ns() - s->freeze_started_ns;
+	return rc;
+}

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * What the files of capture/ share: the frozen tree as it really is, beside
+ * the snapshot that is made of it.
+ */
+#ifndef FERRY_CAPTURE_SESSION_H
+#define FERRY_CAPTURE_SESSION_H
+
+#include "blob/visit.h"
+#include "capture/capture.h"
+#include "kernel/proc.h"
+#include "kernel/ptrace.h"
+
+struct live_thread {
+	pid_t tid;
+	bool stopped;  /* in a ptrace stop */
+	int group_sig; /* it is in a group stop by this signal, or 0 */
+	struct user_regs_struct regs; /* its own; what it gets back */
+	uint64_t sigmask;
+};
+
+struct live_task {
+	struct task_facts facts; /* what kinds see */
+	struct proc_stat stat;
+	VEC(struct live_thread) threads; /* leader first; empty for zombies */
+	proc_vmas vmas;
+	struct live_task *parent; /* in the tree, NULL for the root */
+	bool shares_files;        /* its descriptor table is the parent's */
+};
+
+struct capture_session {
+	struct capture c;
+	pid_t root;
+	VEC(struct live_task *) tasks; /* parents first; [0] is the root */
+	bool frozen, killed, collected;
+	uint64_t freeze_started_ns;
+	struct capture_stats stats;
+	uint32_t next_id; /* for ids-PID.img */
+};
+
+uint64_t now_ns(void);
+
+/* freeze.c */
+void live_task_free(struct live_task *t);
+int freeze_tree(struct capture_session *s, unsigned int timeout_ms, struct err *err) must_check;
+int thaw_tree(struct capture_session *s, enum capture_end end, struct err *err) must_check;
+
+/* tasks.c: pstree, core, ids, fs of every task, as far as it can be seen from outside. */
+int tasks_describe(struct capture_session *s, struct err *err) must_check;
+/* Refusals that a look at /proc shows: namespaces, seccomp, tracers, ... Works on running tasks. */
+int task_allowed(struct capture_session *s, pid_t pid, struct err *err) must_check;
+/* Runs the kinds on a task: outside, and inside by a visit. */
+int task_inspect(struct capture_session *s, struct live_task *t, struct err *err) must_check;
+
+/* areas.c */
+int areas_allowed(const struct capture_session *s, pid_t pid, const proc_vmas *vmas, struct err *err) must_check;
+int areas_describe(struct capture_session *s, struct live_task *t, struct err *err) must_check;
+
+/* fds.c: gather descriptions into c.fds and give each its kind. */
+int fds_gather(struct capture_session *s, struct err *err) must_check;
+int fds_capture(struct capture_session *s, struct err *err) must_check;
+int fds_undo(struct capture_session *s, struct err *err) must_check;
+void fds_forget(struct capture_session *s);
+
+#endif

@@ -1,0 +1,484 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Describing tasks: the process tree, ids of shared things, registers, working
+ * directory, and what the task kinds add, from outside and by a visit.
+ */
+#define LOG_MODULE "tasks"
+#include "base/io.h"
+#include "base/log.h"
+#include "capture/session.h"
+#include "kernel/xstate.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/kcmp.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+
+enum { NS_IDS = 8, MAX_TASK_KINDS = 32 };
+
+/* ---- what is refused ---- */
+
+static ino_t ns_inode(pid_t pid, const char *name)
+{
+	char path[64];
+	struct stat st;
+
+	snprintf(path, sizeof(path), "/proc/%d/ns/%s", pid, name);
+	return stat(path, &st) ? 0 : st.st_ino;
+}
+
+static int namespaces_allowed(pid_t pid, struct err *err)
+{
+	static const char *const names[] = {"mnt", "net", "ipc", "uts", "user", "cgroup"};
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(names); i++)
+		if (ns_inode(pid, names[i]) != ns_inode(getpid(), names[i]))
+			return err_set(err, ENOTSUP,
+				       "pid %d is in a %s namespace of its own, which this version does not carry; "
+				       "run ferry inside of it",
+				       pid, names[i]);
+	return 0;
+}
+
+static int status_allowed(pid_t pid, const struct proc_status *st, struct err *err)
+{
+	if (st->tracer && st->tracer != getpid())
+		return err_set(err, EBUSY, "pid %d is traced by pid %d; detach the debugger first", pid, st->tracer);
+	if (st->seccomp)
+		return err_set(err, ENOTSUP, "pid %d has seccomp filters, which this version does not carry", pid);
+	if (st->nspid.n > 1 && st->nspid.v[st->nspid.n - 1] == 1)
+		return err_set(err, ENOTSUP,
+			       "pid %d is the init of a pid namespace (a container), which this version does not carry", pid);
+	return 0;
+}
+
+int task_allowed(struct capture_session *s, pid_t pid, struct err *err)
+{
+	struct proc_status st;
+	struct proc_stat stat;
+	int rc;
+
+	if (proc_stat(pid, &stat, err))
+		return -1;
+	if (stat.state == 'Z')
+		return 0;
+	if (stat.flags & 0x200000 /* PF_KTHREAD */)
+		return err_set(err, EINVAL, "pid %d is a kernel thread", pid);
+	if (pid == getpid() || pid == 1)
+		return err_set(err, EINVAL, "pid %d is %s and cannot be carried", pid, pid == 1 ? "init" : "ferry itself");
+	if (proc_status(pid, &st, err))
+		return -1;
+	rc = status_allowed(pid, &st, err);
+	proc_status_finish(&st);
+	return rc ? rc : namespaces_allowed(pid, err);
+}
+
+/* ---- ids of shared things ---- */
+
+static bool same_object(pid_t a, pid_t b, int type)
+{
+	return syscall(SYS_kcmp, a, b, type, 0, 0) == 0;
+}
+
+static int describe_ids(struct capture_session *s, struct live_task *t, struct err *err)
+{
+	TaskKobjIdsEntry *ids = snap_new(s->c.snap, TaskKobjIdsEntry, task_kobj_ids_entry);
+	const struct live_task *p = t->parent;
+
+	if (!ids)
+		return err_nomem(err);
+	if (p && same_object(t->facts.pid, p->facts.pid, KCMP_VM))
+		return err_set(err, ENOTSUP, "pids %d and %d share their memory (vfork or clone), which is not carried",
+			       p->facts.pid, t->facts.pid);
+	if (p && (same_object(t->facts.pid, p->facts.pid, KCMP_FS) || same_object(t->facts.pid, p->facts.pid, KCMP_SIGHAND)))
+		return err_set(err, ENOTSUP, "pids %d and %d share their working directory or signal handlers, which is not carried",
+			       p->facts.pid, t->facts.pid);
+	t->shares_files = p && same_object(t->facts.pid, p->facts.pid, KCMP_FILES);
+	ids->vm_id = ids->fs_id = ids->sighand_id = s->next_id;
+	ids->files_id = t->shares_files ? p->facts.snap->ids->files_id : s->next_id;
+	s->next_id++;
+	ids->has_pid_ns_id = ids->has_net_ns_id = ids->has_ipc_ns_id = ids->has_uts_ns_id = true;
+	ids->has_time_ns_id = ids->has_mnt_ns_id = ids->has_user_ns_id = ids->has_cgroup_ns_id = true;
+	ids->pid_ns_id = 1;
+	ids->net_ns_id = 2;
+	ids->ipc_ns_id = 3;
+	ids->uts_ns_id = 4;
+	ids->time_ns_id = ns_inode(t->facts.pid, "time") == ns_inode(getpid(), "time") ? 5 : 9;
+	ids->mnt_ns_id = 6;
+	ids->user_ns_id = 7;
+	ids->cgroup_ns_id = 8;
+	t->facts.snap->ids = ids;
+	return 0;
+}
+
+/* ---- the process tree ---- */
+
+/* The image's pids are those of the tree's innermost pid namespace. */
+static pid_t virt_tid(const struct live_task *t, pid_t tid, bool nested)
+{
+	struct proc_status st;
+	struct err err;
+	pid_t v = 0;
+
+	if (!nested)
+		return tid;
+	if (proc_status(tid, &st, &err) == 0) {
+		v = st.nspid.n ? st.nspid.v[st.nspid.n - 1] : tid;
+		proc_status_finish(&st);
+	}
+	return v;
+}
+
+/* A process group or session id seen from the tree: /proc/PID/status has them per namespace, too. */
+static pid_t virt_group(const struct live_task *t, const char *key, pid_t real, bool nested)
+{
+	cleanup_free char *text = NULL;
+	char *line, *end;
+	pid_t v = real;
+
+	if (!nested || io_read_filef(&text, NULL, "/proc/%d/status", t->facts.pid))
+		return real;
+	line = strstr(text, key);
+	if (!line)
+		return real;
+	end = strchrnul(line, '\n');
+	*end = 0;
+	while (end > line && end[-1] != '\t' && end[-1] != ' ')
+		end--;
+	v = (pid_t)strtol(end, NULL, 10);
+	return v;
+}
+
+static bool in_nested_ns(pid_t pid)
+{
+	return ns_inode(pid, "pid") != ns_inode(getpid(), "pid");
+}
+
+static int name_threads(struct capture_session *s, struct live_task *t, bool nested, struct err *err)
+{
+	size_t n = t->facts.zombie ? 1 : t->threads.n, i;
+
+	t->facts.threads = calloc(n, sizeof(*t->facts.threads));
+	if (!t->facts.threads)
+		return err_nomem(err);
+	t->facts.n_threads = n;
+	t->facts.vpid = virt_tid(t, t->facts.pid, nested);
+	for (i = 0; i < n; i++) {
+		t->facts.threads[i].tid = t->facts.zombie ? t->facts.pid : t->threads.v[i].tid;
+		t->facts.threads[i].vtid = virt_tid(t, t->facts.threads[i].tid, nested);
+	}
+	return vec_push(&s->c.tasks, &t->facts) ? 0 : err_nomem(err);
+}
+
+static int describe_pstree(struct capture_session *s, struct live_task *t, bool nested, struct err *err)
+{
+	PstreeEntry *ps = snap_new(s->c.snap, PstreeEntry, pstree_entry);
+	size_t i;
+
+	if (!ps)
+		return err_nomem(err);
+	ps->pid = (uint32_t)t->facts.vpid;
+	ps->ppid = t->parent ? (uint32_t)t->parent->facts.vpid : 0;
+	ps->pgid = (uint32_t)virt_group(t, "NSpgid:", t->stat.pgrp, nested);
+	ps->sid = (uint32_t)virt_group(t, "NSsid:", t->stat.session, nested);
+	ps->n_threads = t->facts.n_threads;
+	ps->threads = arena_array(&s->c.snap->arena, uint32_t, ps->n_threads);
+	for (i = 0; ps->threads && i < ps->n_threads; i++)
+		ps->threads[i] = (uint32_t)t->facts.threads[i].vtid;
+	t->facts.snap->ps = ps;
+	return ps->threads ? 0 : err_nomem(err);
+}
+
+/* ---- registers ---- */
+
+static void describe_gpregs(const struct user_regs_struct *live, UserX86RegsEntry *e)
+{
+	struct user_regs_struct r = *live;
+
+	pt_restart_regs(&r, false);
+	e->r15 = r.r15;
+	e->r14 = r.r14;
+	e->r13 = r.r13;
+	e->r12 = r.r12;
+	e->bp = r.rbp;
+	e->bx = r.rbx;
+	e->r11 = r.r11;
+	e->r10 = r.r10;
+	e->r9 = r.r9;
+	e->r8 = r.r8;
+	e->ax = r.rax;
+	e->cx = r.rcx;
+	e->dx = r.rdx;
+	e->si = r.rsi;
+	e->di = r.rdi;
+	e->orig_ax = live->orig_rax;
+	e->ip = r.rip;
+	e->cs = r.cs;
+	e->flags = r.eflags;
+	e->sp = r.rsp;
+	e->ss = r.ss;
+	e->fs_base = r.fs_base;
+	e->gs_base = r.gs_base;
+	e->ds = r.ds;
+	e->es = r.es;
+	e->fs = r.fs;
+	e->gs = r.gs;
+	e->has_mode = true;
+	e->mode = USER_X86_REGS_MODE__NATIVE;
+}
+
+static CoreEntry *new_core(struct capture_session *s, bool leader, bool zombie)
+{
+	struct snapshot *snap = s->c.snap;
+	CoreEntry *core = snap_new(snap, CoreEntry, core_entry);
+
+	if (!core)
+		return NULL;
+	core->mtype = CORE_ENTRY__MARCH__X86_64;
+	if (leader)
+		core->tc = snap_new(snap, TaskCoreEntry, task_core_entry);
+	if (leader && !core->tc)
+		return NULL;
+	if (zombie)
+		return core;
+	core->thread_info = snap_new(snap, ThreadInfoX86, thread_info_x86);
+	core->thread_core = snap_new(snap, ThreadCoreEntry, thread_core_entry);
+	if (core->thread_info)
+		core->thread_info->gpregs = snap_new(snap, UserX86RegsEntry, user_x86_regs_entry);
+	return core->thread_info && core->thread_core && core->thread_info->gpregs ? core : NULL;
+}
+
+static int describe_registers(struct capture_session *s, const struct live_thread *th, CoreEntry *core, struct err *err)
+{
+	uint8_t xsave[PT_XSTATE_MAX_BYTES] __attribute__((aligned(64)));
+	size_t bytes = sizeof(xsave);
+
+	if (th->regs.cs != 0x33)
+		return err_set(err, ENOTSUP, "thread %d runs 32-bit code, which is not carried", th->tid);
+	describe_gpregs(&th->regs, core->thread_info->gpregs);
+	if (pt_get_xstate(th->tid, xsave, &bytes, err))
+		return -1;
+	return xstate_to_fpregs(xsave, bytes, &s->c.snap->arena, &core->thread_info->fpregs, err);
+}
+
+static int describe_zombie(struct capture_session *s, struct live_task *t, struct err *err)
+{
+	TaskCoreEntry *tc = t->facts.snap->core[0]->tc;
+
+	tc->task_state = TASK_DEAD;
+	tc->exit_code = (uint32_t)t->stat.exit_code;
+	tc->flags = (uint32_t)t->stat.flags;
+	tc->comm = arena_strdup(&s->c.snap->arena, t->stat.comm);
+	return tc->comm ? 0 : err_nomem(err);
+}
+
+static int describe_cores(struct capture_session *s, struct live_task *t, struct err *err)
+{
+	struct snap_task *snap = t->facts.snap;
+	size_t i;
+
+	snap->n_threads = t->facts.n_threads;
+	snap->core = arena_array(&s->c.snap->arena, CoreEntry *, snap->n_threads);
+	for (i = 0; snap->core && i < snap->n_threads; i++) {
+		snap->core[i] = new_core(s, i == 0, t->facts.zombie);
+		if (!snap->core[i])
+			return err_nomem(err);
+		if (t->facts.zombie)
+			return describe_zombie(s, t, err);
+		if (describe_registers(s, &t->threads.v[i], snap->core[i], err))
+			return -1;
+		snap->core[i]->thread_core->has_blk_sigset = true;
+		snap->core[i]->thread_core->blk_sigset = t->threads.v[i].sigmask;
+	}
+	if (!snap->core)
+		return err_nomem(err);
+	snap->core[0]->tc->blk_sigset = t->threads.v[0].sigmask;
+	snap->core[0]->tc->flags = (uint32_t)t->stat.flags;
+	snap->core[0]->tc->task_state = TASK_ALIVE;
+	if (t->threads.v[0].group_sig) {
+		snap->core[0]->tc->task_state = TASK_STOPPED;
+		snap->core[0]->tc->has_stop_signo = true;
+		snap->core[0]->tc->stop_signo = (uint32_t)t->threads.v[0].group_sig;
+	}
+	return 0;
+}
+
+/* ---- working directory, root, umask ---- */
+
+static int describe_dir(struct capture_session *s, pid_t pid, const char *which, uint32_t *id_out, struct err *err)
+{
+	cleanup_close int fd = io_openf(O_PATH, "/proc/%d/%s", pid, which);
+	char link[PATH_MAX];
+
+	if (fd < 0 || io_readlinkf(link, sizeof(link), "/proc/%d/%s", pid, which))
+		return err_sys(err, "cannot look at the %s of pid %d", which, pid);
+	if (file_capture_path(&s->c, fd, link, O_DIRECTORY, 0, id_out, err))
+		return err_wrap(err, "%s of pid %d", which, pid);
+	return 0;
+}
+
+static int describe_fs(struct capture_session *s, struct live_task *t, struct err *err)
+{
+	FsEntry *fs = snap_new(s->c.snap, FsEntry, fs_entry);
+	struct proc_status st;
+
+	if (!fs)
+		return err_nomem(err);
+	if (proc_status(t->facts.pid, &st, err))
+		return -1;
+	fs->has_umask = true;
+	fs->umask = st.umask;
+	proc_status_finish(&st);
+	t->facts.snap->fs = fs;
+	if (describe_dir(s, t->facts.pid, "cwd", &fs->cwd_id, err))
+		return -1;
+	return describe_dir(s, t->facts.pid, "root", &fs->root_id, err);
+}
+
+/* ---- one after the other ---- */
+
+static int describe_task(struct capture_session *s, struct live_task *t, bool nested, struct err *err)
+{
+	t->facts.snap = arena_new(&s->c.snap->arena, struct snap_task);
+	if (!t->facts.snap || !vec_push(&s->c.snap->tasks, t->facts.snap))
+		return err_nomem(err);
+	if (name_threads(s, t, nested, err) || describe_pstree(s, t, nested, err))
+		return -1;
+	if (!t->facts.zombie) {
+		t->facts.pidfd = (int)syscall(SYS_pidfd_open, t->facts.pid, 0);
+		if (t->facts.pidfd < 0)
+			return err_sys(err, "cannot open a pidfd for pid %d", t->facts.pid);
+		if (task_allowed(s, t->facts.pid, err) || describe_ids(s, t, err))
+			return -1;
+	}
+	return describe_cores(s, t, err);
+}
+
+int tasks_describe(struct capture_session *s, struct err *err)
+{
+	bool nested = in_nested_ns(s->root);
+
+	s->next_id = 2; /* 1 is ours */
+	vec_foreach(it, &s->tasks)
+	{
+		if (describe_task(s, *it, nested, err))
+			return -1;
+	}
+	/* Paths: exe, directories; after every pid is known. */
+	vec_foreach(it, &s->tasks)
+	{
+		if (!(*it)->facts.zombie && describe_fs(s, *it, err))
+			return -1;
+	}
+	return 0;
+}
+
+/* ---- kinds ---- */
+
+static int run_outside(struct capture_session *s, struct live_task *t, size_t thread, struct err *err)
+{
+	const struct task_kind *const *k;
+
+	for (k = task_kinds; *k; k++) {
+		if (!(*k)->outside || ((*k)->when == KIND_PER_PROCESS && thread))
+			continue;
+		if ((*k)->outside(&s->c, &t->facts, thread, err))
+			return err_wrap(err, "%s", (*k)->name);
+	}
+	return 0;
+}
+
+static int run_queries(struct capture_session *s, struct live_task *t, size_t thread, struct script *script,
+		       struct task_query q[MAX_TASK_KINDS], struct err *err)
+{
+	size_t i;
+
+	for (i = 0; task_kinds[i] && i < MAX_TASK_KINDS; i++) {
+		if (!task_kinds[i]->query || (task_kinds[i]->when == KIND_PER_PROCESS && thread))
+			continue;
+		if (task_kinds[i]->query(&s->c, &t->facts, thread, script, &q[i], err))
+			return err_wrap(err, "%s", task_kinds[i]->name);
+	}
+	return 0;
+}
+
+static int run_collects(struct capture_session *s, struct live_task *t, size_t thread, const struct script *script,
+			const struct task_query q[MAX_TASK_KINDS], struct err *err)
+{
+	size_t i;
+
+	for (i = 0; task_kinds[i] && i < MAX_TASK_KINDS; i++) {
+		if (!task_kinds[i]->collect || (task_kinds[i]->when == KIND_PER_PROCESS && thread))
+			continue;
+		if (task_kinds[i]->collect(&s->c, &t->facts, thread, script, &q[i], err))
+			return err_wrap(err, "%s", task_kinds[i]->name);
+	}
+	return 0;
+}
+
+static struct visit_thread visitor_of(const struct live_thread *th)
+{
+	return (struct visit_thread){.tid = th->tid, .regs = th->regs, .sigmask = th->sigmask};
+}
+
+static int inspect_leader(struct capture_session *s, struct live_task *t, struct visit *v, struct err *err)
+{
+	struct task_query q[MAX_TASK_KINDS] = {0};
+	unsigned int brk_op;
+
+	brk_op = script_call(&v->script, "read the break", SYS_brk, SV(0));
+	if (run_queries(s, t, 0, &v->script, q, err) || visit_run(v, err))
+		return -1;
+	t->facts.snap->mm->mm_brk = (uint64_t)script_result(&v->script, brk_op);
+	return run_collects(s, t, 0, &v->script, q, err);
+}
+
+static int inspect_guest(struct capture_session *s, struct live_task *t, size_t thread, struct visit *v, struct err *err)
+{
+	struct visit_thread guest = visitor_of(&t->threads.v[thread]);
+	struct task_query q[MAX_TASK_KINDS] = {0};
+
+	script_reset(&v->guest_script);
+	if (run_queries(s, t, thread, &v->guest_script, q, err) || visit_guest(v, &guest, err))
+		return -1;
+	return run_collects(s, t, thread, &v->guest_script, q, err);
+}
+
+static int inspect_inside(struct capture_session *s, struct live_task *t, struct err *err)
+{
+	struct visit_thread host = visitor_of(&t->threads.v[0]);
+	cleanup_free struct visit *v = malloc(sizeof(*v));
+	struct err second;
+	size_t i;
+	int rc;
+
+	if (!v)
+		return err_nomem(err);
+	if (visit_open(v, t->facts.pid, &host, &t->vmas, err))
+		return -1;
+	rc = inspect_leader(s, t, v, err);
+	for (i = 1; i < t->threads.n && rc == 0; i++)
+		rc = inspect_guest(s, t, i, v, err);
+	if (visit_close(v, rc ? &second : err)) {
+		if (rc)
+			log_error("%s", second.text);
+		rc = -1;
+	}
+	return rc;
+}
+
+int task_inspect(struct capture_session *s, struct live_task *t, struct err *err)
+{
+	size_t i;
+
+	for (i = 0; i < t->threads.n; i++)
+		if (run_outside(s, t, i, err))
+			return err_wrap(err, "pid %d", t->facts.pid);
+	if (inspect_inside(s, t, err))
+		return err_wrap(err, "pid %d", t->facts.pid);
+	return 0;
+}

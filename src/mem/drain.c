@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: Apache-2.0
+#define LOG_MODULE "drain"
+#include "mem/drain.h"
+#include "base/io.h"
+#include "base/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+
+/* ---- what the kernel says about pages: linux/fs.h of 6.7 and later ---- */
+
+struct page_region {
+	uint64_t start, end, categories;
+};
+
+struct pm_scan_arg {
+	uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
+	uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
+};
+
+#define PAGEMAP_SCAN_IOCTL _IOWR('f', 16, struct pm_scan_arg)
+
+enum page_category {
+	PAGE_FILE = 1 << 2,
+	PAGE_PRESENT = 1 << 3,
+	PAGE_SWAPPED = 1 << 4,
+	PAGE_PFNZERO = 1 << 5,
+	PAGE_GUARD = 1 << 8,
+};
+
+enum { SCAN_REGIONS = 1024 };
+
+static int push_range(mem_ranges *out, uint64_t start, uint64_t end, struct err *err)
+{
+	if (out->n && out->v[out->n - 1].end == start) {
+		out->v[out->n - 1].end = end;
+		return 0;
+	}
+	return vec_push(out, (struct mem_range){start, end}) ? 0 : err_nomem(err);
+}
+
+uint64_t mem_ranges_bytes(const mem_ranges *r)
+{
+	uint64_t sum = 0;
+	size_t i;
+
+	for (i = 0; i < r->n; i++)
+		sum += r->v[i].end - r->v[i].start;
+	return sum;
+}
+
+/* Ranges of [start, end) that match. 0; 1: the kernel has no such ioctl; -1. */
+static int scan(int pagemap, uint64_t start, uint64_t end, const struct pm_scan_arg *what, mem_ranges *out,
+		struct err *err)
+{
+	struct page_region regions[SCAN_REGIONS];
+	struct pm_scan_arg arg = *what;
+	int n, i;
+
+	arg.size = sizeof(arg);
+	arg.end = end;
+	arg.vec = (uintptr_t)regions;
+	arg.vec_len = SCAN_REGIONS;
+	for (arg.start = start; arg.start < end; arg.start = arg.walk_end) {
+		n = ioctl(pagemap, PAGEMAP_SCAN_IOCTL, &arg);
+		if (n < 0 && (errno == ENOTTY || errno == EINVAL))
+			return 1;
+		if (n < 0)
+			return err_sys(err, "cannot scan the pages at %llx", (unsigned long long)arg.start);
+		for (i = 0; i < n; i++)
+			if (push_range(out, regions[i].start, regions[i].end, err))
+				return -1;
+		if (arg.walk_end <= arg.start)
+			break;
+	}
+	return 0;
+}
+
+int mem_find_guards(pid_t pid, mem_ranges *out, struct err *err)
+{
+	static const struct pm_scan_arg guards = {.category_mask = PAGE_GUARD, .return_mask = PAGE_GUARD};
+	cleanup_close int pagemap = io_openf(O_RDONLY, "/proc/%d/pagemap", pid);
+
+	if (pagemap < 0)
+		return err_sys(err, "cannot open the pagemap of pid %d", pid);
+	return scan(pagemap, 0, 0x7ffffffff000ULL, &guards, out, err) < 0 ? -1 : 0;
+}
+
+/* ---- without PAGEMAP_SCAN: 64-bit entries of /proc/PID/pagemap ---- */
+
+enum { PM_ENTRIES = 4096 };
+
+static int scan_entries(int pagemap, uint64_t start, uint64_t end, mem_ranges *out, struct err *err)
+{
+	uint64_t entries[PM_ENTRIES];
+	size_t n, i;
+
+	while (start < end) {
+		n = MIN((end - start) / PAGE_BYTES, (uint64_t)PM_ENTRIES);
+		if (io_pread_full(pagemap, entries, n * 8, (off_t)(start / PAGE_BYTES * 8)))
+			return err_sys(err, "cannot read the pagemap at %llx", (unsigned long long)start);
+		for (i = 0; i < n; i++, start += PAGE_BYTES) {
+			bool there = entries[i] >> 63 & 1 || entries[i] >> 62 & 1, file = entries[i] >> 61 & 1;
+
+			if (there && !file && push_range(out, start, start + PAGE_BYTES, err))
+				return -1;
+		}
+	}
+	return 0;
+}
+
+/* ---- plans ---- */
+
+static bool is_private(const VmaEntry *e)
+{
+	return (e->status & VMA_REGULAR) && (e->status & (VMA_FILE_PRIVATE | VMA_ANON_PRIVATE)) && !(e->status & VMA_VVAR);
+}
+
+static int plan_area(int pagemap, const VmaEntry *e, mem_ranges *out, bool *no_scan, struct err *err)
+{
+	/* Present or swapped, not the page cache's, not the zero page. */
+	static const struct pm_scan_arg own = {
+		.category_inverted = PAGE_FILE | PAGE_PFNZERO,
+		.category_mask = PAGE_FILE | PAGE_PFNZERO,
+		.category_anyof_mask = PAGE_PRESENT | PAGE_SWAPPED,
+	};
+	int rc = 1;
+
+	if (e->status & VMA_VDSO) /* whole: another kernel's may differ */
+		return push_range(out, e->start, e->end, err);
+	if (!*no_scan)
+		rc = scan(pagemap, e->start, e->end, &own, out, err);
+	if (rc == 1) {
+		*no_scan = true;
+		rc = scan_entries(pagemap, e->start, e->end, out, err);
+	}
+	return rc;
+}
+
+int drain_plan_task(pid_t pid, const MmEntry *mm, mem_ranges *out, struct err *err)
+{
+	cleanup_close int pagemap = io_openf(O_RDONLY, "/proc/%d/pagemap", pid);
+	bool no_scan = false;
+	size_t i;
+
+	if (pagemap < 0)
+		return err_sys(err, "cannot open the pagemap of pid %d", pid);
+	for (i = 0; i < mm->n_vmas; i++)
+		if (is_private(mm->vmas[i]) && plan_area(pagemap, mm->vmas[i], out, &no_scan, err))
+			return err_wrap(err, "pid %d", pid);
+	return 0;
+}
+
+int drain_plan_file(int fd, uint64_t bytes, mem_ranges *out, struct err *err)
+{
+	off_t data = 0, hole;
+
+	while ((uint64_t)data < bytes) {
+		data = lseek(fd, data, SEEK_DATA);
+		if (data < 0 && errno == ENXIO)
+			return 0;
+		if (data < 0)
+			return err_sys(err, "cannot look for data in shared memory");
+		hole = lseek(fd, data, SEEK_HOLE);
+		if (hole < 0)
+			return err_sys(err, "cannot look for holes in shared memory");
+		if (push_range(out, (uint64_t)data & ~(PAGE_BYTES - 1), PAGE_ALIGN((uint64_t)hole), err))
+			return -1;
+		data = hole;
+	}
+	return 0;
+}
+
+/* ---- the work ---- */
+
+int drain_init(struct drain *d, struct snapshot *snap, struct store *store, struct err *err)
+{
+	memset(d, 0, sizeof(*d));
+	d->snap = snap;
+	d->store = store;
+	d->buf = mmap(NULL, DRAIN_CHUNK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	if (d->buf == MAP_FAILED) {
+		d->buf = NULL;
+		return err_nomem(err);
+	}
+	return 0;
+}
+
+void drain_finish(struct drain *d)
+{
+	if (d->buf)
+		munmap(d->buf, DRAIN_CHUNK_BYTES);
+	d->buf = NULL;
+}
+
+/* The entry that a page at @vaddr with @flags belongs to: the last one if it continues it. */
+static int add_page_run(struct drain *d, struct snap_pagemap *pm, uint64_t vaddr, uint64_t n, uint32_t flags,
+			struct err *err)
+{
+	PagemapEntry *last = pm->entries.n ? pm->entries.v[pm->entries.n - 1] : NULL;
+	PagemapEntry *e;
+
+	if (last && last->flags == flags && last->vaddr + last->nr_pages * PAGE_BYTES == vaddr) {
+		last->nr_pages += n;
+		return 0;
+	}
+	e = snap_new(d->snap, PagemapEntry, pagemap_entry);
+	if (!e || !vec_push(&pm->entries, e))
+		return err_nomem(err);
+	e->vaddr = vaddr;
+	e->has_flags = e->has_nr_pages = true;
+	e->flags = flags;
+	e->nr_pages = n;
+	return 0;
+}
+
+static bool is_zero_page(const uint8_t *page)
+{
+	const uint64_t *w = (const uint64_t *)page;
+	size_t i;
+
+	for (i = 0; i < PAGE_BYTES / 8; i += 4)
+		if (w[i] | w[i + 1] | w[i + 2] | w[i + 3])
+			return false;
+	return true;
+}
+
+/* Stores a chunk that is in the buffer, but for zero pages where absent pages read as zero. */
+static int store_chunk(struct drain *d, struct snap_pagemap *pm, uint64_t vaddr, size_t bytes, uint32_t flags,
+		       bool skip_zero, struct err *err)
+{
+	size_t at = 0, run, end = bytes;
+
+	while (at < end) {
+		while (skip_zero && at < end && is_zero_page(d->buf + at)) {
+			at += PAGE_BYTES;
+			d->zero_pages++;
+		}
+		for (run = at; run < end && !(skip_zero && is_zero_page(d->buf + run)); run += PAGE_BYTES)
+			;
+		if (run == at)
+			continue;
+		if (add_page_run(d, pm, vaddr + at, (run - at) / PAGE_BYTES, flags, err) ||
+		    store_put_pages(d->store, pm->pages_id, d->buf + at, run - at, err))
+			return -1;
+		d->pages += (run - at) / PAGE_BYTES;
+		at = run;
+	}
+	d->done_bytes += bytes;
+	if (d->progress)
+		d->progress(d->arg, d->done_bytes, d->total_bytes);
+	return 0;
+}
+
+/* process_vm_readv, or /proc/PID/mem for what may not be read (FOLL_FORCE). */
+static int read_memory(pid_t pid, int mem_fd, uint64_t addr, void *buf, size_t bytes, struct err *err)
+{
+	struct iovec local = {buf, bytes}, remote = {(void *)(uintptr_t)addr, bytes};
+
+	if (process_vm_readv(pid, &local, 1, &remote, 1, 0) == (ssize_t)bytes)
+		return 0;
+	if (io_pread_full(mem_fd, buf, bytes, (off_t)addr) == 0)
+		return 0;
+	return err_sys(err, "cannot read %zu bytes of memory of pid %d at %llx", bytes, pid, (unsigned long long)addr);
+}
+
+static const VmaEntry *area_at(const MmEntry *mm, uint64_t addr, size_t *hint)
+{
+	for (; *hint < mm->n_vmas; ++*hint)
+		if (addr < mm->vmas[*hint]->end && addr >= mm->vmas[*hint]->start && !(mm->vmas[*hint]->status & VMA_GUARD))
+			return mm->vmas[*hint];
+	return NULL;
+}
+
+static uint32_t entry_flags(const VmaEntry *e)
+{
+	bool lazy = (e->flags & MAP_ANONYMOUS) && (e->flags & MAP_PRIVATE) && !(e->flags & MAP_LOCKED) &&
+		    !(e->status & (VMA_VDSO | VMA_VVAR));
+
+	return PE_PRESENT | (lazy ? PE_LAZY : 0);
+}
+
+int drain_task(struct drain *d, pid_t pid, const MmEntry *mm, const mem_ranges *plan, struct snap_pagemap *pm,
+	       struct err *err)
+{
+	cleanup_close int mem_fd = io_openf(O_RDONLY, "/proc/%d/mem", pid);
+	size_t i, hint = 0, bytes;
+	const VmaEntry *e;
+	uint64_t at;
+
+	if (mem_fd < 0)
+		return err_sys(err, "cannot open the memory of pid %d", pid);
+	for (i = 0; i < plan->n; i++)
+		for (at = plan->v[i].start; at < plan->v[i].end; at += bytes) {
+			e = area_at(mm, at, &hint);
+			if (!e)
+				return err_set(err, EPROTO, "pid %d has a page at %llx outside of its areas", pid,
+					       (unsigned long long)at);
+			bytes = MIN(MIN(plan->v[i].end, e->end) - at, (uint64_t)DRAIN_CHUNK_BYTES);
+			if (read_memory(pid, mem_fd, at, d->buf, bytes, err) ||
+			    store_chunk(d, pm, at, bytes, entry_flags(e),
+					(e->status & VMA_ANON_PRIVATE) && !(e->status & VMA_VDSO), err))
+				return -1;
+		}
+	return store_put_pages(d->store, pm->pages_id, NULL, 0, err);
+}
+
+int drain_file(struct drain *d, int fd, const mem_ranges *plan, struct snap_pagemap *pm, struct err *err)
+{
+	uint64_t at;
+	size_t i, bytes;
+	ssize_t n;
+
+	for (i = 0; i < plan->n; i++)
+		for (at = plan->v[i].start; at < plan->v[i].end; at += bytes) {
+			bytes = MIN(plan->v[i].end - at, (uint64_t)DRAIN_CHUNK_BYTES);
+			n = pread(fd, d->buf, bytes, (off_t)at);
+			if (n <= 0)
+				return err_sys(err, "cannot read shared memory at offset %llx", (unsigned long long)at);
+			memset(d->buf + n, 0, PAGE_ALIGN((size_t)n) - (size_t)n); /* the file may end within a page */
+			bytes = PAGE_ALIGN((size_t)n);
+			if (store_chunk(d, pm, at, bytes, PE_PRESENT, true, err))
+				return -1;
+		}
+	return store_put_pages(d->store, pm->pages_id, NULL, 0, err);
+}

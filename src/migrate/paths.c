@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The paths that a tree depends on: executables, mapped files, open files,
+ * working and root directories. Deleted files travel inside the images and
+ * sockets are made again by their kind, so neither is listed.
+ */
+#include "migrate/needs.h"
+
+#include "base/io.h"
+#include "base/vec.h"
+#include "kernel/proc.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/magic.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+
+/* Debian 12's linux/magic.h lacks these. */
+#ifndef MQUEUE_MAGIC
+#define MQUEUE_MAGIC 0x19800202
+#endif
+
+struct walk {
+	pid_t root;
+	struct arena *arena;
+	struct map seen; /* by hash of the path: struct seen_path */
+	VEC(Wire__FileNote *) notes;
+};
+
+struct seen_path {
+	const char *path;
+	struct seen_path *next;
+};
+
+/* 1: new; 0: was there; -1: out of memory */
+static int see(struct walk *w, const char *path)
+{
+	uint64_t hash = map_hash(path);
+	struct seen_path *first = map_get(&w->seen, hash), *entry;
+
+	for (entry = first; entry; entry = entry->next) {
+		if (!strcmp(entry->path, path))
+			return 0;
+	}
+	entry = arena_new(w->arena, struct seen_path);
+	if (!entry || !(entry->path = arena_strdup(w->arena, path)))
+		return -1;
+	entry->next = first;
+	return map_set(&w->seen, hash, entry) ? 1 : -1;
+}
+
+/* File systems whose files are made by the kernel: looked for, never copied. */
+static bool is_pseudo(long magic)
+{
+	static const long pseudo[] = {PROC_SUPER_MAGIC,    SYSFS_MAGIC,      CGROUP_SUPER_MAGIC,
+				      CGROUP2_SUPER_MAGIC, DEBUGFS_MAGIC,    TRACEFS_MAGIC,
+				      DEVPTS_SUPER_MAGIC,  SECURITYFS_MAGIC, BPF_FS_MAGIC,
+				      EFIVARFS_MAGIC,      NSFS_MAGIC,       HUGETLBFS_MAGIC,
+				      MQUEUE_MAGIC};
+
+	for (size_t i = 0; i < ARRAY_SIZE(pseudo); i++) {
+		if (magic == pseudo[i])
+			return true;
+	}
+	return false;
+}
+
+static int add_note(struct walk *w, const char *path, const struct stat *st, long magic,
+		    struct err *err)
+{
+	Wire__FileNote *n = arena_new(w->arena, Wire__FileNote);
+
+	if (!n)
+		return err_nomem(err);
+	wire__file_note__init(n);
+	n->path = arena_strdup(w->arena, path);
+	n->mode = st->st_mode;
+	n->uid = st->st_uid;
+	n->gid = st->st_gid;
+	n->size = S_ISREG(st->st_mode) ? (uint64_t)st->st_size : 0;
+	n->mtime_ns = (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
+	n->dev = st->st_dev;
+	n->ino = st->st_ino;
+	n->has_fs_magic = true;
+	n->fs_magic = (uint64_t)magic;
+	n->has_must_exist = true;
+	n->must_exist = is_pseudo(magic) ||
+			!(S_ISREG(st->st_mode) || S_ISDIR(st->st_mode) || S_ISFIFO(st->st_mode));
+	if (!n->path || !vec_push(&w->notes, n))
+		return err_nomem(err);
+	return 0;
+}
+
+static bool is_deleted(const char *path)
+{
+	static const char mark[] = " (deleted)";
+	size_t len = strlen(path);
+
+	return len > sizeof(mark) - 1 && !strcmp(path + len - (sizeof(mark) - 1), mark);
+}
+
+/* Terminals are found by their kind, not by their path. */
+static bool is_terminal(const struct stat *st)
+{
+	unsigned int major = (unsigned int)(st->st_rdev >> 8 & 0xfff);
+
+	return S_ISCHR(st->st_mode) && (major == 4 || major == 5 || (major >= 136 && major <= 143));
+}
+
+/*
+ * A path that is not known yet. It is what a link of /proc shows, which the
+ * kernel makes relative to our root directory, not to the task's.
+ */
+static int add_path_itself(struct walk *w, const char *path, struct err *err)
+{
+	cleanup_close int fd = -1;
+	struct statfs fs;
+	struct stat st;
+	int fresh = see(w, path);
+
+	if (fresh <= 0)
+		return fresh < 0 ? err_nomem(err) : 0;
+	fd = open(path, O_PATH | O_CLOEXEC);
+	/* gone meanwhile, or only its inode is left under another name: capture knows what to do */
+	if (fd < 0 || fstat(fd, &st) < 0 || fstatfs(fd, &fs) < 0)
+		return 0;
+	if (S_ISSOCK(st.st_mode) || is_terminal(&st))
+		return 0;
+	return add_note(w, path, &st, (long)fs.f_type, err);
+}
+
+/* A path and, before it, the directories above it: where they are missing they must be made first. */
+static int add_path(struct walk *w, const char *path, struct err *err)
+{
+	char parent[PATH_MAX];
+
+	if (path[0] != '/' || is_deleted(path))
+		return 0;
+	for (const char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+		snprintf(parent, sizeof(parent), "%.*s", (int)(slash - path), path);
+		if (add_path_itself(w, parent, err) < 0)
+			return -1;
+	}
+	return add_path_itself(w, path, err);
+}
+
+static int add_link(struct walk *w, pid_t pid, const char *name, struct err *err)
+{
+	char path[PATH_MAX];
+
+	if (io_readlinkf(path, sizeof(path), "/proc/%d/%s", pid, name) < 0)
+		return 0; /* a zombie, or it ended */
+	return add_path(w, path, err);
+}
+
+static int add_fds(struct walk *w, pid_t pid, struct err *err)
+{
+	proc_pids fds = {0};
+	char name[24];
+	int rc = proc_fds(pid, &fds, err);
+
+	if (rc < 0 && (err->no == ENOENT || err->no == ESRCH))
+		rc = 0;
+	for (size_t i = 0; i < fds.n && !rc; i++) {
+		snprintf(name, sizeof(name), "fd/%d", fds.v[i]);
+		rc = add_link(w, pid, name, err);
+	}
+	vec_free(&fds);
+	return rc;
+}
+
+static int add_mapped(struct walk *w, pid_t pid, struct err *err)
+{
+	proc_vmas vmas = {0};
+	int rc = proc_vmas_read(pid, false, &vmas, err);
+
+	if (rc < 0 && (err->no == ENOENT || err->no == ESRCH))
+		rc = 0;
+	for (size_t i = 0; i < vmas.n && !rc; i++) {
+		if (vmas.v[i].ino)
+			rc = add_path(w, vmas.v[i].name, err);
+	}
+	proc_vmas_finish(&vmas);
+	return rc;
+}
+
+static int walk_tree(struct walk *w, struct err *err)
+{
+	proc_pids tree = {0};
+	int rc = proc_tree(w->root, &tree, err);
+
+	for (size_t i = 0; i < tree.n && !rc; i++) {
+		if (add_link(w, tree.v[i], "root", err) < 0 ||
+		    add_link(w, tree.v[i], "cwd", err) < 0 || add_link(w, tree.v[i], "exe", err) < 0 ||
+		    add_mapped(w, tree.v[i], err) < 0 || add_fds(w, tree.v[i], err) < 0)
+			rc = -1;
+	}
+	vec_free(&tree);
+	return rc;
+}
+
+int needs_paths(pid_t root, struct arena *arena, Wire__FileList *out, struct err *err)
+{
+	struct walk w = {.root = root, .arena = arena};
+	int rc = walk_tree(&w, err);
+
+	if (!rc) {
+		out->n_files = w.notes.n;
+		out->files = arena_dup(arena, w.notes.v, w.notes.n * sizeof(*w.notes.v));
+		if (!out->files && w.notes.n)
+			rc = err_nomem(err);
+	}
+	vec_free(&w.notes);
+	map_free(&w.seen);
+	return rc;
+}

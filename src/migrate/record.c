@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "migrate/record.h"
+
+#include "base/io.h"
+#include "kernel/proc.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <time.h>
+
+/* How long a query waits for an agent that is just committing. */
+enum { SETTLE_MS = 10000, SETTLE_STEP_MS = 20 };
+
+/* The directory of records, made if it is missing; nobody else may write to it. */
+static int open_directory(struct err *err)
+{
+	const char *base = geteuid() == 0 ? "/run" : getenv("XDG_RUNTIME_DIR");
+	char path[PATH_MAX];
+	struct stat st;
+	int fd;
+
+	if (!base || base[0] != '/')
+		return err_set(err, ENOENT, "no directory for records: XDG_RUNTIME_DIR is not set");
+	if ((size_t)snprintf(path, sizeof(path), "%s/ferry", base) >= sizeof(path))
+		return err_sysno(err, ENAMETOOLONG, "%.200s", base);
+	if (mkdir(path, 0700) < 0 && errno != EEXIST)
+		return err_sys(err, "%s: cannot make the directory of records", path);
+	fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return err_sys(err, "%s: cannot open the directory of records", path);
+	if (st.st_uid != geteuid() || (st.st_mode & 022)) {
+		close(fd);
+		return err_set(err, EPERM, "%s: others can write to the directory of records", path);
+	}
+	return fd;
+}
+
+/* Writes the whole text of a record. */
+static int write_record(int fd, const char *state, pid_t pid, uint64_t start_time)
+{
+	char text[96];
+	int n = snprintf(text, sizeof(text), "%s %d %" PRIu64 "\n", state, pid, start_time);
+
+	if (io_pwrite_full(fd, text, (size_t)n, 0) < 0)
+		return -1;
+	return ftruncate(fd, n);
+}
+
+static uint64_t start_time_of(pid_t pid)
+{
+	struct proc_stat st;
+	struct err ignored;
+
+	return pid > 0 && proc_stat(pid, &st, &ignored) == 0 && st.state != 'Z' ? st.start_time : 0;
+}
+
+/*
+ * A locked record with its first text, which appears under the token's name as
+ * a whole or, when the name is taken, not at all: then -1 with EEXIST.
+ */
+static int create_record(int dirfd, const char *token, const char *state, pid_t pid)
+{
+	cleanup_close int fd = openat(dirfd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	char link[64];
+
+	if (fd < 0 || flock(fd, LOCK_EX) < 0 || write_record(fd, state, pid, start_time_of(pid)) < 0)
+		return -1;
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	if (linkat(AT_FDCWD, link, dirfd, token, AT_SYMLINK_FOLLOW) < 0)
+		return -1;
+	return steal_fd(&fd);
+}
+
+int record_claim(const char *token, pid_t pid, struct err *err)
+{
+	cleanup_close int dirfd = -1;
+	int fd;
+
+	if (!wire_token_valid(token))
+		return err_set(err, EPROTO, "not a token");
+	dirfd = open_directory(err);
+	if (dirfd < 0)
+		return -1;
+	fd = create_record(dirfd, token, "committing", pid);
+	if (fd < 0 && errno == EEXIST)
+		return err_set(err, EEXIST,
+			       "the source has taken the commit back: it lost this connection");
+	return fd < 0 ? err_sys(err, "cannot record the commit") : fd;
+}
+
+int record_settle(int fd, pid_t pid, bool running, struct err *err)
+{
+	int rc = write_record(fd, running ? "running" : "failed", pid, start_time_of(pid));
+
+	if (rc < 0)
+		err_sys(err, "cannot record the commit");
+	close(fd);
+	return rc;
+}
+
+void record_remove(const char *token)
+{
+	cleanup_close int dirfd = -1;
+	struct err ignored;
+
+	if (!wire_token_valid(token))
+		return;
+	dirfd = open_directory(&ignored);
+	if (dirfd >= 0)
+		unlinkat(dirfd, token, 0);
+}
+
+/* Waits until no agent holds the record. */
+static int wait_unlocked(int fd, struct err *err)
+{
+	const struct timespec step = {.tv_nsec = SETTLE_STEP_MS * 1000000L};
+
+	for (int waited_ms = 0; flock(fd, LOCK_SH | LOCK_NB) < 0; waited_ms += SETTLE_STEP_MS) {
+		if (errno != EWOULDBLOCK && errno != EINTR)
+			return err_sys(err, "cannot lock the record");
+		if (waited_ms >= SETTLE_MS)
+			return err_set(err, ETIMEDOUT, "the agent is still committing");
+		nanosleep(&step, NULL);
+	}
+	return 0;
+}
+
+static int read_record(int fd, enum wire_fate *fate_out, pid_t *pid_out, struct err *err)
+{
+	char text[96] = "", state[16];
+	uint64_t start_time;
+
+	if (wait_unlocked(fd, err) < 0)
+		return -1;
+	if (pread(fd, text, sizeof(text) - 1, 0) < 0 ||
+	    sscanf(text, "%15s %d %" SCNu64, state, pid_out, &start_time) != 3)
+		return err_set(err, EINVAL, "the record of the commit cannot be read");
+	/*
+	 * "committing" without a lock: the agent died in the act. The tree dies with an agent that
+	 * did not let go of it, so if the root is there, it runs.
+	 */
+	if (!strcmp(state, "running") ||
+	    (!strcmp(state, "committing") && start_time && start_time_of(*pid_out) == start_time))
+		*fate_out = WIRE_FATE_RUNNING;
+	else
+		*fate_out = WIRE_FATE_NEVER;
+	return 0;
+}
+
+int record_query(const char *token, enum wire_fate *fate_out, pid_t *pid_out, struct err *err)
+{
+	cleanup_close int dirfd = -1, fd = -1;
+
+	*pid_out = 0;
+	if (!wire_token_valid(token))
+		return err_set(err, EPROTO, "not a token");
+	dirfd = open_directory(err);
+	if (dirfd < 0)
+		return -1;
+	fd = create_record(dirfd, token, "revoked", 0);
+	if (fd >= 0) {
+		*fate_out = WIRE_FATE_NEVER;
+		return 0;
+	}
+	if (errno != EEXIST)
+		return err_sys(err, "cannot take the commit back");
+	fd = openat(dirfd, token, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return err_sys(err, "cannot read the record of the commit");
+	return read_record(fd, fate_out, pid_out, err);
+}

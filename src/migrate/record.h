@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The record of a commit, at the destination: /run/ferry/TOKEN (for other users
+ * than root $XDG_RUNTIME_DIR/ferry/TOKEN). It decides, once, whether the tree of
+ * this token may run here: whoever makes the file first wins. The agent makes
+ * it before it lets the tree run; a source that has lost its agent makes it by
+ * a query, and from then on no agent may run that tree.
+ *
+ * While the agent is between the two it holds a lock (flock) on the file, so
+ * that a query waits for the outcome; a lock dies with its holder.
+ */
+#ifndef FERRY_MIGRATE_RECORD_H
+#define FERRY_MIGRATE_RECORD_H
+
+#include "base/err.h"
+#include "wire/msg.h"
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+/* Claims the token for the tree whose root is @pid. Returns a descriptor that holds the lock, or -1. */
+int record_claim(const char *token, pid_t pid, struct err *err) must_check;
+
+/* Writes the outcome and gives up the lock (closes @fd). */
+int record_settle(int fd, pid_t pid, bool running, struct err *err) must_check;
+
+/* The source knows how it went: the record is not needed any more. */
+void record_remove(const char *token);
+
+/* What became of the token? If nobody claimed it, nobody ever will after this. */
+int record_query(const char *token, enum wire_fate *fate_out, pid_t *pid_out, struct err *err)
+	must_check;
+
+#endif

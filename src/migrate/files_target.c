@@ -454,7 +454,6 @@ static int replace(struct staged *s, struct err *err)
 
 int files_place(struct file_target *ft, struct err *err)
 {
-
 	vec_foreach (s, &ft->staged) {
 		if (s->placed)
 			continue;

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "migrate/progress.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <time.h>
+
+/* How often the line is drawn or a JSON object with numbers is written. */
+#define DRAW_NS 100000000u
+
+uint64_t monotonic_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+static double seconds(uint64_t ns)
+{
+	return (double)ns / 1e9;
+}
+
+/* Writes an object with the time since the start; takes the reference. */
+static void emit(struct progress *p, json_t *object)
+{
+	if (!object)
+		return;
+	json_object_set_new(object, "time", json_real(seconds(monotonic_ns() - p->start_ns)));
+	json_dumpf(object, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6));
+	putchar('\n');
+	fflush(stdout);
+	json_decref(object);
+}
+
+static void clear_line(struct progress *p)
+{
+	if (p->line)
+		fputs("\r\033[K", stderr);
+	p->line = false;
+}
+
+void progress_init(struct progress *p, enum progress_style style)
+{
+	*p = (struct progress){.style = style, .stage = "start", .start_ns = monotonic_ns()};
+}
+
+/* "12.3 MiB" */
+static const char *human(char *buf, size_t size, double bytes)
+{
+	static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+	size_t u = 0;
+
+	while (bytes >= 1024 && u + 1 < ARRAY_SIZE(units)) {
+		bytes /= 1024;
+		u++;
+	}
+	snprintf(buf, size, u ? "%.1f %s" : "%.0f %s", bytes, units[u]);
+	return buf;
+}
+
+static void draw(struct progress *p, uint64_t done, uint64_t total)
+{
+	double elapsed = seconds(monotonic_ns() - p->stage_ns);
+	char a[32], b[32], c[32];
+
+	fprintf(stderr, "\r\033[K%-10s", p->stage);
+	if (done)
+		fprintf(stderr, "%s", human(a, sizeof(a), (double)done));
+	if (done && total)
+		fprintf(stderr, " of %s", human(b, sizeof(b), (double)total));
+	if (done && elapsed > 0.05)
+		fprintf(stderr, ", %s/s", human(c, sizeof(c), (double)done / elapsed));
+	fflush(stderr);
+	p->line = true;
+}
+
+void progress_stage(struct progress *p, const char *stage)
+{
+	p->stage = stage;
+	p->stage_ns = monotonic_ns();
+	p->drawn_ns = 0;
+	if (p->style == PROGRESS_JSON)
+		emit(p, json_pack("{s:s, s:s}", "event", "stage", "stage", stage));
+	else if (p->style == PROGRESS_TERMINAL)
+		draw(p, 0, 0);
+}
+
+void progress_bytes(struct progress *p, uint64_t done, uint64_t total)
+{
+	uint64_t now = monotonic_ns();
+
+	if (p->style < PROGRESS_TERMINAL || (now - p->drawn_ns < DRAW_NS && done != total))
+		return;
+	p->drawn_ns = now;
+	if (p->style == PROGRESS_TERMINAL)
+		draw(p, done, total);
+	else
+		emit(p, json_pack("{s:s, s:s, s:I, s:I}", "event", "progress", "stage", p->stage,
+				  "done", (json_int_t)done, "total", (json_int_t)total));
+}
+
+static void tell(struct progress *p, const char *event, const char *text, FILE *to)
+{
+	if (p->style == PROGRESS_JSON) {
+		/* paths are bytes; what is not UTF-8 is not said */
+		emit(p, json_pack("{s:s, s:s}", "event", event, "text", text));
+		return;
+	}
+	clear_line(p);
+	fprintf(to, "%s\n", text);
+	fflush(to);
+}
+
+void progress_note(struct progress *p, const char *text)
+{
+	if (p->style != PROGRESS_QUIET)
+		tell(p, "note", text, stdout);
+}
+
+void progress_refused(struct progress *p, const char *text)
+{
+	tell(p, "refused", text, stderr);
+}
+
+static void moved_json(struct progress *p, const struct progress_summary *s)
+{
+	emit(p, json_pack("{s:s, s:i, s:s, s:i, s:b, s:f, s:f, s:I, s:I, s:i, s:I}", "event",
+			  "moved", "pid", (int)s->pid, "host", s->host, "new_pid", (int)s->new_pid,
+			  "new_pid_namespace", (int)s->new_pid_namespace, "total_seconds",
+			  seconds(monotonic_ns() - p->start_ns), "frozen_seconds",
+			  seconds(s->frozen_ns), "sent_bytes", (json_int_t)s->sent_bytes,
+			  "memory_bytes", (json_int_t)s->memory_bytes, "files", (int)s->files,
+			  "file_bytes", (json_int_t)s->file_bytes));
+}
+
+void progress_moved(struct progress *p, const struct progress_summary *s)
+{
+	char sent[32], files[64] = "", frozen[32];
+
+	if (p->style == PROGRESS_JSON) {
+		moved_json(p, s);
+		return;
+	}
+	clear_line(p);
+	if (p->style == PROGRESS_QUIET)
+		return;
+	if (s->frozen_ns < 10000000000u)
+		snprintf(frozen, sizeof(frozen), "%.1f ms", (double)s->frozen_ns / 1e6);
+	else
+		snprintf(frozen, sizeof(frozen), "%.1f s", seconds(s->frozen_ns));
+	if (s->files)
+		snprintf(files, sizeof(files), ", %u %s copied", s->files,
+			 s->files == 1 ? "file" : "files");
+	printf("pid %d runs on %s now: moved in %.2f s, frozen for %s, %s sent%s\n", s->pid,
+	       s->host, seconds(monotonic_ns() - p->start_ns), frozen,
+	       human(sent, sizeof(sent), (double)s->sent_bytes), files);
+	fflush(stdout);
+}
+
+void progress_failed(struct progress *p, const char *text)
+{
+	clear_line(p);
+	if (p->style == PROGRESS_JSON)
+		emit(p, json_pack("{s:s, s:s, s:s}", "event", "failed", "stage", p->stage, "text",
+				  text));
+}

@@ -268,6 +268,17 @@ int channel_recv(struct channel *ch, struct frame *out, struct err *err)
 	}
 }
 
+int channel_peek(struct channel *ch, struct frame *out, struct err *err)
+{
+	int rc;
+
+	while ((rc = frame_peek(&ch->reader, out, err)) == 0) {
+		if (wait_ready(ch, true, false, err) < 0 || read_some(ch, err) < 0)
+			return -1;
+	}
+	return rc < 0 ? err_wrap(err, "%s", ch->peer) : 0;
+}
+
 /* Receives a message of this type into *f. */
 static int expect(struct channel *ch, uint16_t type, struct frame *f, struct err *err)
 {

@@ -50,6 +50,9 @@ int channel_send_raw(struct channel *ch, uint16_t type, const struct iovec *piec
  */
 int channel_recv(struct channel *ch, struct frame *out, struct err *err) must_check;
 
+/* Waits for the next message, whatever it is, and leaves it for channel_recv. */
+int channel_peek(struct channel *ch, struct frame *out, struct err *err) must_check;
+
 /* The next message must be of @type. Free with protobuf_c_message_free_unpacked. NULL + err. */
 void *channel_expect(struct channel *ch, uint16_t type, struct err *err) must_check;
 

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * ferry agent: the far side of ferry migrate, started there by ssh. It speaks
+ * on its stdin and stdout, listens to nothing else, and ends with the
+ * connection; a tree that it restored and committed stays.
+ */
+#include "base/log.h"
+#include "cmd/common.h"
+#include "migrate/target.h"
+
+#include <fcntl.h>
+
+struct agent_args {
+	struct log_args log;
+};
+
+static const struct opt_row rows[] = {
+	LOG_ROWS(struct agent_args, log),
+	{0},
+};
+
+static const struct opt_spec spec = {
+	.command = "agent",
+	.arguments = "",
+	.summary = "receives a tree on stdin; ferry migrate starts it by ssh",
+	.rows = rows,
+};
+
+/*
+ * The connection moves away from the standard descriptors, so that no message
+ * of a library can get into it, and nothing that lives longer than we do keeps
+ * it (and with it the ssh session) open.
+ */
+static int take_connection(int *in_out, int *out_out, struct err *err)
+{
+	cleanup_close int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	*in_out = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3);
+	*out_out = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
+	if (null < 0 || *in_out < 0 || *out_out < 0)
+		return err_sys(err, "cannot set up standard descriptors");
+	if (dup2(null, STDIN_FILENO) < 0 || dup2(null, STDOUT_FILENO) < 0)
+		return err_sys(err, "cannot set up standard descriptors");
+	return 0;
+}
+
+static void leave_terminal(void)
+{
+	static const int sigs[] = {SIGINT, SIGQUIT, SIGHUP, SIGTERM};
+
+	/* ssh was started with these ignored; we are not to be */
+	for (size_t i = 0; i < ARRAY_SIZE(sigs); i++)
+		signal(sigs[i], SIG_DFL);
+	signal(SIGPIPE, SIG_IGN);
+	/* fails if we lead a session already: then it is not the user's */
+	(void)setsid();
+	if (chdir("/") < 0)
+		log_debug("chdir: /");
+}
+
+static int run(int argc, char **argv)
+{
+	struct agent_args args = {.log = LOG_ARGS_DEFAULT};
+	struct opt_rest rest;
+	struct err err;
+	int in, out, rc = cmd_options(&spec, argc, argv, &args, &rest);
+
+	if (rc >= 0)
+		return rc;
+	if (isatty(STDIN_FILENO)) {
+		err_set(&err, 0, "stdin is a terminal; ferry migrate starts the agent");
+		cmd_fail(&spec, &err);
+		return EXIT_USAGE;
+	}
+	if (log_args_open(&args.log, AT_FDCWD, &err) < 0 || take_connection(&in, &out, &err) < 0)
+		return cmd_fail(&spec, &err);
+	leave_terminal();
+	/* the source has been told why, and tells its user */
+	if (migrate_target(in, out, &err) < 0) {
+		log_error("%s", err.text);
+		return EXIT_FAILED;
+	}
+	return EXIT_DONE;
+}
+
+const struct cmd cmd_agent = {.spec = &spec, .run = run};

@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * ferry migrate: a tree from here to another host.
+ *
+ * Two processes (migrate/keeper.h has the theory): the front, which is this
+ * command, belongs to the user's terminal and watches; the driver does the
+ * work in a session of its own.
+ */
+#include "base/log.h"
+#include "cmd/common.h"
+#include "migrate/source.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+
+struct migrate_args {
+	const char *ssh, *remote_ferry;
+	unsigned int pids, files, on_unknown;
+	uint64_t timeout_s, unknown_after_s;
+	bool overwrite_files, json, quiet;
+	struct log_args log;
+	struct kind_args kinds;
+};
+
+static const char *const pids_words[] = {
+	[PIDS_SAME] = "same", [PIDS_AUTO] = "auto", [PIDS_NEW] = "new", NULL};
+
+enum { FILES_COPY, FILES_NONE };
+static const char *const files_words[] = {[FILES_COPY] = "copy", [FILES_NONE] = "none", NULL};
+
+static const char *const unknown_words[] = {
+	[UNKNOWN_WAIT] = "wait", [UNKNOWN_HOME] = "home", [UNKNOWN_END] = "end", NULL};
+
+static const struct opt_row rows[] = {
+	{.long_name = "ssh",
+	 .arg = "COMMAND",
+	 .help = "how to reach the host (default: ssh); split at blanks, HOST and the remote "
+		 "command are appended",
+	 .type = OPT_TEXT,
+	 .offset = offsetof(struct migrate_args, ssh)},
+	{.long_name = "remote-ferry",
+	 .arg = "PATH",
+	 .help = "ferry on the other host (default: from PATH there, or else the path of this one)",
+	 .type = OPT_TEXT,
+	 .offset = offsetof(struct migrate_args, remote_ferry)},
+	{.long_name = "pids",
+	 .arg = "auto|same|new",
+	 .help = "pids that are taken there: use a new pid namespace if needed (auto, the "
+		 "default), refuse (same); or always use a new one (new)",
+	 .type = OPT_WORD,
+	 .offset = offsetof(struct migrate_args, pids),
+	 .words = pids_words},
+	{.long_name = "files",
+	 .arg = "copy|none",
+	 .help = "files of the tree that are missing or different there: copy them (the "
+		 "default), or list them and refuse",
+	 .type = OPT_WORD,
+	 .offset = offsetof(struct migrate_args, files),
+	 .words = files_words},
+	{.long_name = "overwrite-files",
+	 .help = "let copied files replace files with other content",
+	 .type = OPT_FLAG,
+	 .offset = offsetof(struct migrate_args, overwrite_files)},
+	{.long_name = "timeout",
+	 .arg = "SECONDS",
+	 .help = "give up when the tree cannot be frozen within SECONDS (default 10; 0: never)",
+	 .type = OPT_NUMBER,
+	 .offset = offsetof(struct migrate_args, timeout_s),
+	 .max = 86400},
+	{.long_name = "on-unknown",
+	 .arg = "wait|home|end",
+	 .help = "when the connection breaks at the moment of the commit and the host cannot be "
+		 "asked: keep the tree stopped and ask on (the default), or after a while let it "
+		 "run at home, or end it",
+	 .type = OPT_WORD,
+	 .offset = offsetof(struct migrate_args, on_unknown),
+	 .words = unknown_words},
+	{.long_name = "unknown-after",
+	 .arg = "SECONDS",
+	 .help = "how long a while is for --on-unknown (default 60)",
+	 .type = OPT_NUMBER,
+	 .offset = offsetof(struct migrate_args, unknown_after_s),
+	 .max = 86400},
+	{.long_name = "json",
+	 .help = "report as one JSON object per line on standard output",
+	 .type = OPT_FLAG,
+	 .offset = offsetof(struct migrate_args, json)},
+	{.short_name = 'q',
+	 .long_name = "quiet",
+	 .help = "report nothing but failure",
+	 .type = OPT_FLAG,
+	 .offset = offsetof(struct migrate_args, quiet)},
+	LOG_ROWS(struct migrate_args, log),
+	KIND_ROWS(struct migrate_args, kinds),
+	{0},
+};
+
+static const struct opt_spec spec = {
+	.command = "migrate",
+	.arguments = "PID [USER@]HOST",
+	.summary = "moves a running tree of processes to another host",
+	.details = "The tree runs on there; the one here is ended. If anything fails before the commit, or\n"
+		   "the command is interrupted, the tree here runs on as if nothing had been.\n",
+	.min_args = 2,
+	.max_args = 2,
+	.rows = rows,
+};
+
+static enum progress_style style_of(const struct migrate_args *args)
+{
+	if (args->json)
+		return PROGRESS_JSON;
+	if (args->quiet)
+		return PROGRESS_QUIET;
+	return isatty(STDERR_FILENO) ? PROGRESS_TERMINAL : PROGRESS_PLAIN;
+}
+
+/* The driver. Returns its exit status. */
+static int drive(const struct migrate_options *opt, const struct connection *conn, int link)
+{
+	struct err err;
+
+	if (migrate_source(opt, conn->in, conn->out, link, &err) == 0)
+		return EXIT_DONE;
+	if (err.no == ESRCH)
+		err_wrap(&err, "pid %d", opt->pid);
+	return cmd_fail(&spec, &err);
+}
+
+/* Starts the driver; the front's end of the link comes back. */
+static int start_driver(const struct migrate_options *opt, const struct connection *conn,
+			char *title, pid_t *pid_out, struct err *err)
+{
+	int link[2];
+	sigset_t saved;
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, link) < 0)
+		return err_sys(err, "socketpair");
+	fflush(NULL);
+	*pid_out = fork();
+	if (*pid_out == 0) {
+		close(link[0]);
+		/* what the user's terminal or kill(1) has to say comes over the link */
+		signals_hold(&saved);
+		setsid();
+		prctl(PR_SET_NAME, "ferry-keeper");
+		memcpy(title, "keeper", MIN(strlen(title) + 1, sizeof("keeper")));
+		exit(drive(opt, conn, link[1]));
+	}
+	close(link[1]);
+	close(conn->in);
+	close(conn->out);
+	if (*pid_out < 0) {
+		close(link[0]);
+		return err_sys(err, "fork");
+	}
+	return link[0];
+}
+
+static int move(struct migrate_options *opt, char *title, struct err *err)
+{
+	struct connection conn;
+	cleanup_close int link = -1;
+	sigset_t saved;
+	pid_t driver;
+	int status;
+
+	/* a signal that comes before the front watches waits for it */
+	signals_hold(&saved);
+	if (connect_agent(opt->settle.remote, &conn, err) < 0)
+		return -1;
+	link = start_driver(opt, &conn, title, &driver, err);
+	if (link < 0)
+		return -1;
+	status = front_watch(link, driver, &opt->settle);
+	connection_end(conn.pid, 2000);
+	return status;
+}
+
+static int fill_options(const struct migrate_args *args, const struct opt_rest *rest,
+			struct migrate_options *opt, struct err *err)
+{
+	if (parse_pid(rest->v[0], &opt->pid, err) < 0)
+		return -1;
+	opt->files.copy = args->files == FILES_COPY;
+	opt->files.overwrite = args->overwrite_files;
+	opt->pids = (enum pids_mode)args->pids;
+	opt->timeout_s = (unsigned int)args->timeout_s;
+	opt->settle.on_unknown = (enum on_unknown)args->on_unknown;
+	opt->settle.unknown_after_s = (unsigned int)args->unknown_after_s;
+	if (kind_args_resolve(&args->kinds, &opt->kinds, err) < 0)
+		return -1;
+	opt->kinds.overwrite_files = args->overwrite_files;
+	return 0;
+}
+
+static int run(int argc, char **argv)
+{
+	struct migrate_args args = {.ssh = "ssh",
+				    .pids = PIDS_AUTO,
+				    .timeout_s = 10,
+				    .unknown_after_s = 60,
+				    .log = LOG_ARGS_DEFAULT,
+				    .kinds = KIND_ARGS_DEFAULT};
+	char token[WIRE_TOKEN_CHARS + 1];
+	struct progress progress;
+	struct remote remote;
+	struct migrate_options opt = {.settle = {.remote = &remote, .token = token},
+				      .progress = &progress};
+	struct opt_rest rest;
+	struct err err;
+	int rc = cmd_options(&spec, argc, argv, &args, &rest);
+
+	if (rc >= 0)
+		return rc;
+	if (fill_options(&args, &rest, &opt, &err) < 0) {
+		cmd_fail(&spec, &err);
+		return EXIT_USAGE;
+	}
+	remote = (struct remote){.ssh = args.ssh, .host = rest.v[1], .ferry = args.remote_ferry};
+	signal(SIGPIPE, SIG_IGN);
+	progress_init(&progress, style_of(&args));
+	if (log_args_open(&args.log, AT_FDCWD, &err) < 0 || token_make(token, &err) < 0)
+		rc = -1;
+	else
+		rc = move(&opt, argv[0], &err);
+	kind_args_free(&opt.kinds);
+	return rc < 0 ? cmd_fail(&spec, &err) : rc;
+}
+
+const struct cmd cmd_migrate = {.spec = &spec, .run = run};

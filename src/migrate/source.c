@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: Apache-2.0
+#define LOG_MODULE "source"
+#include "migrate/source.h"
+
+#include "base/log.h"
+#include "migrate/needs.h"
+#include "migrate/stages.h"
+#include "migrate/wire_store.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+
+/* Silence of the destination after which the connection counts as broken. */
+enum { SILENCE_MS = 60000, SILENCE_AT_COMMIT_MS = 15000 };
+
+/* ---- what the channel calls while it waits ---- */
+
+static int on_watch(void *arg, struct err *err)
+{
+	struct source *s = arg;
+
+	return link_check(s->link, err);
+}
+
+static void on_progress(void *arg, uint64_t done_bytes, uint64_t total_bytes)
+{
+	struct source *s = arg;
+
+	progress_bytes(s->opt->progress, done_bytes, total_bytes);
+}
+
+static void on_refused(void *arg, const char *text)
+{
+	struct source *s = arg;
+
+	progress_refused(s->opt->progress, text);
+}
+
+int source_check_interrupt(struct source *s, struct err *err)
+{
+	return link_check(s->link, err);
+}
+
+/* ---- before the freeze ---- */
+
+int source_hello(struct source *s, struct err *err)
+{
+	return connect_hello(&s->ch, s->opt->settle.token, &s->same_kernel, err);
+}
+
+static void add_options(const struct migrate_options *opt, Wire__Needs *msg)
+{
+	const struct kind_options *k = &opt->kinds;
+
+	msg->pids_mode = opt->pids;
+	msg->has_shell_job = msg->has_ext_unix_sk = msg->has_file_locks = true;
+	msg->has_link_remap = msg->has_evasive_devices = msg->has_ghost_limit = true;
+	msg->shell_job = k->shell_job;
+	msg->ext_unix_sk = k->ext_unix_sk;
+	msg->file_locks = k->file_locks;
+	msg->link_remap = k->link_remap;
+	msg->evasive_devices = k->evasive_devices;
+	msg->ghost_limit = k->ghost_limit;
+	msg->has_overwrite_files = true;
+	msg->overwrite_files = opt->files.overwrite;
+	msg->external = (char **)k->external;
+	while (k->external && k->external[msg->n_external])
+		msg->n_external++;
+}
+
+/* The target's word on our needs: notes are told, refusals end it. */
+static int hear_verdict(struct source *s, struct err *err)
+{
+	Wire__Verdict *v = channel_expect(&s->ch, MSG_VERDICT, err);
+	const char *host = s->ch.peer;
+	int rc = 0;
+
+	if (!v)
+		return -1;
+	for (size_t i = 0; i < v->n_noted; i++)
+		progress_note(s->opt->progress, v->noted[i]);
+	for (size_t i = 0; i < v->n_refused && v->n_refused > 1; i++)
+		progress_refused(s->opt->progress, v->refused[i]);
+	if (v->n_refused == 1)
+		rc = err_set(err, ENOTSUP, "%s: %s", host, v->refused[0]);
+	else if (v->n_refused)
+		rc = err_set(err, ENOTSUP, "%s: %s (and %zu more)", host, v->refused[0],
+			     v->n_refused - 1);
+	wire_free(v);
+	return rc;
+}
+
+int source_preflight(struct source *s, struct err *err)
+{
+	struct arena arena = {0};
+	Wire__Needs needs = WIRE__NEEDS__INIT;
+	int rc;
+
+	s->capture = capture_open(s->opt->pid, &s->opt->kinds, err);
+	if (!s->capture || capture_check(s->capture, err) < 0)
+		return -1;
+	rc = needs_gather(s->opt->pid, &arena, &needs, err);
+	if (rc == 0) {
+		add_options(s->opt, &needs);
+		rc = channel_send(&s->ch, MSG_NEEDS, &needs.base, err);
+	}
+	arena_free(&arena);
+	return rc < 0 ? -1 : hear_verdict(s, err);
+}
+
+static int send_files(struct source *s, struct err *err)
+{
+	struct arena arena = {0};
+	Wire__FileList list = WIRE__FILE_LIST__INIT;
+	int rc = needs_paths(s->opt->pid, &arena, &list, err);
+
+	if (rc == 0)
+		rc = files_send(s->files, &s->ch, &list, on_refused, on_progress, s, err);
+	arena_free(&arena);
+	return rc;
+}
+
+int source_files(struct source *s, struct err *err)
+{
+	s->files = file_source_create(&s->opt->files, err);
+	return s->files ? send_files(s, err) : -1;
+}
+
+/* ---- frozen ---- */
+
+int source_freeze(struct source *s, struct err *err)
+{
+	s->freeze_start_ns = monotonic_ns();
+	s->frozen = true; /* partly, even when it fails */
+	return capture_freeze(s->capture, s->opt->timeout_s * 1000, err);
+}
+
+/* Ends the freeze once. */
+static int end_freeze(struct source *s, enum capture_end end, struct err *err)
+{
+	if (!s->frozen)
+		return 0;
+	s->frozen = false;
+	return capture_finish(s->capture, end, err);
+}
+
+void source_undo_freeze(struct source *s)
+{
+	struct err err;
+
+	if (end_freeze(s, CAPTURE_THAW, &err) < 0)
+		log_error("thaw: %s", err.text);
+}
+
+int source_changes(struct source *s, struct err *err)
+{
+	return send_files(s, err);
+}
+
+static int send_state(struct source *s, struct store *store, struct err *err)
+{
+	if (capture_collect(s->capture, err) < 0 || source_check_interrupt(s, err) < 0 ||
+	    capture_memory(s->capture, store, on_progress, s, err) < 0 ||
+	    capture_save(s->capture, store, err) < 0)
+		return -1;
+	return store_complete(store, err);
+}
+
+int source_state(struct source *s, struct err *err)
+{
+	struct store *store = wire_store_open(&s->ch, err);
+	struct capture_stats stats;
+	Wire__Built *built;
+	int rc;
+
+	if (!store)
+		return -1;
+	rc = send_state(s, store, err);
+	store_close(store);
+	if (rc < 0)
+		return -1;
+	capture_stats(s->capture, &stats);
+	s->memory_bytes = stats.bytes;
+	built = channel_expect(&s->ch, MSG_BUILT, err);
+	if (!built)
+		return -1;
+	s->new_pid = (pid_t)built->pid;
+	s->new_pid_namespace = built->new_pid_namespace;
+	wire_free(built);
+	return 0;
+}
+
+/* ---- the commit; see keeper.h for the theory ---- */
+
+/* Every task of the tree that lives; those that are stopped already stay so by themselves. */
+static int list_kept(struct source *s, struct err *err)
+{
+	const struct capture *c = capture_state(s->capture);
+
+	vec_foreach (tp, &c->tasks) {
+		const struct task_facts *t = *tp;
+		struct kept_task kept = {.pid = t->pid, .stop = true};
+
+		if (t->zombie)
+			continue;
+		if (t->snap && t->snap->core && t->snap->core[0]->tc)
+			kept.stop = t->snap->core[0]->tc->task_state != TASK_STOPPED;
+		if (!vec_push(&s->kept, kept))
+			return err_nomem(err);
+	}
+	return 0;
+}
+
+/* Sends COMMIT and waits for RUNNING. */
+static int say_commit(struct source *s, struct err *err)
+{
+	Wire__Commit msg = WIRE__COMMIT__INIT;
+	Wire__Running *running;
+
+	msg.token = (char *)s->opt->settle.token;
+	/* from here on the user's wish to stop comes too late */
+	s->ch.watch_fd = -1;
+	s->ch.timeout_ms = SILENCE_AT_COMMIT_MS;
+	if (channel_send(&s->ch, MSG_COMMIT, &msg.base, err) < 0)
+		return -1;
+	running = channel_expect(&s->ch, MSG_RUNNING, err);
+	if (!running)
+		return -1;
+	s->new_pid = (pid_t)running->pid;
+	wire_free(running);
+	return 0;
+}
+
+static void end_tree(struct source *s)
+{
+	struct err err;
+
+	s->frozen_ns = monotonic_ns() - s->freeze_start_ns;
+	if (end_freeze(s, CAPTURE_KILL, &err) < 0) {
+		log_error("ending the tree at home: %s", err.text);
+		vec_foreach (t, &s->kept)
+			kill(t->pid, SIGKILL);
+	}
+	keeper_disarm(s->link, &s->kept, false);
+}
+
+int source_commit(struct source *s, struct err *err)
+{
+	struct err why;
+
+	if (list_kept(s, err) < 0 || keeper_arm(s->link, &s->kept, err) < 0)
+		return -1;
+	if (say_commit(s, &why) == 0) {
+		end_tree(s);
+		return 0;
+	}
+	/* unless the target itself said that it gave up, only it knows */
+	if (s->ch.broken) {
+		log_warn("at the commit: %s", why.text);
+		s->fate = keeper_settle(s->link, &s->opt->settle);
+		if (s->fate == SETTLED_RUNNING) {
+			end_tree(s);
+			return 0;
+		}
+	}
+	*err = why;
+	return -1;
+}
+
+void source_undo_commit(struct source *s)
+{
+	struct err err;
+
+	if (s->fate != SETTLED_LEFT) {
+		keeper_disarm(s->link, &s->kept, true);
+		return;
+	}
+	if (end_freeze(s, CAPTURE_LEAVE_STOPPED, &err) < 0)
+		log_error("leaving the tree stopped: %s", err.text);
+	keeper_disarm(s->link, &s->kept, false);
+	dprintf(STDERR_FILENO,
+		"ferry migrate: the tree is left stopped: continue it with kill -CONT, or end it, when "
+		"you know whether it runs on %s\n",
+		s->ch.peer);
+}
+
+int source_farewell(struct source *s, struct err *err)
+{
+	return channel_send(&s->ch, MSG_BYE, NULL, err);
+}
+
+/* ---- all of it ---- */
+
+static void tell_moved(struct source *s)
+{
+	struct progress_summary sum = {.pid = s->opt->pid,
+				       .new_pid = s->new_pid,
+				       .host = s->ch.peer,
+				       .new_pid_namespace = s->new_pid_namespace,
+				       .frozen_ns = s->frozen_ns,
+				       .sent_bytes = s->ch.sent_bytes,
+				       .memory_bytes = s->memory_bytes};
+	struct file_totals files;
+
+	file_source_totals(s->files, &files);
+	sum.files = files.files;
+	sum.file_bytes = files.bytes;
+	progress_moved(s->opt->progress, &sum);
+}
+
+int migrate_source(const struct migrate_options *opt, int in, int out, int link, struct err *err)
+{
+	struct source s = {.opt = opt, .link = link};
+	int rc;
+
+	channel_init(&s.ch, in, out, WIRE_SOURCE, opt->settle.remote->host);
+	s.ch.timeout_ms = SILENCE_MS;
+	s.ch.watch_fd = link;
+	s.ch.on_watch = on_watch;
+	s.ch.on_progress = on_progress;
+	s.ch.arg = &s;
+	rc = stages_run_source(&s, err);
+	if (rc == 0)
+		tell_moved(&s);
+	else
+		progress_failed(opt->progress, err->text);
+	capture_close(s.capture);
+	file_source_free(s.files);
+	vec_free(&s.kept);
+	channel_finish(&s.ch);
+	return rc;
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+#define LOG_MODULE "stages"
+#include "migrate/stages.h"
+
+#include "base/log.h"
+#include "migrate/source.h"
+#include "migrate/target.h"
+
+#include <errno.h>
+
+const struct stage stages[] = {
+	{WIRE_STAGE_HELLO, source_hello, NULL, target_hello, NULL, false},
+	{WIRE_STAGE_PREFLIGHT, source_preflight, NULL, target_preflight, NULL, false},
+	{WIRE_STAGE_FILES, source_files, NULL, target_files, target_undo_files, false},
+	{WIRE_STAGE_FREEZE, source_freeze, source_undo_freeze, NULL, NULL, false},
+	{WIRE_STAGE_CHANGES, source_changes, NULL, target_changes, NULL, false},
+	{WIRE_STAGE_STATE, source_state, NULL, target_state, target_undo_state, false},
+	{WIRE_STAGE_COMMIT, source_commit, source_undo_commit, target_commit, NULL, true},
+	{WIRE_STAGE_FAREWELL, source_farewell, NULL, target_farewell, NULL, false},
+};
+static_assert(ARRAY_SIZE(stages) == WIRE_STAGES, "one row for each stage");
+
+/* ---- source ---- */
+
+static int announce(struct source *s, enum wire_stage id, struct err *err)
+{
+	Wire__Stage msg = WIRE__STAGE__INIT;
+
+	progress_stage(s->opt->progress, wire_stage_name(id));
+	log_info("stage %s", wire_stage_name(id));
+	s->ch.stage = id;
+	if (id == WIRE_STAGE_HELLO)
+		return 0; /* before the handshake nothing else can be said */
+	msg.id = id;
+	return channel_send(&s->ch, MSG_STAGE, &msg.base, err);
+}
+
+static void undo_source(struct source *s, size_t begun, const struct err *why)
+{
+	if (!s->ch.broken)
+		channel_abort(&s->ch, why);
+	for (size_t i = begun; i-- > 0;) {
+		if (stages[i].undo_source)
+			stages[i].undo_source(s);
+	}
+}
+
+int stages_run_source(struct source *s, struct err *err)
+{
+	bool committed = false;
+	int rc;
+
+	for (size_t i = 0; i < WIRE_STAGES; i++) {
+		rc = committed ? 0 : source_check_interrupt(s, err);
+		if (rc == 0)
+			rc = announce(s, stages[i].id, err);
+		if (rc == 0)
+			rc = stages[i].source(s, err);
+		if (rc < 0 && !committed) {
+			undo_source(s, i + 1, err);
+			return -1;
+		}
+		if (rc < 0)
+			log_warn("stage %s: %s", wire_stage_name(stages[i].id), err->text);
+		committed |= stages[i].commits;
+	}
+	return 0;
+}
+
+/* ---- target ---- */
+
+/* The source's word that the next stage begins. */
+static int await_stage(struct target *t, enum wire_stage id, struct err *err)
+{
+	Wire__Stage *msg;
+	int rc = 0;
+
+	if (id == WIRE_STAGE_HELLO)
+		return 0;
+	msg = channel_expect(&t->ch, MSG_STAGE, err);
+	if (!msg)
+		return -1;
+	if (msg->id != id)
+		rc = err_set(err, EPROTO, "stage %u where %s belongs", msg->id, wire_stage_name(id));
+	wire_free(msg);
+	t->ch.stage = id;
+	return rc;
+}
+
+static void undo_target(struct target *t, size_t begun, const struct err *why)
+{
+	for (size_t i = begun; i-- > 0;) {
+		if (stages[i].undo_target)
+			stages[i].undo_target(t);
+	}
+	/* when the source knows, everything is undone already */
+	if (!t->ch.broken)
+		channel_abort(&t->ch, why);
+}
+
+int stages_run_target(struct target *t, struct err *err)
+{
+	bool committed = false;
+	int rc;
+
+	for (size_t i = 0; i < WIRE_STAGES && !t->query_only; i++) {
+		rc = await_stage(t, stages[i].id, err);
+		if (rc == 0)
+			log_info("stage %s", wire_stage_name(stages[i].id));
+		if (rc == 0 && stages[i].target)
+			rc = stages[i].target(t, err);
+		if (rc < 0 && !committed) {
+			undo_target(t, i + 1, err);
+			return -1;
+		}
+		if (rc < 0) {
+			log_warn("stage %s: %s", wire_stage_name(stages[i].id), err->text);
+			return 0;
+		}
+		committed |= stages[i].commits;
+	}
+	return 0;
+}

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+#define LOG_MODULE "target"
+#include "migrate/target.h"
+
+#include "base/log.h"
+#include "migrate/connect.h"
+#include "migrate/progress.h"
+#include "migrate/record.h"
+#include "migrate/source.h"
+#include "migrate/stages.h"
+#include "migrate/wire_store.h"
+#include "store/store.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* How often the source hears of progress: seldom enough never to fill the way back. */
+#define TELL_NS 200000000u
+
+/* ---- hello, or a question instead of a migration ---- */
+
+static int answer_query(struct target *t, const struct frame *f, struct err *err)
+{
+	Wire__Query *query = (Wire__Query *)msg_unpack(f->type, f->body, f->bytes, err);
+	Wire__Answer answer = WIRE__ANSWER__INIT;
+	enum wire_fate fate;
+	pid_t pid;
+	int rc;
+
+	if (!query)
+		return -1;
+	rc = record_query(query->token, &fate, &pid, err);
+	wire_free(query);
+	if (rc < 0)
+		return -1;
+	answer.fate = fate;
+	answer.has_pid = true;
+	answer.pid = (uint32_t)pid;
+	t->query_only = true;
+	return channel_send(&t->ch, MSG_ANSWER, &answer.base, err);
+}
+
+int target_hello(struct target *t, struct err *err)
+{
+	struct frame f;
+
+	if (connect_welcome(&t->ch, t->token, &t->same_kernel, err) < 0)
+		return -1;
+	/* what comes next says what this connection is for; a stage is the driver's to take */
+	if (channel_peek(&t->ch, &f, err) < 0)
+		return -1;
+	if (f.type != MSG_QUERY)
+		return 0;
+	return channel_recv(&t->ch, &f, err) < 0 ? -1 : answer_query(t, &f, err);
+}
+
+/* ---- before the freeze ---- */
+
+static void take_options(struct target *t)
+{
+	const Wire__Needs *n = t->needs;
+
+	t->kinds = (struct kind_options){
+		.shell_job = n->shell_job,
+		.ext_unix_sk = n->ext_unix_sk,
+		.file_locks = n->file_locks,
+		.link_remap = n->link_remap,
+		.evasive_devices = n->evasive_devices,
+		.overwrite_files = n->overwrite_files,
+		.ghost_limit = n->ghost_limit,
+		.external = n->n_external ? (const char **)n->external : NULL,
+	};
+	t->restore_opt = (struct restore_options){
+		.kinds = &t->kinds,
+		.pids = n->pids_mode == PIDS_SAME ? RESTORE_PIDS_SAME :
+			n->pids_mode == PIDS_NEW  ? RESTORE_PIDS_NEW :
+						    RESTORE_PIDS_AUTO,
+	};
+}
+
+/* protobuf-c counts its arrays; kind_options wants a NULL at the end. */
+static int end_external(Wire__Needs *n, struct err *err)
+{
+	char **longer;
+
+	if (!n->n_external)
+		return 0;
+	longer = realloc(n->external, (n->n_external + 1) * sizeof(*longer));
+	if (!longer)
+		return err_nomem(err);
+	longer[n->n_external] = NULL;
+	n->external = longer;
+	return 0;
+}
+
+int target_preflight(struct target *t, struct err *err)
+{
+	struct arena arena = {0};
+	Wire__Verdict verdict = WIRE__VERDICT__INIT;
+	int rc;
+
+	t->needs = channel_expect(&t->ch, MSG_NEEDS, err);
+	if (!t->needs || end_external(t->needs, err) < 0)
+		return -1;
+	take_options(t);
+	rc = verdict_make(&arena, t->needs, &verdict, err);
+	if (rc == 0)
+		rc = channel_send(&t->ch, MSG_VERDICT, &verdict.base, err);
+	arena_free(&arena);
+	return rc;
+}
+
+static int tell_done(struct target *t, struct err *err)
+{
+	Wire__Stage msg = WIRE__STAGE__INIT;
+
+	msg.id = t->ch.stage;
+	return channel_send(&t->ch, MSG_DONE, &msg.base, err);
+}
+
+int target_files(struct target *t, struct err *err)
+{
+	t->files = file_target_create(t->same_kernel, err);
+	if (!t->files || files_receive(t->files, &t->ch, err) < 0)
+		return -1;
+	return tell_done(t, err);
+}
+
+void target_undo_files(struct target *t)
+{
+	if (t->files)
+		files_undo(t->files);
+}
+
+/* ---- frozen ---- */
+
+int target_changes(struct target *t, struct err *err)
+{
+	if (files_receive(t->files, &t->ch, err) < 0 || files_place(t->files, err) < 0)
+		return -1;
+	return tell_done(t, err);
+}
+
+static void tell_progress(void *arg, uint64_t done_bytes, uint64_t total_bytes)
+{
+	struct target *t = arg;
+	uint64_t now = monotonic_ns();
+	Wire__Progress msg = WIRE__PROGRESS__INIT;
+	struct err ignored;
+
+	if (now - t->told_ns < TELL_NS)
+		return;
+	t->told_ns = now;
+	msg.done_bytes = done_bytes;
+	msg.total_bytes = total_bytes;
+	if (channel_send(&t->ch, MSG_PROGRESS, &msg.base, &ignored) < 0)
+		log_debug("progress: %s", ignored.text); /* the next read says it, too */
+}
+
+static int build(struct target *t, struct err *err)
+{
+	t->store = store_memory_open(err);
+	if (!t->store || wire_store_receive(&t->ch, t->store, err) < 0)
+		return -1;
+	t->restore = restore_open(t->store, &t->restore_opt, err);
+	if (!t->restore || restore_check(t->restore, err) < 0)
+		return -1;
+	t->told_ns = monotonic_ns();
+	return restore_build(t->restore, tell_progress, t, err);
+}
+
+int target_state(struct target *t, struct err *err)
+{
+	Wire__Built msg = WIRE__BUILT__INIT;
+
+	if (build(t, err) < 0)
+		return -1;
+	msg.pid = (uint32_t)restore_root_pid(t->restore);
+	msg.has_new_pid_namespace = true;
+	msg.new_pid_namespace = restore_new_pidns(t->restore);
+	return channel_send(&t->ch, MSG_BUILT, &msg.base, err);
+}
+
+/* A tree that was not committed goes with its session. */
+void target_undo_state(struct target *t)
+{
+	restore_close(t->restore);
+	t->restore = NULL;
+	store_close(t->store);
+	t->store = NULL;
+}
+
+/* ---- the commit; record.h has the theory ---- */
+
+static int await_commit(struct target *t, struct err *err)
+{
+	Wire__Commit *msg = channel_expect(&t->ch, MSG_COMMIT, err);
+	int rc = 0;
+
+	if (!msg)
+		return -1;
+	if (strcmp(msg->token, t->token) != 0)
+		rc = err_set(err, EPROTO, "the commit is of another migration");
+	wire_free(msg);
+	return rc;
+}
+
+int target_commit(struct target *t, struct err *err)
+{
+	Wire__Running msg = WIRE__RUNNING__INIT;
+	pid_t pid = restore_root_pid(t->restore);
+	struct err late;
+	int record;
+
+	if (await_commit(t, err) < 0)
+		return -1;
+	record = record_claim(t->token, pid, err);
+	if (record < 0)
+		return -1;
+	if (restore_commit(t->restore, err) < 0) {
+		/* nothing of it may be left when the record says so */
+		target_undo_state(t);
+		if (record_settle(record, pid, false, &late) < 0)
+			log_error("%s", late.text);
+		return -1;
+	}
+	/* it runs. Whatever fails from here on changes nothing about that. */
+	if (record_settle(record, pid, true, &late) < 0)
+		log_error("%s", late.text);
+	files_keep(t->files);
+	msg.pid = (uint32_t)pid;
+	if (channel_send(&t->ch, MSG_RUNNING, &msg.base, &late) < 0)
+		log_warn("the source could not be told: %s", late.text);
+	return 0;
+}
+
+int target_farewell(struct target *t, struct err *err)
+{
+	if (channel_expect_empty(&t->ch, MSG_BYE, err) < 0)
+		return -1;
+	/* the source will not ask any more */
+	record_remove(t->token);
+	return 0;
+}
+
+int migrate_target(int in, int out, struct err *err)
+{
+	struct target t = {0};
+	int rc;
+
+	channel_init(&t.ch, in, out, WIRE_TARGET, "the source");
+	t.ch.arg = &t;
+	rc = stages_run_target(&t, err);
+	target_undo_state(&t); /* only ends the session of a tree that runs */
+	file_target_free(t.files);
+	if (t.needs)
+		wire_free(t.needs);
+	channel_finish(&t.ch);
+	return rc;
+}

@@ -291,39 +291,7 @@ all_victims() {
 
 # --- comparing a process before and after --------------------------------------------------------
 
-# snapshot PID FILE: all that must be the same before and after a visit, for each task of the tree:
-# maps, area flags, descriptors, timers, status lines, and for each thread what it sleeps in.
+# snapshot PID FILE: all that must be the same before and after a visit (see snapshot.py).
 snapshot() {
-	local p t fd
-	for p in $(descendants "$1"); do
-		echo "== task $p"
-		cat "/proc/$p/maps"
-		grep -E '^VmFlags|^[0-9a-f]+-' "/proc/$p/smaps"
-		for fd in "/proc/$p/fd/"*; do
-			echo "fd ${fd##*/}: $(readlink "$fd")"
-			cat "/proc/$p/fdinfo/${fd##*/}" 2>/dev/null
-		done | grep -vE '^(pos|ticks|it_value)'
-		cat "/proc/$p/timers" "/proc/$p/limits" "/proc/$p/personality" "/proc/$p/oom_score_adj"
-		readlink "/proc/$p/cwd" "/proc/$p/root" "/proc/$p/exe"
-		cut -d' ' -f 5-8,26-28,45-51 <<<"$(sed 's/.*) /x x /' "/proc/$p/stat")"
-		for t in "/proc/$p/task/"*; do
-			echo "-- thread ${t##*/}"
-			grep -vE '^(Vm|Rss|voluntary|nonvoluntary|State|SigQ|Threads|Cpus_allowed_list|Mems)' "$t/status"
-			cat "$t/comm"
-			sleeping_in "$t"
-			cut -d' ' -f 18,19,40,41 <<<"$(sed 's/.*) /x x /' "$t/stat")"
-		done
-	done >"$2" 2>/dev/null
-}
-
-# System call, arguments, stack and instruction pointer of a thread that sleeps. Threads that are at
-# work have no stable answer.
-sleeping_in() {
-	local i text
-	for i in 1 2 3 4 5; do
-		text=$(cat "$1/syscall")
-		[ "$text" = running ] || break
-		sleep 0.005
-	done
-	echo "$text"
+	python3 tests/e2e/snapshot.py "$1" >"$2"
 }

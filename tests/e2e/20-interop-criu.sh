@@ -1,0 +1,100 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# timeout: 900
+# Real CRIU restores what ferry dumped, ferry restores what CRIU dumped, and crit decodes each image
+# that ferry wrote. Names as arguments: only those.
+. "$(dirname "$0")/lib.sh"
+requires_root
+
+CRIU_ROOT=${CRIU_ROOT:-/var/tmp/ferry-criu}
+script=$PWD/../shared/bin/criu-root
+if [ -x "$CRIU_ROOT/usr/sbin/criu.host" ]; then
+	CRIU=$CRIU_ROOT/usr/sbin/criu.host
+	CRIT=$CRIU_ROOT/usr/bin/crit.host
+elif [ -x "$script" ]; then
+	CRIU=$(timeout 200 "$script" "$CRIU_ROOT" 2>"$TEST_TMP/criu-root.log") ||
+		skip_all "no real CRIU: $(tail -n 1 "$TEST_TMP/criu-root.log")"
+	CRIT=$("$script" "$CRIU_ROOT" crit)
+else
+	skip_all "no real CRIU here (../shared/bin/criu-root is absent)"
+fi
+
+# What CRIU 4.2 itself loses between its own dump and its own restore of a victim (each was tried;
+# "dump": the image does not have it; "restore": the image has it, criu restore ignores it).
+criu_lacks() { # dump|restore VICTIM
+	case $1:$2 in
+	dump:busy | dump:restart_block | restore:busy | restore:restart_block)
+		echo "makes interrupted nanosleep, poll and futex return EINTR" ;;
+	*:restart_eintr) echo "lets interrupted epoll_wait and sigtimedwait return EINTR" ;;
+	dump:creds) echo "needs CAP_SYS_RESOURCE for the limits of another user's task" ;;
+	*:eventfd_semaphore) echo "does not record EFD_SEMAPHORE" ;;
+	restore:eventfd_highest) echo "cuts the counter to 32 bits" ;;
+	dump:locks) echo "records the POSIX locks of one task only" ;;
+	restore:orphans) echo "loses the subreaper's adopted children" ;;
+	restore:personality) echo "does not restore the personality" ;;
+	*:pipe_packet) echo "has no packet mode" ;;
+	*:threads_more) echo "has no I/O priority, timer slack and affinity" ;;
+	*:timerfd_unread) echo "disarms a periodic timer that has expired" ;;
+	*:unix_accepted) echo "does not keep the name of accepted sockets" ;;
+	esac
+}
+
+# decode_all DIR: crit understands every image (but raw ones).
+decode_all() {
+	local image
+	for image in "$1"/*.img; do
+		case ${image##*/} in
+		pages-*) continue ;;
+		esac
+		if ! why=$(timeout 60 "$CRIT" decode -i "$image" -o /dev/null 2>&1); then
+			why="crit cannot decode ${image##*/}: $(tail -n 1 <<<"$why")"
+			return 1
+		fi
+	done
+}
+
+# check NAME DIRECTION DUMPER RESTORER
+check() {
+	local name=$1 direction=$2 dumper=$3 restorer=$4 images options lacks side=restore
+	[ "$dumper" = "$CRIU" ] && side=dump
+	lacks=$(criu_lacks $side "$name")
+	if [ -n "$lacks" ]; then
+		skip "$name $direction" "CRIU $lacks"
+		return
+	fi
+	start_victim "$name"
+	case $? in
+	1)
+		not_ok "$name $direction" "$why"
+		return
+		;;
+	2)
+		skip "$name $direction" "$why"
+		return
+		;;
+	esac
+	images=$vdir/images
+	options=$(victim_options "$name")
+	# shellcheck disable=SC2086
+	if ! dump "$dumper" "$pid" "$images" $options; then
+		not_ok "$name $direction" "$why"
+	elif [ "$dumper" = "$FERRY" ] && ! decode_all "$images"; then
+		not_ok "$name $direction" "$why"
+	elif ! wait_gone "$pid"; then
+		not_ok "$name $direction" "after the dump its pid $pid is still taken"
+	elif ! restore "$restorer" "$images" $options; then
+		not_ok "$name $direction" "$why"
+	elif ! verdict; then
+		not_ok "$name $direction" "$why"
+	else
+		ok "$name $direction"
+	fi
+	kill_tree "$pid"
+	[ -n "${KEEP:-}" ] || rm -rf "$vdir"
+}
+
+for name in ${*:-$(all_victims)}; do
+	check "$name" "ferry to criu" "$FERRY" "$CRIU"
+	check "$name" "criu to ferry" "$CRIU" "$FERRY"
+done
+finish

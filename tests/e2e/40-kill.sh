@@ -1,0 +1,122 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# timeout: 900
+# The sacred program: rounds of dump --leave-running of a busy program with many threads, the command
+# killed by SIGKILL at a random moment. The program never dies, never computes wrong, is traced by
+# nobody, and has in the end the maps and descriptors that it had. FERRY_FULL=1: 1,000 rounds.
+. "$(dirname "$0")/lib.sh"
+requires_root
+
+rounds=100
+[ -z "${FERRY_FULL:-}" ] || rounds=1000
+RANDOM=${FERRY_SEED:-4711}
+
+describe() { # FILE: what must not change: the areas, descriptors, signal masks, limits of a busy task
+	{
+		cat "/proc/$pid/maps"
+		for fd in "/proc/$pid/fd/"*; do
+			echo "${fd##*/} $(readlink "$fd") $(grep flags "/proc/$pid/fdinfo/${fd##*/}")"
+		done
+		grep -hE '^(Sig(Blk|Ign|Cgt)|Uid|Gid|Cap|NoNew|Seccomp|Threads|TracerPid)' \
+			"/proc/$pid/task/"*/status
+		cat "/proc/$pid/limits" "/proc/$pid/timers"
+	} >"$1"
+}
+
+progress() {
+	od -An -v -tu8 -w8 "$vdir/progress"
+}
+
+# advanced BEFORE AFTER: each thread has done something in between.
+advanced() {
+	paste <(echo "$1") <(echo "$2") | awk '$2 <= $1 { bad = 1 } END { exit bad }'
+}
+
+traced() {
+	grep -qE '^TracerPid:\s+[1-9]' "/proc/$pid/task/"*/status
+}
+
+not_traced() {
+	! traced
+}
+
+works() {
+	sleep 0.05
+	advanced "$work_before" "$(progress)"
+}
+
+# one_round NR: status 1 with why when the program has suffered.
+one_round() {
+	local command delay
+	rm -rf "$vdir/images"
+	mkdir "$vdir/images"
+	work_before=$(progress)
+	"$ENGINE" dump -R -t "$pid" -D "$vdir/images" -o dump.log >/dev/null 2>&1 </dev/null &
+	command=$!
+	delay=$(awk -v r=$RANDOM -v t="$whole" 'BEGIN { printf "%.4f", 1.3 * t * r / 32768 }')
+	sleep "$delay"
+	if kill -KILL $command 2>/dev/null; then
+		killed=$((killed + 1))
+	fi
+	wait $command 2>/dev/null
+	if ! wait_for 5 not_traced; then
+		why="somebody still traces it"
+	elif [ -e "$vdir/result" ]; then
+		why=$(cat "$vdir/result")
+	elif ! alive "$pid"; then
+		why="it is dead"
+	elif ! wait_for 10 works; then
+		why="threads stand still: $(paste <(echo "$work_before") <(progress) | tr '\n' ';')"
+	else
+		return 0
+	fi
+	why="round $1, killed after $delay s: $why"
+	return 1
+}
+
+start_victim busy || {
+	not_ok busy "$why"
+	finish
+}
+describe "$vdir/before"
+# How long does a round take when nobody disturbs it?
+mkdir "$vdir/images"
+start=$(date +%s%N)
+if ! timeout 60 "$ENGINE" dump -R -t "$pid" -D "$vdir/images" -o dump.log >"$vdir/out" 2>&1; then
+	not_ok undisturbed "$(reason "$(cat "$vdir/out")" "$vdir/images/dump.log")"
+	finish
+fi
+whole=$(awk -v ns=$(($(date +%s%N) - start)) 'BEGIN { print ns / 1e9 }')
+describe "$vdir/after"
+if diff=$(diff "$vdir/before" "$vdir/after"); then
+	ok undisturbed
+else
+	not_ok undisturbed "not as before: $(head -n 10 <<<"$diff")"
+fi
+
+killed=0
+done=0
+for ((i = 1; i <= rounds; i++)); do
+	one_round $i || break
+	done=$i
+	if ((i % 20 == 0)); then
+		describe "$vdir/after"
+		if ! diff=$(diff "$vdir/before" "$vdir/after"); then
+			why="after round $i not as before: $(head -n 10 <<<"$diff")"
+			done=0
+			break
+		fi
+	fi
+done
+if [ $done = "$rounds" ]; then
+	echo "# $rounds rounds, $killed commands killed, a whole round takes $whole s"
+	ok "killed rounds"
+else
+	not_ok "killed rounds" "$why"
+fi
+if alive "$pid" && verdict; then
+	ok "verdict"
+else
+	not_ok "verdict" "$why"
+fi
+finish

@@ -5,6 +5,9 @@
 #include <string.h>
 
 static const struct cmd *const commands[] = {
+	&cmd_check,
+	&cmd_dump,
+	&cmd_restore,
 	&cmd_show,
 	NULL,
 };

@@ -8,7 +8,7 @@
 #include "kinds/task/task.h"
 
 const struct fd_kind *const fd_kinds[] = {
-	&refused_kind,
+	&refuse_kind,
 	&pipe_kind,
 	&fifo_kind,
 	&eventfd_kind,

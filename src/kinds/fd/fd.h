@@ -15,7 +15,7 @@ extern const struct fd_kind inet_kind;
 extern const struct fd_kind memfd_kind;
 extern const struct fd_kind othersock_kind;
 extern const struct fd_kind pipe_kind;
-extern const struct fd_kind refused_kind;
+extern const struct fd_kind refuse_kind;
 extern const struct fd_kind signalfd_kind;
 extern const struct fd_kind timerfd_kind;
 extern const struct fd_kind unix_kind;

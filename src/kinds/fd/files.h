@@ -59,11 +59,12 @@ void remap_commit(struct restore *r, const RemapFilePathEntry *remap);
 
 /*
  * Reads the content of a ghost into the snapshot, and makes a new file from it
- * in @dirfd: under @name, or with no name yet if it is a regular file and the
- * file system can do that. Returns a descriptor (O_PATH for others).
+ * in @dirfd: under @name, or, if it may be @nameless, with no name yet where
+ * type and file system allow that; such a file can be linked once only.
+ * Returns a descriptor (O_PATH for anything but regular files).
  */
 int ghost_capture(struct capture *c, const struct path_facts *p, uint32_t *remap_id_out, struct err *err) must_check;
-int ghost_create(struct restore *r, const struct snap_ghost *ghost, int dirfd, const char *name, struct err *err)
+int ghost_create(const struct snap_ghost *ghost, int dirfd, const char *name, bool nameless, struct err *err)
 	must_check;
 
 /* Another description of a memfd; -1 + err. */

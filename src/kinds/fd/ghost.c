@@ -239,14 +239,17 @@ static int set_attributes(int fd, const struct snap_ghost *g, struct err *err)
 	return 0;
 }
 
-/* A regular file without a name, or with @name where the file system cannot do that. */
-static int create_regular(const struct snap_ghost *g, int dirfd, const char *name, struct err *err)
+/* A regular file without a name, or with @name if it must have one or the file system cannot do without. */
+static int create_regular(const struct snap_ghost *g, int dirfd, const char *name, bool nameless,
+			  struct err *err)
 {
 	cleanup_close int fd = -1;
 	char dir[40];
 
 	snprintf(dir, sizeof(dir), "/proc/self/fd/%d", dirfd);
-	fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	errno = EOPNOTSUPP;
+	if (nameless)
+		fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 	if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL))
 		fd = openat(dirfd, name, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (fd < 0)
@@ -282,9 +285,9 @@ static int create_node(const struct snap_ghost *g, int dirfd, const char *name, 
 	return fd >= 0 ? fd : err_sys(err, "cannot make a deleted file again");
 }
 
-int ghost_create(struct restore *r, const struct snap_ghost *g, int dirfd, const char *name, struct err *err)
+int ghost_create(const struct snap_ghost *g, int dirfd, const char *name, bool nameless, struct err *err)
 {
-	cleanup_close int fd = S_ISREG(g->entry->mode) ? create_regular(g, dirfd, name, err) :
+	cleanup_close int fd = S_ISREG(g->entry->mode) ? create_regular(g, dirfd, name, nameless, err) :
 							 create_node(g, dirfd, name, err);
 
 	if (fd < 0)

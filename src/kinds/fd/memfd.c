@@ -201,16 +201,6 @@ int memfd_capture_shared(struct capture *c, int fd, const char *link, uint32_t *
 
 /* ---- restore ---- */
 
-static const MemfdInodeEntry *inode_entry(const struct restore *r, uint64_t inode_id)
-{
-	vec_foreach(it, &r->snap->memfds)
-	{
-		if ((*it)->inode_id == inode_id)
-			return *it;
-	}
-	return NULL;
-}
-
 /* The file behind a shared anonymous mapping; -1 + errno. */
 static int create_anonymous(uint64_t bytes)
 {
@@ -257,7 +247,7 @@ static int set_attributes(int fd, const MemfdInodeEntry *e, struct err *err)
 
 int memfd_inode_fd(struct restore *r, uint64_t inode_id, struct err *err)
 {
-	const MemfdInodeEntry *e = inode_entry(r, inode_id);
+	const MemfdInodeEntry *e = snapshot_memfd(r->snap, inode_id);
 	int fd = broker_kept(r, SHELF_MEMFD, inode_id);
 
 	if (fd >= 0)
@@ -293,7 +283,7 @@ int memfd_seal_all(struct restore *r, struct err *err)
 
 static int memfd_check(struct restore *r, const FileEntry *fe, struct err *err)
 {
-	if (!inode_entry(r, fe->memfd->inode_id))
+	if (!snapshot_memfd(r->snap, fe->memfd->inode_id))
 		return err_set(err, EINVAL, "memfd.img: there is no inode %u", fe->memfd->inode_id);
 	return 0;
 }

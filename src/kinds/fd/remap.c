@@ -63,10 +63,9 @@ static int add_remap(struct capture *c, uint32_t file_id, uint32_t remap_id, Rem
 
 RegFileEntry *capture_reg(const struct capture *c, uint32_t id)
 {
-	for (size_t i = c->snap->files.n; i-- > 0;)
-		if (c->snap->files.v[i]->id == id)
-			return c->snap->files.v[i]->reg;
-	return NULL;
+	const FileEntry *fe = snapshot_file(c->snap, id);
+
+	return fe ? fe->reg : NULL;
 }
 
 /* A link that was made for the same inode before, 0 if there is none. */
@@ -183,12 +182,7 @@ static const struct snap_ghost *remap_ghost(const struct restore *r, const Remap
 {
 	uint32_t id = remap->has_remap_type ? remap->remap_id : remap->remap_id & ~(uint32_t)REMAP_GHOST_BIT;
 
-	vec_foreach(g, &r->snap->ghosts)
-	{
-		if ((*g)->id == id)
-			return *g;
-	}
-	return NULL;
+	return snapshot_ghost(r->snap, id);
 }
 
 static const RegFileEntry *restored_reg(const struct restore *r, uint32_t id)
@@ -320,6 +314,20 @@ static const RemapFilePathEntry *first_alike(const struct restore *r, const Rema
 	return remap;
 }
 
+static size_t count_names(const struct restore *r, const RemapFilePathEntry *remap)
+{
+	const RegFileEntry *rfe;
+	size_t n = 0;
+
+	vec_foreach(it, &r->snap->remaps)
+	{
+		rfe = restored_reg(r, (*it)->orig_id);
+		n += (*it)->remap_id == remap->remap_id && remap_type(*it) == remap_type(remap) && rfe &&
+		     first_alike(r, *it, rfe->name) == *it;
+	}
+	return n;
+}
+
 /* Names @obj once for every different name that entries of this remap have, and keeps the descriptors. */
 static int keep_all_names(struct restore *r, const RemapFilePathEntry *remap, int obj, struct err *err)
 {
@@ -357,7 +365,7 @@ static int keep_directory(struct restore *r, const RemapFilePathEntry *remap, co
 			snprintf(beside, sizeof(beside), ".ferry-deleted-%d-%x", getpid(), ghost->id);
 			base = beside;
 		}
-		fd = ghost_create(r, ghost, dir, base, err);
+		fd = ghost_create(ghost, dir, base, false, err);
 		if (fd >= 0)
 			unlinkat(dir, base, AT_REMOVEDIR);
 		close(dir);
@@ -385,7 +393,7 @@ static int keep_ghost(struct restore *r, const RemapFilePathEntry *remap, const 
 	if (dir < 0)
 		err_sys(err, "cannot make the way to the deleted file %s", path);
 	else
-		obj = ghost_create(r, ghost, dir, temp, err);
+		obj = ghost_create(ghost, dir, temp, count_names(r, remap) == 1, err);
 	if (obj >= 0) {
 		rc = keep_all_names(r, remap, obj, err);
 		/* A regular file may have been made without a name at all. */

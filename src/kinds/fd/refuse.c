@@ -69,33 +69,33 @@ static const struct refusal *find(const struct fd_facts *f)
 	return NULL;
 }
 
-static bool refused_claims(const struct capture *c, const struct fd_facts *f)
+static bool refuse_claims(const struct capture *c, const struct fd_facts *f)
 {
 	return find(f) != NULL;
 }
 
-static int refused_allowed(struct capture *c, const struct fd_facts *f, struct err *err)
+static int refuse_allowed(struct capture *c, const struct fd_facts *f, struct err *err)
 {
 	const struct refusal *no = find(f);
 
-	return err_set(err, ENOTSUP, "%s: %s", no ? no->name : "refused", no ? no->reason : "not supported");
+	return err_set(err, ENOTSUP, "%s: %s", no ? no->name : "refuse", no ? no->reason : "not supported");
 }
 
-static int refused_capture(struct capture *c, struct fd_facts *f, struct err *err)
+static int refuse_capture(struct capture *c, struct fd_facts *f, struct err *err)
 {
-	return refused_allowed(c, f, err);
+	return refuse_allowed(c, f, err);
 }
 
-static int refused_open(struct restore *r, const FileEntry *fe, int *fd_out, struct err *err)
+static int refuse_open(struct restore *r, const FileEntry *fe, int *fd_out, struct err *err)
 {
 	return err_set(err, ENOTSUP, "this kind of descriptor cannot be restored by this version of ferry");
 }
 
-const struct fd_kind refused_kind = {
-	.name = "refused",
+const struct fd_kind refuse_kind = {
+	.name = "refuse",
 	.type = FD_TYPES__UND,
-	.claims = refused_claims,
-	.allowed = refused_allowed,
-	.capture = refused_capture,
-	.open = refused_open,
+	.claims = refuse_claims,
+	.allowed = refuse_allowed,
+	.capture = refuse_capture,
+	.open = refuse_open,
 };

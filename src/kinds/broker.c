@@ -78,18 +78,15 @@ struct broker *broker_create(struct restore *r, int base_fd, struct err *err)
 	}
 	b->r = r;
 	b->base_fd = base_fd;
-	vec_foreach(fe, &r->snap->files)
-	{
+	vec_foreach (fe, &r->snap->files) {
 		slot = &b->slots[b->n_slots++];
 		slot->fe = *fe;
 		slot->kind = fd_kind_by_type((*fe)->type);
 		slot->fd = -1;
 	}
 	qsort(b->slots, b->n_slots, sizeof(*b->slots), compare_ids);
-	vec_foreach(t, &r->snap->tasks)
-	{
-		vec_foreach(fdi, &(*t)->fds)
-		{
+	vec_foreach (t, &r->snap->tasks) {
+		vec_foreach (fdi, &(*t)->fds) {
 			slot = slot_find(b, (*fdi)->id);
 			if (slot)
 				slot->wanted = true;
@@ -106,7 +103,7 @@ void broker_close(struct broker *b)
 	for (size_t i = 0; i < b->n_slots; i++)
 		if (b->slots[i].fd >= 0)
 			close(b->slots[i].fd);
-	vec_foreach(k, &b->shelf)
+	vec_foreach (k, &b->shelf)
 		close(k->fd);
 	vec_free(&b->shelf);
 	free(b->slots);
@@ -124,7 +121,8 @@ static int move_up(const struct broker *b, int fd, struct err *err)
 		return fd;
 	up = fcntl(fd, F_DUPFD_CLOEXEC, b->base_fd);
 	if (up < 0)
-		err_sys(err, "cannot move a descriptor above %d; a higher limit of open files (ulimit -n) helps",
+		err_sys(err,
+			"cannot move a descriptor above %d; a higher limit of open files (ulimit -n) helps",
 			b->base_fd);
 	close(fd);
 	return up;
@@ -134,8 +132,7 @@ const struct snap_task *snap_fd_table(const struct snapshot *snap, const struct 
 {
 	if (!t->ids || t->fds.n)
 		return t;
-	vec_foreach(it, &snap->tasks)
-	{
+	vec_foreach (it, &snap->tasks) {
 		if ((*it)->ids && (*it)->ids->files_id == t->ids->files_id && (*it)->fds.n)
 			return *it;
 	}
@@ -147,10 +144,8 @@ const char *broker_describe(const struct restore *r, uint32_t file_id, char *buf
 	const FileEntry *fe = snapshot_file(r->snap, file_id);
 	const char *path = fe && fe->reg ? fe->reg->name : NULL;
 
-	vec_foreach(t, &r->snap->tasks)
-	{
-		vec_foreach(fdi, &(*t)->fds)
-		{
+	vec_foreach (t, &r->snap->tasks) {
+		vec_foreach (fdi, &(*t)->fds) {
 			if ((*fdi)->id != file_id)
 				continue;
 			snprintf(buf, size, "fd %u of pid %u%s%s%s", (*fdi)->fd, (*t)->ps->pid,
@@ -174,7 +169,8 @@ static int wrap(const struct restore *r, uint32_t file_id, struct err *err)
 
 static int unsupported(const struct restore *r, const FileEntry *fe, struct err *err)
 {
-	err_set(err, ENOTSUP, "files of type %d of the image format cannot be restored by this version of ferry",
+	err_set(err, ENOTSUP,
+		"files of type %d of the image format cannot be restored by this version of ferry",
 		(int)fe->type);
 	return wrap(r, fe->id, err);
 }
@@ -183,8 +179,7 @@ int broker_check(struct restore *r, struct err *err)
 {
 	const struct fd_kind *kind;
 
-	vec_foreach(it, &r->snap->files)
-	{
+	vec_foreach (it, &r->snap->files) {
 		kind = fd_kind_by_type((*it)->type);
 		if (!kind)
 			return unsupported(r, *it, err);
@@ -201,7 +196,8 @@ static int open_slot(struct broker *b, struct slot *slot, struct err *err)
 	if (!slot->kind)
 		return unsupported(b->r, slot->fe, err);
 	if (slot->state == SLOT_OPENING)
-		return err_set(err, EINVAL, "files.img: file id %u needs itself to be open first", slot->fe->id);
+		return err_set(err, EINVAL, "files.img: file id %u needs itself to be open first",
+			       slot->fe->id);
 	slot->state = SLOT_OPENING;
 	if (slot->kind->open(b->r, slot->fe, &fd, err)) {
 		slot->state = SLOT_CLOSED;
@@ -244,8 +240,7 @@ static void clear_shelf(struct broker *b)
 {
 	size_t n = 0;
 
-	vec_foreach(k, &b->shelf)
-	{
+	vec_foreach (k, &b->shelf) {
 		if (k->shelf == SHELF_MEMFD || k->shelf == SHELF_REMAP)
 			b->shelf.v[n++] = *k;
 		else
@@ -256,8 +251,7 @@ static void clear_shelf(struct broker *b)
 
 int broker_open_all(struct broker *b, struct err *err)
 {
-	vec_foreach(fe, &b->r->snap->files)
-	{
+	vec_foreach (fe, &b->r->snap->files) {
 		struct slot *slot = slot_find(b, (*fe)->id);
 
 		if (slot->wanted && slot->state == SLOT_CLOSED && open_slot(b, slot, err))
@@ -286,7 +280,8 @@ int broker_give(struct restore *r, uint32_t file_id, int fd, struct err *err)
 
 	if (!slot || slot->fd >= 0 || !slot->kind) {
 		close(fd);
-		return err_set(err, EINVAL, "files.img: file id %u is missing, or is made twice", file_id);
+		return err_set(err, EINVAL, "files.img: file id %u is missing, or is made twice",
+			       file_id);
 	}
 	slot->fd = move_up(r->broker, fd, err);
 	if (slot->fd < 0)
@@ -320,8 +315,7 @@ int broker_kept(const struct restore *r, enum broker_shelf shelf, uint64_t id)
 {
 	if (!r->broker)
 		return -1;
-	vec_foreach(k, &r->broker->shelf)
-	{
+	vec_foreach (k, &r->broker->shelf) {
 		if (k->shelf == shelf && k->id == id)
 			return k->fd;
 	}

@@ -42,7 +42,8 @@ bool broker_has(struct restore *r, uint32_t file_id);
  * A second open of a REG or MEMFD entry with other flags, not remembered; the
  * caller closes it. For mappings, exe links, cwd and root: no seek. -1 + err.
  */
-int file_open_path(struct restore *r, const FileEntry *fe, uint32_t flags, struct err *err) must_check;
+int file_open_path(struct restore *r, const FileEntry *fe, uint32_t flags, struct err *err)
+	must_check;
 
 /*
  * Descriptors that a kind keeps while the tree is built, by the id of what is
@@ -57,7 +58,8 @@ enum broker_shelf {
 	SHELF_PIPE_WRITE,
 	SHELF_FIFO,
 };
-int broker_keep(struct restore *r, enum broker_shelf shelf, uint64_t id, int fd, struct err *err) must_check;
+int broker_keep(struct restore *r, enum broker_shelf shelf, uint64_t id, int fd, struct err *err)
+	must_check;
 int broker_kept(const struct restore *r, enum broker_shelf shelf, uint64_t id);
 
 /* "fd 3 of pid 12" (the first holder in the images) or "file id 9", for messages; returns buf. */

@@ -19,8 +19,7 @@
 
 pid_t capture_virt_pid(const struct capture *c, pid_t real)
 {
-	vec_foreach(it, &c->tasks)
-	{
+	vec_foreach (it, &c->tasks) {
 		const struct task_facts *t = *it;
 
 		if (t->pid == real)
@@ -34,8 +33,7 @@ pid_t capture_virt_pid(const struct capture *c, pid_t real)
 
 struct fd_facts *capture_fd_by_inode(const struct capture *c, const struct fd_kind *kind, uint64_t ino)
 {
-	vec_foreach(it, &c->fds)
-	{
+	vec_foreach (it, &c->fds) {
 		if ((*it)->kind == kind && (*it)->st.st_ino == ino)
 			return *it;
 	}
@@ -96,23 +94,23 @@ void emit_fown(const FownEntry *fown, uint32_t flags, const struct fd_place *pla
 	if (!place->first || (flags & O_PATH))
 		return;
 	if (fown && fown->signum)
-		script_call(s, "set the signal of a descriptor's owner", SYS_fcntl, SV(place->fd), SV(F_SETSIG),
-			    SV(fown->signum));
+		script_call(s, "set the signal of a descriptor's owner", SYS_fcntl, SV(place->fd),
+			    SV(F_SETSIG), SV(fown->signum));
 	if (fown && fown->pid) {
 		owner = (struct f_owner_ex){.type = (int)fown->pid_type, .pid = (pid_t)fown->pid};
 		other_ids = fown->uid || fown->euid;
 		if (other_ids)
-			script_call(s, "take the ids of a descriptor's owner", SYS_setresuid, SV(fown->uid),
-				    SV(fown->euid), SV(-1));
-		script_call(s, "set the owner of a descriptor", SYS_fcntl, SV(place->fd), SV(F_SETOWN_EX),
-			    SV(script_data(s, &owner, sizeof(owner))));
+			script_call(s, "take the ids of a descriptor's owner", SYS_setresuid,
+				    SV(fown->uid), SV(fown->euid), SV(-1));
+		script_call(s, "set the owner of a descriptor", SYS_fcntl, SV(place->fd),
+			    SV(F_SETOWN_EX), SV(script_data(s, &owner, sizeof(owner))));
 		if (other_ids)
-			script_call(s, "leave the ids of a descriptor's owner", SYS_setresuid, SV(0), SV(0),
-				    SV(-1));
+			script_call(s, "leave the ids of a descriptor's owner", SYS_setresuid,
+				    SV(0), SV(0), SV(-1));
 	}
 	if (flags & O_ASYNC)
-		script_call(s, "ask for signals from a descriptor", SYS_fcntl, SV(place->fd), SV(F_SETFL),
-			    SV(flags));
+		script_call(s, "ask for signals from a descriptor", SYS_fcntl, SV(place->fd),
+			    SV(F_SETFL), SV(flags));
 }
 
 int fd_set_flags(int fd, uint32_t flags, struct err *err)

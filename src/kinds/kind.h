@@ -25,10 +25,10 @@
 /* ---- what the user allowed; filled by the commands, same names as CRIU's options ---- */
 
 struct kind_options {
-	bool shell_job;      /* -j */
-	bool ext_unix_sk;    /* --ext-unix-sk */
-	bool file_locks;     /* --file-locks */
-	bool link_remap;     /* --link-remap */
+	bool shell_job;   /* -j */
+	bool ext_unix_sk; /* --ext-unix-sk */
+	bool file_locks;  /* --file-locks */
+	bool link_remap;  /* --link-remap */
 	bool evasive_devices;
 	bool overwrite_files;
 	uint64_t ghost_limit; /* bytes; deleted files up to this size are carried (--ghost-limit) */
@@ -54,8 +54,8 @@ struct fd_holder {
 
 /* One open file description of the tree; gathered once by capture/fds.c. */
 struct fd_facts {
-	uint32_t id; /* file id in the images */
-	int own;     /* our duplicate: shares the description, so put back what you change */
+	uint32_t id;      /* file id in the images */
+	int own;          /* our duplicate: shares the description, so put back what you change */
 	const char *link; /* readlink of /proc/PID/fd/N of the first holder */
 	const char *info; /* text of its fdinfo */
 	struct stat st;
@@ -92,14 +92,16 @@ struct capture {
 	struct snapshot *snap;
 	const struct kind_options *opt;
 	VEC(struct task_facts *) tasks; /* parents first */
-	VEC(struct fd_facts *) fds;     /* every description, complete before the first kind's capture() runs */
+	VEC(struct fd_facts *)
+	fds; /* every description, complete before the first kind's capture() runs */
 	uint32_t last_file_id;
 	uint32_t last_remap_id;
 	uint32_t last_pages_id;
 	struct store *store; /* for contents that are not small; snapshot_save writes the rest */
 	bool preflight; /* a look at running tasks, to find what would be refused: change nothing, read no contents */
-	bool saved;     /* the images are complete: undo() leaves what a restore from them needs */
-	VEC(struct shmem_source) shmem; /* one per memfd or shared segment; kinds/fd/memfd.c adds them */
+	bool saved; /* the images are complete: undo() leaves what a restore from them needs */
+	VEC(struct shmem_source)
+	shmem; /* one per memfd or shared segment; kinds/fd/memfd.c adds them */
 };
 
 /* The next free file id, for entries without a descriptor of their own. */
@@ -112,7 +114,8 @@ static inline uint32_t capture_next_file_id(struct capture *c)
 pid_t capture_virt_pid(const struct capture *c, pid_t real);
 
 /* A description of the tree by the inode (and kind) behind it, e.g. the peer of a socket; NULL if not held by the tree. */
-struct fd_facts *capture_fd_by_inode(const struct capture *c, const struct fd_kind *kind, uint64_t ino);
+struct fd_facts *capture_fd_by_inode(const struct capture *c, const struct fd_kind *kind,
+				     uint64_t ino);
 
 /* Adds @fe (with ->id and ->type set) to files.img. */
 int capture_add_file(struct capture *c, FileEntry *fe, struct err *err) must_check;
@@ -151,7 +154,7 @@ struct restore {
 	struct store *store;
 	struct broker *broker; /* opened descriptions; broker.h */
 	struct script *script; /* scratch for emit()s of the caller */
-	int pid_ns; /* the tree gets a pid namespace of its own */
+	int pid_ns;            /* the tree gets a pid namespace of its own */
 	bool preflight; /* check() only: the source is still running, contents may be missing */
 };
 
@@ -180,8 +183,8 @@ int fd_set_flags(int fd, uint32_t flags, struct err *err) must_check;
  * are put before them by the callers (capture/, broker.c).
  */
 struct fd_kind {
-	const char *name;   /* "eventfd": log prefix, victim name, man entry */
-	FdTypes type;       /* fd_types of the image format */
+	const char *name; /* "eventfd": log prefix, victim name, man entry */
+	FdTypes type;     /* fd_types of the image format */
 	/* Does this kind handle it? Pure: no system calls but what facts need not repeat. */
 	bool (*claims)(const struct capture *c, const struct fd_facts *f);
 	/* Why it cannot be captured, before anything is changed: 0, or -1 and the reason. Optional. */
@@ -197,16 +200,16 @@ struct fd_kind {
 	/* Every description of the tree is open now: connect peers, fill queues. Optional. */
 	int (*link)(struct restore *r, const FileEntry *fe, int fd, struct err *err);
 	/* Operations that a holder must run itself, when all its descriptors are in place (epoll_ctl, TIOCSCTTY). Optional. */
-	int (*emit)(struct restore *r, const FileEntry *fe, const struct fd_place *place, struct script *s,
-		    struct err *err);
+	int (*emit)(struct restore *r, const FileEntry *fe, const struct fd_place *place,
+		    struct script *s, struct err *err);
 	/* The tree runs: remove what only its restore needed (broker_commit). Failures are logged. Optional. */
 	void (*commit)(struct restore *r, const FileEntry *fe);
 };
 
 /* What a task kind's query() notes for its collect(). */
 struct task_query {
-	unsigned int op;  /* first operation */
-	uint64_t data;    /* data area address, in the task */
+	unsigned int op; /* first operation */
+	uint64_t data;   /* data area address, in the task */
 };
 
 enum task_kind_when {
@@ -218,16 +221,19 @@ struct task_kind {
 	const char *name;
 	enum task_kind_when when;
 	/* Capture. All optional; @thread indexes t->threads; core entries exist already. */
-	int (*outside)(struct capture *c, struct task_facts *t, size_t thread, struct err *err); /* from /proc, ptrace, system calls */
+	int (*outside)(struct capture *c, struct task_facts *t, size_t thread,
+		       struct err *err); /* from /proc, ptrace, system calls */
 	int (*query)(struct capture *c, struct task_facts *t, size_t thread, struct script *s,
 		     struct task_query *q, struct err *err); /* what only the task can tell */
-	int (*collect)(struct capture *c, struct task_facts *t, size_t thread, const struct script *s,
-		       const struct task_query *q, struct err *err);
+	int (*collect)(struct capture *c, struct task_facts *t, size_t thread,
+		       const struct script *s, const struct task_query *q, struct err *err);
 	/* Restore. check() has no side effects; emit() appends to the script of the thread. */
 	int (*check)(struct restore *r, const struct snap_task *t, size_t thread, struct err *err);
-	int (*emit)(struct restore *r, const struct snap_task *t, size_t thread, struct script *s, struct err *err);
+	int (*emit)(struct restore *r, const struct snap_task *t, size_t thread, struct script *s,
+		    struct err *err);
 	/* From outside, after the thread ran its emits: @tid is its id in our pid namespace. Optional. */
-	int (*apply)(struct restore *r, const struct snap_task *t, size_t thread, pid_t tid, struct err *err);
+	int (*apply)(struct restore *r, const struct snap_task *t, size_t thread, pid_t tid,
+		     struct err *err);
 };
 
 /* The registry (kinds.c); order of fd kinds = priority of claims, of task kinds = order of emits. Ended by NULL. */

@@ -7,6 +7,7 @@
 #include "kinds/kind.h"
 #include "kinds/task/task.h"
 
+// clang-format off
 const struct fd_kind *const fd_kinds[] = {
 	&refuse_kind,
 	&pipe_kind,
@@ -24,13 +25,13 @@ const struct fd_kind *const fd_kinds[] = {
 };
 
 const struct task_kind *const task_kinds[] = {
-	&name_kind, &sched_kind, &altstack_kind, &futex_kind, &rseq_kind,
-	&sigaction_kind, &personality_kind, &prctl_kind, &oom_kind,
-	&creds_kind, &traits_kind,	/* the second undoes what the first resets */
-	&rlimit_kind,
-	&pending_kind, &itimer_kind, &ptimer_kind, /* time starts to run */
+	&name_kind,   &sched_kind,     &altstack_kind,    &futex_kind,
+	&rseq_kind,   &sigaction_kind, &personality_kind, &prctl_kind,
+	&oom_kind,    &creds_kind,     &traits_kind, /* the second undoes what the first resets */
+	&rlimit_kind, &pending_kind,   &itimer_kind,      &ptimer_kind, /* time starts to run */
 	NULL,
 };
+// clang-format on
 
 const struct fd_kind *fd_kind_by_type(FdTypes type)
 {

@@ -33,14 +33,16 @@ bool locks_parse_line(const char *line, struct lock_facts *lock)
 	char *rest;
 
 	/* "lock:\t1: POSIX  ADVISORY  WRITE 2109 08:01:1234 0 EOF" */
-	if (sscanf(line, "lock: %*d: %15s %15s %15s %*d %*x:%*x:%llu %llu %23s", kind, mode, type, &ino, &start,
-		   end) != 6)
+	if (sscanf(line, "lock: %*d: %15s %15s %15s %*d %*x:%*x:%llu %llu %23s", kind, mode, type,
+		   &ino, &start, end) != 6)
 		return false;
 	*lock = (struct lock_facts){.ino = ino, .start = start};
 	for (size_t i = 0; i < ARRAY_SIZE(lock_kinds); i++)
 		if (strcmp(kind, lock_kinds[i].name) == 0)
 			lock->flag = lock_kinds[i].flag;
-	lock->type = strcmp(type, "WRITE") == 0 ? F_WRLCK : strcmp(type, "READ") == 0 ? F_RDLCK : F_UNLCK;
+	lock->type = strcmp(type, "WRITE") == 0 ? F_WRLCK :
+		     strcmp(type, "READ") == 0  ? F_RDLCK :
+						  F_UNLCK;
 	if (strcmp(end, "EOF") != 0) {
 		lock->len = strtoull(end, &rest, 10) - start + 1;
 		if (*rest)
@@ -59,8 +61,8 @@ static const char *flag_name(enum lock_flag flag)
 	return "unknown";
 }
 
-static int refuse(const struct fd_facts *f, const struct fd_holder *h, const struct lock_facts *lock,
-		  const char *why, struct err *err)
+static int refuse(const struct fd_facts *f, const struct fd_holder *h,
+		  const struct lock_facts *lock, const char *why, struct err *err)
 {
 	char range[64] = "the whole file";
 
@@ -69,8 +71,8 @@ static int refuse(const struct fd_facts *f, const struct fd_holder *h, const str
 			 lock->start + lock->len - 1);
 	else if (lock->start)
 		snprintf(range, sizeof(range), "byte %" PRIu64 " on", lock->start);
-	return err_set(err, ENOTSUP, "fd %d of pid %d (%s) holds a %s lock on %s; %s", h->fd, h->pid, f->link,
-		       flag_name(lock->flag), range, why);
+	return err_set(err, ENOTSUP, "fd %d of pid %d (%s) holds a %s lock on %s; %s", h->fd,
+		       h->pid, f->link, flag_name(lock->flag), range, why);
 }
 
 static int add_lock(struct capture *c, const struct fd_facts *f, const struct fd_holder *h,
@@ -79,7 +81,8 @@ static int add_lock(struct capture *c, const struct fd_facts *f, const struct fd
 	FileLockEntry *e;
 
 	if (lock->flag == LOCK_FLAG_LEASE)
-		return refuse(f, h, lock, "leases cannot be carried; support comes in a later release", err);
+		return refuse(f, h, lock,
+			      "leases cannot be carried; support comes in a later release", err);
 	if (!c->opt->file_locks)
 		return refuse(f, h, lock, "locks are carried with --file-locks", err);
 	if (c->preflight)
@@ -97,8 +100,8 @@ static int add_lock(struct capture *c, const struct fd_facts *f, const struct fd
 }
 
 /* The locks in one fdinfo text; those of the description itself only when @shared. */
-static int scan_info(struct capture *c, const struct fd_facts *f, const struct fd_holder *h, const char *info,
-		     bool shared, struct err *err)
+static int scan_info(struct capture *c, const struct fd_facts *f, const struct fd_holder *h,
+		     const char *info, bool shared, struct err *err)
 {
 	struct lock_facts lock;
 
@@ -106,8 +109,9 @@ static int scan_info(struct capture *c, const struct fd_facts *f, const struct f
 		if (line != info && line[-1] != '\n')
 			continue;
 		if (!locks_parse_line(line, &lock))
-			return err_set(err, EINVAL, "fd %d of pid %d (%s): its lock cannot be understood: %.60s", h->fd,
-				       h->pid, f->link, line);
+			return err_set(err, EINVAL,
+				       "fd %d of pid %d (%s): its lock cannot be understood: %.60s",
+				       h->fd, h->pid, f->link, line);
 		if ((shared || lock.flag == LOCK_FLAG_POSIX) && add_lock(c, f, h, &lock, err))
 			return -1;
 	}
@@ -138,8 +142,7 @@ static int capture_description(struct capture *c, const struct fd_facts *f, cons
 		return -1;
 	if (!is_mentioned(all_locks, f->st.st_ino))
 		return 0;
-	vec_foreach(h, &f->holders)
-	{
+	vec_foreach (h, &f->holders) {
 		cleanup_free char *info = NULL;
 
 		if (h == f->holders.v || same_table_before(f, h))
@@ -162,8 +165,7 @@ int locks_capture(struct capture *c, struct err *err)
 
 	if (io_read_filef(&all_locks, NULL, "/proc/locks"))
 		return err_sys(err, "cannot read /proc/locks");
-	vec_foreach(it, &c->fds)
-	{
+	vec_foreach (it, &c->fds) {
 		if (capture_description(c, *it, all_locks, err))
 			return -1;
 	}
@@ -173,14 +175,14 @@ int locks_capture(struct capture *c, struct err *err)
 /* ---- restore ---- */
 
 /* The file id behind the (pid, fd) of a lock; -1 + err. */
-static int lock_file_id(const struct restore *r, const FileLockEntry *e, uint32_t *id_out, struct err *err)
+static int lock_file_id(const struct restore *r, const FileLockEntry *e, uint32_t *id_out,
+			struct err *err)
 {
 	const struct snap_task *t = snapshot_task(r->snap, (uint32_t)e->pid);
 
 	if (t) {
 		t = snap_fd_table(r->snap, t);
-		vec_foreach(fdi, &t->fds)
-		{
+		vec_foreach (fdi, &t->fds) {
 			if ((*fdi)->fd == (uint32_t)e->fd) {
 				*id_out = (*fdi)->id;
 				return 0;
@@ -194,16 +196,17 @@ int locks_check(struct restore *r, struct err *err)
 {
 	uint32_t id;
 
-	vec_foreach(it, &r->snap->locks)
-	{
+	vec_foreach (it, &r->snap->locks) {
 		const FileLockEntry *e = *it;
 
 		if (e->flag == LOCK_FLAG_LEASE)
 			return err_set(err, ENOTSUP,
 				       "fd %d of pid %d has a lease, which cannot be restored; support comes in a later release",
 				       e->fd, e->pid);
-		if (e->flag != LOCK_FLAG_POSIX && e->flag != LOCK_FLAG_FLOCK && e->flag != LOCK_FLAG_OFD)
-			return err_set(err, EINVAL, "filelocks.img: lock of unknown kind %u", e->flag);
+		if (e->flag != LOCK_FLAG_POSIX && e->flag != LOCK_FLAG_FLOCK &&
+		    e->flag != LOCK_FLAG_OFD)
+			return err_set(err, EINVAL, "filelocks.img: lock of unknown kind %u",
+				       e->flag);
 		if (lock_file_id(r, e, &id, err))
 			return -1;
 	}
@@ -226,7 +229,10 @@ static int take_shared(const FileLockEntry *e, int fd)
 
 	if (e->flag == LOCK_FLAG_OFD)
 		return fcntl(fd, F_OFD_SETLK, &range);
-	return flock(fd, (e->type == F_RDLCK ? LOCK_SH : e->type == F_WRLCK ? LOCK_EX : LOCK_UN) | LOCK_NB);
+	return flock(fd, (e->type == F_RDLCK ? LOCK_SH :
+			  e->type == F_WRLCK ? LOCK_EX :
+					       LOCK_UN) |
+				 LOCK_NB);
 }
 
 int locks_restore_shared(struct restore *r, struct err *err)
@@ -234,8 +240,7 @@ int locks_restore_shared(struct restore *r, struct err *err)
 	uint32_t id;
 	int fd;
 
-	vec_foreach(it, &r->snap->locks)
-	{
+	vec_foreach (it, &r->snap->locks) {
 		if ((*it)->flag == LOCK_FLAG_POSIX)
 			continue;
 		if (lock_file_id(r, *it, &id, err))
@@ -244,7 +249,8 @@ int locks_restore_shared(struct restore *r, struct err *err)
 		if (fd < 0)
 			return -1;
 		if (take_shared(*it, fd))
-			return err_sys(err, "cannot take the lock of fd %d of pid %d again%s", (*it)->fd, (*it)->pid,
+			return err_sys(err, "cannot take the lock of fd %d of pid %d again%s",
+				       (*it)->fd, (*it)->pid,
 				       errno == EAGAIN ? " (another program holds it)" : "");
 	}
 	return 0;
@@ -252,16 +258,16 @@ int locks_restore_shared(struct restore *r, struct err *err)
 
 int locks_emit(struct restore *r, const struct snap_task *t, struct script *s, struct err *err)
 {
-	vec_foreach(it, &r->snap->locks)
-	{
+	vec_foreach (it, &r->snap->locks) {
 		struct flock range = range_of(*it);
 
 		if ((*it)->flag != LOCK_FLAG_POSIX || (uint32_t)(*it)->pid != t->ps->pid)
 			continue;
 		if (!script_has_room(s, 1, sizeof(range)))
-			return err_set(err, E2BIG, "pid %u has too many locks to be restored", t->ps->pid);
-		script_same(s, "take a POSIX lock on a file", 0, SYS_fcntl, SV((*it)->fd), SV(F_SETLK),
-			    SV(script_data(s, &range, sizeof(range))));
+			return err_set(err, E2BIG, "pid %u has too many locks to be restored",
+				       t->ps->pid);
+		script_same(s, "take a POSIX lock on a file", 0, SYS_fcntl, SV((*it)->fd),
+			    SV(F_SETLK), SV(script_data(s, &range, sizeof(range))));
 	}
 	return 0;
 }

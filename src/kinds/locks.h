@@ -38,6 +38,7 @@ int locks_restore_shared(struct restore *r, struct err *err) must_check;
  * Appends the POSIX locks of a task. Closing any descriptor of a file drops
  * the task's locks on it, so this comes after the last close in that task.
  */
-int locks_emit(struct restore *r, const struct snap_task *t, struct script *s, struct err *err) must_check;
+int locks_emit(struct restore *r, const struct snap_task *t, struct script *s, struct err *err)
+	must_check;
 
 #endif

@@ -43,14 +43,18 @@ static inline void round_start(struct round *t)
 	t->opt.ghost_limit = 1 << 20;
 	t->c.opt = t->r.opt = &t->opt;
 	t->thread = (struct thread_facts){.tid = getpid(), .vtid = getpid()};
-	t->task = (struct task_facts){.pid = getpid(), .vpid = getpid(), .threads = &t->thread, .n_threads = 1};
+	t->task = (struct task_facts){.pid = getpid(),
+				      .vpid = getpid(),
+				      .threads = &t->thread,
+				      .n_threads = 1};
 	assert_true(vec_push(&t->c.tasks, &t->task));
 	t->snap_task = arena_new(&t->c.snap->arena, struct snap_task);
 	t->snap_task->ps = snap_new(t->c.snap, PstreeEntry, pstree_entry);
 	t->snap_task->ids = snap_new(t->c.snap, TaskKobjIdsEntry, task_kobj_ids_entry);
 	t->snap_task->ps->pid = (uint32_t)getpid();
 	assert_true(vec_push(&t->c.snap->tasks, t->snap_task));
-	script_init(&t->script, t->script_bytes, (uint64_t)(uintptr_t)t->script_bytes, sizeof(t->script_bytes));
+	script_init(&t->script, t->script_bytes, (uint64_t)(uintptr_t)t->script_bytes,
+		    sizeof(t->script_bytes));
 }
 
 static inline void round_free_facts(struct fd_facts *f)
@@ -65,9 +69,9 @@ static inline void round_free_facts(struct fd_facts *f)
 static inline void round_end(struct round *t)
 {
 	broker_close(t->r.broker);
-	vec_foreach(f, &t->c.fds)
+	vec_foreach (f, &t->c.fds)
 		round_free_facts(*f);
-	vec_foreach(s, &t->c.shmem)
+	vec_foreach (s, &t->c.shmem)
 		close(s->fd);
 	vec_free(&t->c.shmem);
 	vec_free(&t->c.fds);
@@ -120,7 +124,7 @@ static inline void round_check_ok(struct round *t, int rc)
 
 static inline void round_capture(struct round *t)
 {
-	vec_foreach(it, &t->c.fds) {
+	vec_foreach (it, &t->c.fds) {
 		struct fd_facts *f = *it;
 		FdinfoEntry *fdi = snap_new(t->c.snap, FdinfoEntry, fdinfo_entry);
 
@@ -140,7 +144,8 @@ static inline void round_run(struct round *t)
 
 	assert_false(t->script.overflow);
 	for (unsigned int i = 0; i < t->script.n_ops; i++, op++) {
-		long rc = syscall(op->nr, op->arg[0], op->arg[1], op->arg[2], op->arg[3], op->arg[4], op->arg[5]);
+		long rc = syscall(op->nr, op->arg[0], op->arg[1], op->arg[2], op->arg[3],
+				  op->arg[4], op->arg[5]);
 
 		if (rc < 0)
 			fprintf(stderr, "# %s: %s\n", t->script.label[i], strerror(errno));
@@ -168,13 +173,13 @@ static inline int round_fd(struct round *t, const struct fd_facts *f)
 static inline void round_restore(struct round *t)
 {
 	round_check_ok(t, round_try_restore(t));
-	vec_foreach(it, &t->c.fds) {
+	vec_foreach (it, &t->c.fds) {
 		const struct fd_facts *f = *it;
 		struct fd_place place = {.task = t->snap_task, .fd = round_fd(t, f), .first = true};
 
 		if (f->kind->emit)
-			round_check_ok(t, f->kind->emit(&t->r, snapshot_file(t->c.snap, f->id), &place, &t->script,
-							&t->err));
+			round_check_ok(t, f->kind->emit(&t->r, snapshot_file(t->c.snap, f->id),
+							&place, &t->script, &t->err));
 	}
 	round_run(t);
 }

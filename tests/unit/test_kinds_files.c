@@ -171,12 +171,14 @@ static void test_other_devices_are_refused(void **state)
 
 static void test_external_file_comes_by_inherit_fd(void **state)
 {
-	int fd = make_file("external", "inside", O_RDWR), other = make_file("other", "outside", O_RDWR);
+	int fd = make_file("external", "inside", O_RDWR),
+	    other = make_file("other", "outside", O_RDWR);
 	struct fd_facts *f = round_add(&t, fd);
 	char key[64];
 	const char *external[] = {key, NULL};
 
-	snprintf(key, sizeof(key), "file[%x:%lx]", (unsigned int)f->mnt_id, (unsigned long)f->st.st_ino);
+	snprintf(key, sizeof(key), "file[%x:%lx]", (unsigned int)f->mnt_id,
+		 (unsigned long)f->st.st_ino);
 	t.opt.external = external;
 	round_capture(&t);
 	assert_true(snapshot_file(t.c.snap, f->id)->reg->ext);
@@ -193,8 +195,10 @@ static void test_external_file_comes_by_inherit_fd(void **state)
 
 static void test_small_ghost(void **state)
 {
-	int fd = make_file("small", "ghost contents", O_RDWR), back, again = open(in_dir("small"), O_RDONLY);
-	struct timespec times[2] = {{.tv_sec = 1000000000, .tv_nsec = 5000}, {.tv_sec = 1100000000, .tv_nsec = 7000}};
+	int fd = make_file("small", "ghost contents", O_RDWR), back,
+	    again = open(in_dir("small"), O_RDONLY);
+	struct timespec times[2] = {{.tv_sec = 1000000000, .tv_nsec = 5000},
+				    {.tv_sec = 1100000000, .tv_nsec = 7000}};
 	struct fd_facts *f, *g;
 	struct stat before, after;
 	char buf[32] = "", want[256];
@@ -405,8 +409,8 @@ static void test_root_option(void **state)
 	fd = make_file("rooted", "root", O_RDONLY);
 	f = round_add(&t, fd);
 	round_capture(&t);
-	snprintf(inner, sizeof(inner), "mkdir -p %s/root%s && mv %s %s/root%s", dir, dir, in_dir("rooted"), dir,
-		 in_dir("rooted"));
+	snprintf(inner, sizeof(inner), "mkdir -p %s/root%s && mv %s %s/root%s", dir, dir,
+		 in_dir("rooted"), dir, in_dir("rooted"));
 	assert_int_equal(system(inner), 0);
 	assert_int_equal(round_try_restore(&t), -1);
 	t.opt.root = in_dir("root");
@@ -493,7 +497,8 @@ static void test_lock_lines(void **state)
 {
 	struct lock_facts lock;
 
-	assert_true(locks_parse_line("lock:\t1: FLOCK  ADVISORY  WRITE 412 fe:00:11108780 0 EOF\n", &lock));
+	assert_true(locks_parse_line("lock:\t1: FLOCK  ADVISORY  WRITE 412 fe:00:11108780 0 EOF\n",
+				     &lock));
 	assert_int_equal(lock.flag, LOCK_FLAG_FLOCK);
 	assert_int_equal(lock.type, F_WRLCK);
 	assert_int_equal(lock.len, 0);

@@ -25,7 +25,8 @@ static size_t find_note(const uint8_t *notes, size_t bytes, const uint8_t **id_o
 		desc = ((size_t)n.n_descsz + 3) & ~(size_t)3;
 		if (name > bytes - off || desc > bytes - off - name)
 			return 0;
-		if (n.n_type == NT_GNU_BUILD_ID && n.n_namesz == 4 && memcmp(notes + off, "GNU", 4) == 0) {
+		if (n.n_type == NT_GNU_BUILD_ID && n.n_namesz == 4 &&
+		    memcmp(notes + off, "GNU", 4) == 0) {
 			*id_out = notes + off + name;
 			return n.n_descsz;
 		}
@@ -60,7 +61,8 @@ size_t build_id_read(int fd, uint32_t words[BUILD_ID_MAX_WORDS])
 	size_t n;
 
 	if (io_pread_full(fd, &eh, sizeof(eh), 0) || memcmp(eh.e_ident, ELFMAG, SELFMAG) != 0 ||
-	    eh.e_ident[EI_CLASS] != ELFCLASS64 || eh.e_phentsize != sizeof(*ph) || eh.e_phnum > MAX_PHDRS)
+	    eh.e_ident[EI_CLASS] != ELFCLASS64 || eh.e_phentsize != sizeof(*ph) ||
+	    eh.e_phnum > MAX_PHDRS)
 		return 0;
 	if (io_pread_full(fd, ph, eh.e_phnum * sizeof(*ph), (off_t)eh.e_phoff))
 		return 0;

@@ -12,8 +12,8 @@
  * its own, where each target can sit at the number it needs, whatever the
  * tables of the tasks look like.
  */
-#include "kinds/broker.h"
 #include "kinds/fd/epoll.h"
+#include "kinds/broker.h"
 #include "kinds/fd/fd.h"
 
 #include <errno.h>
@@ -33,8 +33,8 @@ bool epoll_parse_target(const char *line, struct epoll_target *t)
 	long long pos;
 	int tfd;
 
-	if (sscanf(line, "tfd: %d events: %x data: %llx pos:%lli ino:%llx sdev:%x", &tfd, &events, &data, &pos,
-		   &ino, &sdev) != 6 ||
+	if (sscanf(line, "tfd: %d events: %x data: %llx pos:%lli ino:%llx sdev:%x", &tfd, &events,
+		   &data, &pos, &ino, &sdev) != 6 ||
 	    tfd < 0)
 		return false;
 	*t = (struct epoll_target){
@@ -56,7 +56,8 @@ static bool epoll_claims(const struct capture *c, const struct fd_facts *f)
 }
 
 /* Is descriptor @h the target that the set of @set has under number @tfd, the @nth of that number? 1, 0, -1 + errno. */
-static int is_target(const struct fd_holder *h, const struct fd_holder *set, uint32_t tfd, uint32_t nth)
+static int is_target(const struct fd_holder *h, const struct fd_holder *set, uint32_t tfd,
+		     uint32_t nth)
 {
 	struct kcmp_epoll_slot slot = {.efd = (uint32_t)set->fd, .tfd = tfd, .toff = nth};
 	long rc = syscall(SYS_kcmp, h->pid, set->pid, KCMP_EPOLL_TFD, h->fd, &slot);
@@ -66,8 +67,7 @@ static int is_target(const struct fd_holder *h, const struct fd_holder *set, uin
 
 static const struct fd_holder *holder_in(const struct fd_facts *f, pid_t pid, uint32_t fd)
 {
-	vec_foreach(h, &f->holders)
-	{
+	vec_foreach (h, &f->holders) {
 		if (h->pid == pid && (fd == UINT32_MAX || h->fd == (int)fd))
 			return h;
 	}
@@ -82,8 +82,7 @@ static struct fd_facts *find_target(const struct capture *c, const struct fd_fac
 	int rc;
 
 	/* The usual case: its number still leads to it. */
-	vec_foreach(it, &c->fds)
-	{
+	vec_foreach (it, &c->fds) {
 		h = holder_in(*it, set->pid, t->tfd);
 		if (!h)
 			continue;
@@ -95,8 +94,7 @@ static struct fd_facts *find_target(const struct capture *c, const struct fd_fac
 			return NULL;
 		}
 	}
-	vec_foreach(it, &c->fds)
-	{
+	vec_foreach (it, &c->fds) {
 		if (is_target(&(*it)->holders.v[0], set, t->tfd, nth) == 1)
 			return *it;
 	}
@@ -182,7 +180,8 @@ static int epoll_capture(struct capture *c, struct fd_facts *f, struct err *err)
 		if (strncmp(line, "tfd:", 4) != 0)
 			continue;
 		if (!epoll_parse_target(line, &t))
-			return err_set(err, EINVAL, "a line of its fdinfo cannot be understood: %.60s", line);
+			return err_set(err, EINVAL,
+				       "a line of its fdinfo cannot be understood: %.60s", line);
 		if (add_target(c, f, e, &t, err))
 			return -1;
 	}
@@ -203,11 +202,10 @@ static int epoll_open(struct restore *r, const FileEntry *fe, int *fd_out, struc
 	return 0;
 }
 
-static const FdinfoEntry *fdinfo_of(const struct snap_task *t, bool (*matches)(const FdinfoEntry *, uint32_t),
-				    uint32_t value)
+static const FdinfoEntry *fdinfo_of(const struct snap_task *t,
+				    bool (*matches)(const FdinfoEntry *, uint32_t), uint32_t value)
 {
-	vec_foreach(it, &t->fds)
-	{
+	vec_foreach (it, &t->fds) {
 		if (matches(*it, value))
 			return *it;
 	}
@@ -225,8 +223,8 @@ static bool has_number(const FdinfoEntry *fdi, uint32_t fd)
 }
 
 /* The file id of a target: from ferry's field, or by its number in the first table with the set and the number. */
-static int target_id(const struct restore *r, const FileEntry *fe, const EventpollTfdEntry *t, uint32_t *id_out,
-		     struct err *err)
+static int target_id(const struct restore *r, const FileEntry *fe, const EventpollTfdEntry *t,
+		     uint32_t *id_out, struct err *err)
 {
 	const FdinfoEntry *found;
 
@@ -234,23 +232,24 @@ static int target_id(const struct restore *r, const FileEntry *fe, const Eventpo
 		*id_out = t->ferry_file_id;
 		return 0;
 	}
-	vec_foreach(task, &r->snap->tasks)
-	{
-		found = fdinfo_of(*task, has_id, fe->id) ? fdinfo_of(*task, has_number, t->tfd) : NULL;
+	vec_foreach (task, &r->snap->tasks) {
+		found = fdinfo_of(*task, has_id, fe->id) ? fdinfo_of(*task, has_number, t->tfd) :
+							   NULL;
 		if (found) {
 			*id_out = found->id;
 			return 0;
 		}
 	}
-	return err_set(err, EINVAL, "it watches fd %u, which no task with this epoll descriptor has", t->tfd);
+	return err_set(err, EINVAL,
+		       "it watches fd %u, which no task with this epoll descriptor has", t->tfd);
 }
 
 /* What the filling thread gets: descriptors that are all open, and the numbers they must have. */
 struct filling {
 	int epfd;
 	const EventpollFileEntry *entry;
-	int *targets; /* as entry->tfd */
-	int no;	      /* errno of the failure, 0 */
+	int *targets;  /* as entry->tfd */
+	int no;        /* errno of the failure, 0 */
 	size_t failed; /* its index */
 };
 
@@ -298,7 +297,8 @@ static void *fill(void *arg)
 		int number = (int)added_number(t);
 
 		ev = (struct epoll_event){.events = t->events, .data.u64 = t->data};
-		if (dup2(f->targets[i], number) < 0 || epoll_ctl(f->epfd, EPOLL_CTL_ADD, number, &ev)) {
+		if (dup2(f->targets[i], number) < 0 ||
+		    epoll_ctl(f->epfd, EPOLL_CTL_ADD, number, &ev)) {
 			f->no = errno;
 			f->failed = i;
 			return NULL;
@@ -316,7 +316,8 @@ static int run_filling(struct filling *f, struct err *err)
 		return err_sysno(err, rc, "cannot start a thread to fill an epoll set");
 	pthread_join(thread, NULL);
 	if (f->no)
-		return err_sysno(err, f->no, "cannot watch fd %u again", added_number(f->entry->tfd[f->failed]));
+		return err_sysno(err, f->no, "cannot watch fd %u again",
+				 added_number(f->entry->tfd[f->failed]));
 	return 0;
 }
 
@@ -341,8 +342,8 @@ static int epoll_link(struct restore *r, const FileEntry *fe, int fd, struct err
 	return run_filling(&(struct filling){.epfd = fd, .entry = e, .targets = targets}, err);
 }
 
-static int epoll_emit(struct restore *r, const FileEntry *fe, const struct fd_place *place, struct script *s,
-		      struct err *err)
+static int epoll_emit(struct restore *r, const FileEntry *fe, const struct fd_place *place,
+		      struct script *s, struct err *err)
 {
 	emit_fown(fe->epfd->fown, fe->epfd->flags, place, s);
 	return 0;

@@ -48,7 +48,8 @@ static int eventfd_open(struct restore *r, const FileEntry *fe, int *fd_out, str
 {
 	const EventfdFileEntry *e = fe->efd;
 	uint64_t counter = MIN(e->counter, EVENTFD_MAX);
-	cleanup_close int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK | (e->ferry_semaphore ? EFD_SEMAPHORE : 0));
+	cleanup_close int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK |
+						  (e->ferry_semaphore ? EFD_SEMAPHORE : 0));
 
 	if (fd < 0)
 		return err_sys(err, "cannot make an eventfd");
@@ -60,8 +61,8 @@ static int eventfd_open(struct restore *r, const FileEntry *fe, int *fd_out, str
 	return 0;
 }
 
-static int eventfd_emit(struct restore *r, const FileEntry *fe, const struct fd_place *place, struct script *s,
-			struct err *err)
+static int eventfd_emit(struct restore *r, const FileEntry *fe, const struct fd_place *place,
+			struct script *s, struct err *err)
 {
 	emit_fown(fe->efd->fown, fe->efd->flags, place, s);
 	return 0;

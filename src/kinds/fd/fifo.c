@@ -49,7 +49,8 @@ static int fifo_capture(struct capture *c, struct fd_facts *f, struct err *err)
 
 static const FileEntry *path_entry(const struct restore *r, const FileEntry *fe, struct err *err)
 {
-	const FileEntry *path = fe->fifo->has_regf_id ? snapshot_file(r->snap, fe->fifo->regf_id) : NULL;
+	const FileEntry *path = fe->fifo->has_regf_id ? snapshot_file(r->snap, fe->fifo->regf_id) :
+							NULL;
 
 	if (path && path->reg)
 		return path;
@@ -63,7 +64,8 @@ static int fifo_check(struct restore *r, const FileEntry *fe, struct err *err)
 }
 
 /* Opens the fifo in both directions and fills it; the broker keeps it so. */
-static int make_contents(struct restore *r, const FileEntry *fe, const FileEntry *path, struct err *err)
+static int make_contents(struct restore *r, const FileEntry *fe, const FileEntry *path,
+			 struct err *err)
 {
 	const struct snap_payload *data = pipedata_find(&r->snap->fifo_data, fe->fifo->pipe_id);
 	int fd = file_open_path(r, path, O_RDWR | O_NONBLOCK, err), bytes = 0;
@@ -101,8 +103,8 @@ static int fifo_open(struct restore *r, const FileEntry *fe, int *fd_out, struct
 	return 0;
 }
 
-static int fifo_emit(struct restore *r, const FileEntry *fe, const struct fd_place *place, struct script *s,
-		     struct err *err)
+static int fifo_emit(struct restore *r, const FileEntry *fe, const struct fd_place *place,
+		     struct script *s, struct err *err)
 {
 	const FileEntry *path = path_entry(r, fe, err);
 

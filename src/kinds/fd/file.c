@@ -40,7 +40,8 @@ static const struct device {
 	unsigned int minor;
 	const char *path;
 } mem_devices[] = {
-	{3, "/dev/null"}, {5, "/dev/zero"}, {7, "/dev/full"}, {8, "/dev/random"}, {9, "/dev/urandom"},
+	{3, "/dev/null"},   {5, "/dev/zero"},    {7, "/dev/full"},
+	{8, "/dev/random"}, {9, "/dev/urandom"},
 };
 enum { MEM_MAJOR = 1 };
 
@@ -89,7 +90,8 @@ static int classify_other(struct capture *c, const char *link, bool exists, stru
 		return err_set(err, ESTALE,
 			       "%s is another file by now (replaced, or mounted over), so its path cannot stand for it",
 			       link);
-	return err_sys(err, "%s cannot be looked up from here (another root or mount namespace?)", link);
+	return err_sys(err, "%s cannot be looked up from here (another root or mount namespace?)",
+		       link);
 }
 
 /* Fills ->name and ->state from the /proc link text of the file. */
@@ -148,10 +150,13 @@ static int path_allowed(struct capture *c, const char *link, uint32_t flags, str
 			struct err *err)
 {
 	if (is_proc_pid(p->fd, link))
-		return err_set(err, ENOTSUP, "open files of /proc/PID cannot be carried; support comes in a later release");
+		return err_set(
+			err, ENOTSUP,
+			"open files of /proc/PID cannot be carried; support comes in a later release");
 	if (memfd_is_shared_memory(&p->st, link))
-		return err_set(err, ENOTSUP, "a memfd by O_PATH or as an executable cannot be carried; support comes in "
-					     "a later release");
+		return err_set(err, ENOTSUP,
+			       "a memfd by O_PATH or as an executable cannot be carried; support comes in "
+			       "a later release");
 	if (classify(c, link, p, err))
 		return -1;
 	if ((S_ISCHR(p->st.st_mode) || S_ISBLK(p->st.st_mode)) && !(flags & O_PATH) &&
@@ -199,7 +204,8 @@ static int file_allowed(struct capture *c, const struct fd_facts *f, struct err 
 	return path_allowed(c, f->link, f->flags, &p, err);
 }
 
-static int add_build_id(struct capture *c, const struct path_facts *p, RegFileEntry *rfe, struct err *err)
+static int add_build_id(struct capture *c, const struct path_facts *p, RegFileEntry *rfe,
+			struct err *err)
 {
 	cleanup_close int fd = reopen(p->fd, O_RDONLY | O_NONBLOCK);
 	uint32_t words[BUILD_ID_MAX_WORDS];
@@ -213,8 +219,8 @@ static int add_build_id(struct capture *c, const struct path_facts *p, RegFileEn
 }
 
 /* The REG entry of a file; the caller adds fown. */
-static RegFileEntry *add_entry(struct capture *c, uint32_t id, uint32_t flags, uint64_t pos, const char *name,
-			       FownEntry *fown, struct err *err)
+static RegFileEntry *add_entry(struct capture *c, uint32_t id, uint32_t flags, uint64_t pos,
+			       const char *name, FownEntry *fown, struct err *err)
 {
 	FileEntry *fe = snap_new(c->snap, FileEntry, file_entry);
 	RegFileEntry *rfe = snap_new(c->snap, RegFileEntry, reg_file_entry);
@@ -227,7 +233,8 @@ static RegFileEntry *add_entry(struct capture *c, uint32_t id, uint32_t flags, u
 	fe->id = rfe->id = id;
 	fe->reg = rfe;
 	/* A file that was made by O_TMPFILE is opened by name after all. */
-	rfe->flags = flags & KERNEL_O_TMPFILE ? flags & ~(uint32_t)(KERNEL_O_TMPFILE | O_DIRECTORY) : flags;
+	rfe->flags = flags & KERNEL_O_TMPFILE ? flags & ~(uint32_t)(KERNEL_O_TMPFILE | O_DIRECTORY) :
+						flags;
 	rfe->pos = pos;
 	rfe->fown = fown;
 	rfe->name = arena_strdup(&c->snap->arena, name);
@@ -238,8 +245,8 @@ static RegFileEntry *add_entry(struct capture *c, uint32_t id, uint32_t flags, u
 	return capture_add_file(c, fe, err) ? NULL : rfe;
 }
 
-static int capture_path(struct capture *c, uint32_t id, const char *link, uint32_t flags, uint64_t pos,
-			FownEntry *fown, struct path_facts *p, struct err *err)
+static int capture_path(struct capture *c, uint32_t id, const char *link, uint32_t flags,
+			uint64_t pos, FownEntry *fown, struct path_facts *p, struct err *err)
 {
 	RegFileEntry *rfe;
 
@@ -267,7 +274,8 @@ int file_capture_path(struct capture *c, int fd, const char *link, uint32_t flag
 	if (fstat(fd, &p.st))
 		return err_sys(err, "cannot stat %s", link);
 	*id_out = capture_next_file_id(c);
-	return capture_path(c, *id_out, link, flags, pos, snap_new(c->snap, FownEntry, fown_entry), &p, err);
+	return capture_path(c, *id_out, link, flags, pos, snap_new(c->snap, FownEntry, fown_entry),
+			    &p, err);
 }
 
 static int file_capture(struct capture *c, struct fd_facts *f, struct err *err)
@@ -279,7 +287,8 @@ static int file_capture(struct capture *c, struct fd_facts *f, struct err *err)
 
 	if (external) {
 		/* Everything before ":NAME" is the key at restore. */
-		snprintf(key, sizeof(key), "%.*s", (int)(strchr(external, ']') - external) + 1, external);
+		snprintf(key, sizeof(key), "%.*s", (int)(strchr(external, ']') - external) + 1,
+			 external);
 		rfe = add_entry(c, f->id, f->flags, f->pos, key, capture_fown(c, f), err);
 		if (rfe)
 			rfe->has_ext = rfe->ext = true;
@@ -300,7 +309,8 @@ static int file_undo(struct capture *c, struct fd_facts *f, struct err *err)
 
 uint32_t reopen_flags(uint32_t flags)
 {
-	return (flags & ~(uint32_t)(O_CREAT | O_EXCL | O_TRUNC | O_ASYNC | KERNEL_O_TMPFILE)) | O_NOCTTY;
+	return (flags & ~(uint32_t)(O_CREAT | O_EXCL | O_TRUNC | O_ASYNC | KERNEL_O_TMPFILE)) |
+	       O_NOCTTY;
 }
 
 int reopen(int fd, uint32_t flags)
@@ -349,14 +359,22 @@ int path_open_parent(const struct restore *r, const char *path, const char **bas
 static const char *type_name(mode_t mode)
 {
 	switch (mode & S_IFMT) {
-	case S_IFREG: return "a regular file";
-	case S_IFDIR: return "a directory";
-	case S_IFCHR: return "a character device";
-	case S_IFBLK: return "a block device";
-	case S_IFIFO: return "a fifo";
-	case S_IFLNK: return "a symbolic link";
-	case S_IFSOCK: return "a socket";
-	default: return "of an unknown type";
+	case S_IFREG:
+		return "a regular file";
+	case S_IFDIR:
+		return "a directory";
+	case S_IFCHR:
+		return "a character device";
+	case S_IFBLK:
+		return "a block device";
+	case S_IFIFO:
+		return "a fifo";
+	case S_IFLNK:
+		return "a symbolic link";
+	case S_IFSOCK:
+		return "a socket";
+	default:
+		return "of an unknown type";
 	}
 }
 
@@ -388,10 +406,11 @@ static int verify(const RegFileEntry *rfe, int fd, struct err *err)
 	if (fstat(fd, &st))
 		return err_sys(err, "cannot stat %s", rfe->name);
 	if (rfe->has_mode && (st.st_mode & S_IFMT) != (rfe->mode & S_IFMT))
-		return err_set(err, EINVAL, "%s is %s here, and was %s when it was dumped", rfe->name,
-			       type_name(st.st_mode), type_name(rfe->mode));
+		return err_set(err, EINVAL, "%s is %s here, and was %s when it was dumped",
+			       rfe->name, type_name(st.st_mode), type_name(rfe->mode));
 	if (rfe->has_mode && st.st_mode != rfe->mode)
-		return err_set(err, EINVAL, "%s has mode %04o, expected %04o; chmod it, or restore the file as it was",
+		return err_set(err, EINVAL,
+			       "%s has mode %04o, expected %04o; chmod it, or restore the file as it was",
 			       rfe->name, st.st_mode & 07777, rfe->mode & 07777);
 	if (rfe->has_size && S_ISREG(st.st_mode) && !grows && (uint64_t)st.st_size != rfe->size)
 		return err_set(err, EINVAL,
@@ -409,8 +428,8 @@ static int inherited(const struct restore *r, const RegFileEntry *rfe)
 
 static int no_external(const RegFileEntry *rfe, struct err *err)
 {
-	return err_set(err, ENOENT, "%s is external: give the file with --inherit-fd 'fd[N]:%s'", rfe->name,
-		       rfe->name);
+	return err_set(err, ENOENT, "%s is external: give the file with --inherit-fd 'fd[N]:%s'",
+		       rfe->name, rfe->name);
 }
 
 /* In a look ahead of the freeze a regular file may be missing or old: the caller copies it later. */
@@ -451,7 +470,9 @@ static int open_entry(struct restore *r, const RegFileEntry *rfe, uint32_t flags
 
 	if (given >= 0) {
 		fd = fcntl(given, F_DUPFD_CLOEXEC, 0);
-		return fd >= 0 ? fd : err_sys(err, "cannot take descriptor %d given for %s", given, rfe->name);
+		return fd >= 0 ? fd :
+				 err_sys(err, "cannot take descriptor %d given for %s", given,
+					 rfe->name);
 	}
 	if (rfe->ext)
 		return no_external(rfe, err);
@@ -491,8 +512,8 @@ int file_open_path(struct restore *r, const FileEntry *fe, uint32_t flags, struc
 	return err_set(err, EINVAL, "files.img: file id %u is not a file with a path", fe->id);
 }
 
-static int file_emit(struct restore *r, const FileEntry *fe, const struct fd_place *place, struct script *s,
-		     struct err *err)
+static int file_emit(struct restore *r, const FileEntry *fe, const struct fd_place *place,
+		     struct script *s, struct err *err)
 {
 	emit_fown(fe->reg->fown, fe->reg->flags, place, s);
 	return 0;

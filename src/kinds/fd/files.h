@@ -42,7 +42,8 @@ uint32_t reopen_flags(uint32_t flags);
 int remap_allowed(const struct capture *c, const struct path_facts *p, struct err *err) must_check;
 
 /* Carries it: a ghost in the images, or a link in the file system. The entry @file_id must name @p->name. */
-int remap_capture(struct capture *c, uint32_t file_id, const struct path_facts *p, struct err *err) must_check;
+int remap_capture(struct capture *c, uint32_t file_id, const struct path_facts *p, struct err *err)
+	must_check;
 
 /* The REG entry with this id among the files captured so far, NULL if there is none. */
 RegFileEntry *capture_reg(const struct capture *c, uint32_t id);
@@ -51,8 +52,8 @@ RegFileEntry *capture_reg(const struct capture *c, uint32_t id);
 int remap_check(struct restore *r, const RemapFilePathEntry *remap, struct err *err) must_check;
 
 /* Opens entry @rfe, whose name no longer leads to its file. -1 + err. */
-int remap_open(struct restore *r, const RemapFilePathEntry *remap, const RegFileEntry *rfe, uint32_t flags,
-	       struct err *err) must_check;
+int remap_open(struct restore *r, const RemapFilePathEntry *remap, const RegFileEntry *rfe,
+	       uint32_t flags, struct err *err) must_check;
 
 /* Removes the link of a LINKED remap. */
 void remap_commit(struct restore *r, const RemapFilePathEntry *remap);
@@ -63,12 +64,14 @@ void remap_commit(struct restore *r, const RemapFilePathEntry *remap);
  * type and file system allow that; such a file can be linked once only.
  * Returns a descriptor (O_PATH for anything but regular files).
  */
-int ghost_capture(struct capture *c, const struct path_facts *p, uint32_t *remap_id_out, struct err *err) must_check;
-int ghost_create(const struct snap_ghost *ghost, int dirfd, const char *name, bool nameless, struct err *err)
-	must_check;
+int ghost_capture(struct capture *c, const struct path_facts *p, uint32_t *remap_id_out,
+		  struct err *err) must_check;
+int ghost_create(const struct snap_ghost *ghost, int dirfd, const char *name, bool nameless,
+		 struct err *err) must_check;
 
 /* Another description of a memfd; -1 + err. */
-int memfd_open_again(struct restore *r, const MemfdFileEntry *e, uint32_t flags, struct err *err) must_check;
+int memfd_open_again(struct restore *r, const MemfdFileEntry *e, uint32_t flags, struct err *err)
+	must_check;
 
 /*
  * The build id of an ELF file as words for reg_file_entry.build_id: their

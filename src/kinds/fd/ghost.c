@@ -25,8 +25,7 @@ static uint32_t kernel_dev(dev_t dev)
 
 static struct snap_ghost *find_ghost(const struct capture *c, const struct stat *st)
 {
-	vec_foreach(it, &c->snap->ghosts)
-	{
+	vec_foreach (it, &c->snap->ghosts) {
 		if ((*it)->entry->dev == kernel_dev(st->st_dev) && (*it)->entry->ino == st->st_ino)
 			return *it;
 	}
@@ -77,8 +76,7 @@ static int read_extents(struct capture *c, int fd, const extent_list *list, stru
 {
 	size_t done = 0;
 
-	vec_foreach(x, list)
-	{
+	vec_foreach (x, list) {
 		g->bytes += x->len;
 	}
 	if (!list->n)
@@ -87,8 +85,7 @@ static int read_extents(struct capture *c, int fd, const extent_list *list, stru
 	g->chunks = arena_array(&c->snap->arena, GhostChunkEntry *, list->n);
 	if (!g->data || !g->chunks)
 		return err_nomem(err);
-	vec_foreach(x, list)
-	{
+	vec_foreach (x, list) {
 		GhostChunkEntry *chunk = snap_new(c->snap, GhostChunkEntry, ghost_chunk_entry);
 
 		if (!chunk)
@@ -103,7 +100,8 @@ static int read_extents(struct capture *c, int fd, const extent_list *list, stru
 	return 0;
 }
 
-static int read_content(struct capture *c, const struct path_facts *p, struct snap_ghost *g, struct err *err)
+static int read_content(struct capture *c, const struct path_facts *p, struct snap_ghost *g,
+			struct err *err)
 {
 	cleanup_close int fd = reopen(p->fd, O_RDONLY);
 	extent_list list = {0};
@@ -123,7 +121,8 @@ static int read_content(struct capture *c, const struct path_facts *p, struct sn
 	return rc;
 }
 
-static int read_link_target(struct capture *c, const struct path_facts *p, GhostFileEntry *e, struct err *err)
+static int read_link_target(struct capture *c, const struct path_facts *p, GhostFileEntry *e,
+			    struct err *err)
 {
 	char target[PATH_MAX];
 	ssize_t n = readlinkat(p->fd, "", target, sizeof(target) - 1);
@@ -167,7 +166,8 @@ static GhostFileEntry *new_entry(struct capture *c, const struct stat *st)
 	return e->atim && e->mtim ? e : NULL;
 }
 
-int ghost_capture(struct capture *c, const struct path_facts *p, uint32_t *remap_id_out, struct err *err)
+int ghost_capture(struct capture *c, const struct path_facts *p, uint32_t *remap_id_out,
+		  struct err *err)
 {
 	struct snap_ghost *known = find_ghost(c, &p->st), *g;
 	int rc = 0;
@@ -199,12 +199,16 @@ static int write_content(int fd, const struct snap_ghost *g, struct err *err)
 	size_t done = 0;
 
 	if (!g->n_chunks && !g->entry->chunks)
-		return io_pwrite_full(fd, g->data, g->bytes, 0) ? err_sys(err, "cannot write a deleted file") : 0;
+		return io_pwrite_full(fd, g->data, g->bytes, 0) ?
+			       err_sys(err, "cannot write a deleted file") :
+			       0;
 	for (size_t i = 0; i < g->n_chunks; i++) {
 		const GhostChunkEntry *chunk = g->chunks[i];
 
 		if (chunk->len > g->bytes - done || chunk->off > INT64_MAX)
-			return err_set(err, EINVAL, "ghost-file-%x.img: chunk %zu is longer than the image", g->id, i);
+			return err_set(err, EINVAL,
+				       "ghost-file-%x.img: chunk %zu is longer than the image",
+				       g->id, i);
 		if (io_pwrite_full(fd, g->data + done, chunk->len, (off_t)chunk->off))
 			return err_sys(err, "cannot write a deleted file");
 		done += chunk->len;
@@ -218,7 +222,8 @@ static struct timespec to_timespec(const Timeval *t)
 {
 	if (!t)
 		return (struct timespec){.tv_nsec = UTIME_OMIT};
-	return (struct timespec){.tv_sec = (time_t)t->tv_sec, .tv_nsec = (long)(t->tv_usec % 1000000) * 1000};
+	return (struct timespec){.tv_sec = (time_t)t->tv_sec,
+				 .tv_nsec = (long)(t->tv_usec % 1000000) * 1000};
 }
 
 static int set_attributes(int fd, const struct snap_ghost *g, struct err *err)
@@ -228,8 +233,8 @@ static int set_attributes(int fd, const struct snap_ghost *g, struct err *err)
 
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	if (fchownat(fd, "", g->entry->uid, g->entry->gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW))
-		return err_sys(err, "cannot give a deleted file to user %u, group %u", g->entry->uid,
-			       g->entry->gid);
+		return err_sys(err, "cannot give a deleted file to user %u, group %u",
+			       g->entry->uid, g->entry->gid);
 	if (S_ISLNK(g->entry->mode))
 		return 0;
 	if (chmod(path, g->entry->mode & 07777))
@@ -279,16 +284,19 @@ static int create_node(const struct snap_ghost *g, int dirfd, const char *name, 
 		rc = mknodat(dirfd, name, (g->entry->mode & S_IFMT) | 0600, dev);
 		break;
 	default:
-		return err_set(err, EINVAL, "ghost-file-%x.img: mode %o cannot be made", g->id, g->entry->mode);
+		return err_set(err, EINVAL, "ghost-file-%x.img: mode %o cannot be made", g->id,
+			       g->entry->mode);
 	}
 	fd = rc ? -1 : openat(dirfd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	return fd >= 0 ? fd : err_sys(err, "cannot make a deleted file again");
 }
 
-int ghost_create(const struct snap_ghost *g, int dirfd, const char *name, bool nameless, struct err *err)
+int ghost_create(const struct snap_ghost *g, int dirfd, const char *name, bool nameless,
+		 struct err *err)
 {
-	cleanup_close int fd = S_ISREG(g->entry->mode) ? create_regular(g, dirfd, name, nameless, err) :
-							 create_node(g, dirfd, name, err);
+	cleanup_close int fd = S_ISREG(g->entry->mode) ?
+				       create_regular(g, dirfd, name, nameless, err) :
+				       create_node(g, dirfd, name, err);
 
 	if (fd < 0)
 		return -1;

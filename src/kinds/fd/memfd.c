@@ -73,20 +73,22 @@ static bool is_huge(const struct stat *st, const char *link)
 
 static bool memfd_claims(const struct capture *c, const struct fd_facts *f)
 {
-	return !(f->flags & O_PATH) && (memfd_is_shared_memory(&f->st, f->link) || is_huge(&f->st, f->link));
+	return !(f->flags & O_PATH) &&
+	       (memfd_is_shared_memory(&f->st, f->link) || is_huge(&f->st, f->link));
 }
 
 static int memfd_allowed(struct capture *c, const struct fd_facts *f, struct err *err)
 {
 	if (is_huge(&f->st, f->link))
-		return err_set(err, ENOTSUP, "a memfd in huge pages cannot be carried; support comes in a later release");
+		return err_set(
+			err, ENOTSUP,
+			"a memfd in huge pages cannot be carried; support comes in a later release");
 	return 0;
 }
 
 static MemfdInodeEntry *find_inode(const struct capture *c, uint64_t ino)
 {
-	vec_foreach(it, &c->snap->memfds)
-	{
+	vec_foreach (it, &c->snap->memfds) {
 		if ((*it)->shmid == (uint32_t)ino)
 			return *it;
 	}
@@ -189,7 +191,8 @@ static int memfd_capture(struct capture *c, struct fd_facts *f, struct err *err)
 	return add_file(c, f->id, f->flags, f->pos, capture_fown(c, f), inode, err);
 }
 
-int memfd_capture_shared(struct capture *c, int fd, const char *link, uint32_t *file_id_out, struct err *err)
+int memfd_capture_shared(struct capture *c, int fd, const char *link, uint32_t *file_id_out,
+			 struct err *err)
 {
 	const MemfdInodeEntry *inode = capture_inode(c, fd, link, err);
 
@@ -209,10 +212,12 @@ static int create_anonymous(uint64_t bytes)
 	void *map;
 	int fd;
 
-	map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE,
+		   -1, 0);
 	if (map == MAP_FAILED)
 		return -1;
-	snprintf(path, sizeof(path), "/proc/self/map_files/%lx-%lx", (unsigned long)map, (unsigned long)map + len);
+	snprintf(path, sizeof(path), "/proc/self/map_files/%lx-%lx", (unsigned long)map,
+		 (unsigned long)map + len);
 	fd = open(path, O_RDWR | O_CLOEXEC);
 	munmap(map, len);
 	return fd;
@@ -237,9 +242,11 @@ static int set_attributes(int fd, const MemfdInodeEntry *e, struct err *err)
 	if (fstat(fd, &st))
 		return err_sys(err, "cannot stat shared memory '%s'", e->name);
 	if ((uint64_t)st.st_size != e->size && ftruncate(fd, (off_t)e->size))
-		return err_sys(err, "cannot make shared memory '%s' of %" PRIu64 " bytes", e->name, e->size);
+		return err_sys(err, "cannot make shared memory '%s' of %" PRIu64 " bytes", e->name,
+			       e->size);
 	if ((st.st_uid != e->uid || st.st_gid != e->gid) && fchown(fd, e->uid, e->gid))
-		return err_sys(err, "cannot give shared memory '%s' to user %u, group %u", e->name, e->uid, e->gid);
+		return err_sys(err, "cannot give shared memory '%s' to user %u, group %u", e->name,
+			       e->uid, e->gid);
 	if (e->has_mode && (st.st_mode & 07777) != (e->mode & 07777) && fchmod(fd, e->mode & 07777))
 		return err_sys(err, "cannot set the mode of shared memory '%s'", e->name);
 	return 0;
@@ -269,14 +276,14 @@ int memfd_inode_fd(struct restore *r, uint64_t inode_id, struct err *err)
 
 int memfd_seal_all(struct restore *r, struct err *err)
 {
-	vec_foreach(it, &r->snap->memfds)
-	{
+	vec_foreach (it, &r->snap->memfds) {
 		int fd = broker_kept(r, SHELF_MEMFD, (*it)->inode_id);
 
 		if (fd < 0 || !(*it)->seals || (*it)->seals == F_SEAL_SEAL)
 			continue;
 		if (fcntl(fd, F_ADD_SEALS, (*it)->seals))
-			return err_sys(err, "cannot seal memfd '%s' (seals %#x)", (*it)->name, (*it)->seals);
+			return err_sys(err, "cannot seal memfd '%s' (seals %#x)", (*it)->name,
+				       (*it)->seals);
 	}
 	return 0;
 }
@@ -311,8 +318,8 @@ static int memfd_open(struct restore *r, const FileEntry *fe, int *fd_out, struc
 	return 0;
 }
 
-static int memfd_emit(struct restore *r, const FileEntry *fe, const struct fd_place *place, struct script *s,
-		      struct err *err)
+static int memfd_emit(struct restore *r, const FileEntry *fe, const struct fd_place *place,
+		      struct script *s, struct err *err)
 {
 	emit_fown(fe->memfd->fown, fe->memfd->flags, place, s);
 	return 0;

@@ -45,8 +45,7 @@ static bool pipe_claims(const struct capture *c, const struct fd_facts *f)
 /* Does the tree hold an end of the other direction? */
 static bool has_partner(const struct capture *c, const struct fd_facts *f)
 {
-	vec_foreach(it, &c->fds)
-	{
+	vec_foreach (it, &c->fds) {
 		if ((*it)->kind == f->kind && (*it)->st.st_ino == f->st.st_ino &&
 		    (reads(f->flags) ? writes((*it)->flags) : reads((*it)->flags)))
 			return true;
@@ -64,8 +63,7 @@ static bool is_hung_up(const struct fd_facts *f)
 
 static bool is_standard_stream(const struct fd_facts *f)
 {
-	vec_foreach(h, &f->holders)
-	{
+	vec_foreach (h, &f->holders) {
 		if (h->fd > STDERR_FILENO)
 			return false;
 	}
@@ -98,16 +96,17 @@ static int pipe_allowed(struct capture *c, const struct fd_facts *f, struct err 
 	}
 	return err_set(err, ENOTCONN,
 		       "its other end is open outside the tree; say --external 'pipe[%" PRIu64
-		       "]' here and give an end at restore with --inherit-fd 'fd[N]:pipe:[%" PRIu64 "]'",
+		       "]' here and give an end at restore with --inherit-fd 'fd[N]:pipe:[%" PRIu64
+		       "]'",
 		       ino, ino);
 }
 
 /* Is any writer of the tree in packet mode? */
 static bool has_packets(const struct capture *c, const struct fd_facts *f)
 {
-	vec_foreach(it, &c->fds)
-	{
-		if ((*it)->kind == f->kind && (*it)->st.st_ino == f->st.st_ino && ((*it)->flags & O_DIRECT))
+	vec_foreach (it, &c->fds) {
+		if ((*it)->kind == f->kind && (*it)->st.st_ino == f->st.st_ino &&
+		    ((*it)->flags & O_DIRECT))
 			return true;
 	}
 	return false;
@@ -152,7 +151,9 @@ static int take_inherited(int given, const PipeEntry *e, struct err *err)
 		fd = fcntl(given, F_DUPFD_CLOEXEC, 0);
 	else
 		fd = reopen(given, (e->flags & O_ACCMODE) | O_NONBLOCK);
-	return fd >= 0 ? fd : err_sys(err, "cannot use descriptor %d given for pipe:[%u]", given, e->pipe_id);
+	return fd >= 0 ? fd :
+			 err_sys(err, "cannot use descriptor %d given for pipe:[%u]", given,
+				 e->pipe_id);
 }
 
 /* Makes the pipe of an id, with its contents, on the broker's shelves. */
@@ -175,8 +176,7 @@ static int make_pipe(struct restore *r, const PipeEntry *e, struct err *err)
 /* Has another entry taken the end of this direction already? */
 static bool is_taken(struct restore *r, const PipeEntry *e)
 {
-	vec_foreach(it, &r->snap->files)
-	{
+	vec_foreach (it, &r->snap->files) {
 		const PipeEntry *other = (*it)->pipe;
 
 		if (other && other->id != e->id && other->pipe_id == e->pipe_id &&
@@ -197,7 +197,8 @@ static int pipe_open(struct restore *r, const FileEntry *fe, int *fd_out, struct
 	} else {
 		if (broker_kept(r, SHELF_PIPE_READ, e->pipe_id) < 0 && make_pipe(r, e, err))
 			return -1;
-		end = broker_kept(r, reads(e->flags) ? SHELF_PIPE_READ : SHELF_PIPE_WRITE, e->pipe_id);
+		end = broker_kept(r, reads(e->flags) ? SHELF_PIPE_READ : SHELF_PIPE_WRITE,
+				  e->pipe_id);
 		if ((e->flags & O_ACCMODE) == O_RDWR || is_taken(r, e))
 			fd = reopen(end, e->flags & (O_ACCMODE | O_NONBLOCK));
 		else
@@ -211,8 +212,8 @@ static int pipe_open(struct restore *r, const FileEntry *fe, int *fd_out, struct
 	return 0;
 }
 
-static int pipe_emit(struct restore *r, const FileEntry *fe, const struct fd_place *place, struct script *s,
-		     struct err *err)
+static int pipe_emit(struct restore *r, const FileEntry *fe, const struct fd_place *place,
+		     struct script *s, struct err *err)
 {
 	emit_fown(fe->pipe->fown, fe->pipe->flags, place, s);
 	return 0;

@@ -25,8 +25,7 @@ static const payload_list *as_list(const void *list)
 
 const struct snap_payload *pipedata_find(const void *list, uint32_t pipe_id)
 {
-	vec_foreach(p, as_list(list))
-	{
+	vec_foreach (p, as_list(list)) {
 		const PipeDataEntry *e = (const PipeDataEntry *)p->entry;
 
 		if (e->pipe_id == pipe_id)
@@ -76,7 +75,8 @@ static int read_out(int fd, uint8_t *data, size_t bytes, length_list *lengths, s
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)
-			return err_set(err, n < 0 ? errno : EIO, "cannot read the copy of what is in it");
+			return err_set(err, n < 0 ? errno : EIO,
+				       "cannot read the copy of what is in it");
 		if (!vec_push(lengths, (uint32_t)n))
 			return err_nomem(err);
 		done += (size_t)n;
@@ -84,8 +84,8 @@ static int read_out(int fd, uint8_t *data, size_t bytes, length_list *lengths, s
 	return 0;
 }
 
-static int read_contents(struct capture *c, const struct fd_facts *f, int capacity, PipeDataEntry *e,
-			 uint8_t *data, bool packets, struct err *err)
+static int read_contents(struct capture *c, const struct fd_facts *f, int capacity,
+			 PipeDataEntry *e, uint8_t *data, bool packets, struct err *err)
 {
 	cleanup_close int fd = -1;
 	length_list lengths = {0};
@@ -97,7 +97,8 @@ static int read_contents(struct capture *c, const struct fd_facts *f, int capaci
 	/* One read gave all of it: a stream. More than one: packets, even if the mode is off by now. */
 	if (rc == 0 && (packets || lengths.n > 1)) {
 		e->n_ferry_packet_bytes = lengths.n;
-		e->ferry_packet_bytes = arena_dup(&c->snap->arena, lengths.v, lengths.n * sizeof(*lengths.v));
+		e->ferry_packet_bytes = arena_dup(&c->snap->arena, lengths.v,
+						  lengths.n * sizeof(*lengths.v));
 		if (!e->ferry_packet_bytes)
 			rc = err_nomem(err);
 	}
@@ -105,8 +106,8 @@ static int read_contents(struct capture *c, const struct fd_facts *f, int capaci
 	return rc;
 }
 
-int pipedata_capture(struct capture *c, const struct fd_facts *f, uint32_t pipe_id, bool packets, void *list,
-		     struct err *err)
+int pipedata_capture(struct capture *c, const struct fd_facts *f, uint32_t pipe_id, bool packets,
+		     void *list, struct err *err)
 {
 	payload_list *payloads = list;
 	struct snap_payload p = {0};
@@ -148,7 +149,8 @@ static int set_size(int fd, uint32_t size, struct err *err)
 		return 0;
 	if (errno != EPERM && errno != EBUSY)
 		return err_sys(err, "cannot make a pipe of %u bytes", size);
-	log_warn("a pipe of %u bytes becomes one of %d (/proc/sys/fs/pipe-max-size forbids more)", size, now);
+	log_warn("a pipe of %u bytes becomes one of %d (/proc/sys/fs/pipe-max-size forbids more)",
+		 size, now);
 	return 0;
 }
 
@@ -167,7 +169,8 @@ static int write_part(int fd, const uint8_t *data, size_t bytes, size_t total, s
 		       total);
 }
 
-static int write_packets(int fd, const PipeDataEntry *e, const struct snap_payload *data, struct err *err)
+static int write_packets(int fd, const PipeDataEntry *e, const struct snap_payload *data,
+			 struct err *err)
 {
 	size_t done = 0;
 
@@ -175,14 +178,16 @@ static int write_packets(int fd, const PipeDataEntry *e, const struct snap_paylo
 		uint32_t len = e->ferry_packet_bytes[i];
 
 		if (len > data->bytes - done)
-			return err_set(err, EINVAL, "pipes-data.img: the packets of pipe %u are longer than its data",
+			return err_set(err, EINVAL,
+				       "pipes-data.img: the packets of pipe %u are longer than its data",
 				       e->pipe_id);
 		if (write_part(fd, data->data + done, len, data->bytes, err))
 			return -1;
 		done += len;
 	}
 	if (done != data->bytes)
-		return err_set(err, EINVAL, "pipes-data.img: the packets of pipe %u are shorter than its data",
+		return err_set(err, EINVAL,
+			       "pipes-data.img: the packets of pipe %u are shorter than its data",
 			       e->pipe_id);
 	return 0;
 }

@@ -42,13 +42,15 @@ int remap_allowed(const struct capture *c, const struct path_facts *p, struct er
 		return err_set(err, ENOTSUP, "%s is a deleted socket file", p->name);
 	if (S_ISREG(p->st.st_mode) && bytes > c->opt->ghost_limit)
 		return err_set(err, EFBIG,
-			       "%s was deleted and holds %" PRIu64 " bytes, more than deleted files may have (%" PRIu64
+			       "%s was deleted and holds %" PRIu64
+			       " bytes, more than deleted files may have (%" PRIu64
 			       "); raise that with --ghost-limit",
 			       p->name, bytes, c->opt->ghost_limit);
 	return 0;
 }
 
-static int add_remap(struct capture *c, uint32_t file_id, uint32_t remap_id, RemapType type, struct err *err)
+static int add_remap(struct capture *c, uint32_t file_id, uint32_t remap_id, RemapType type,
+		     struct err *err)
 {
 	RemapFilePathEntry *remap = snap_new(c->snap, RemapFilePathEntry, remap_file_path_entry);
 
@@ -74,20 +76,20 @@ static uint32_t find_link(const struct capture *c, const struct path_facts *p)
 	const RegFileEntry *rfe;
 	struct stat st;
 
-	vec_foreach(it, &c->snap->remaps)
-	{
+	vec_foreach (it, &c->snap->remaps) {
 		if ((*it)->remap_type != REMAP_TYPE__LINKED)
 			continue;
 		rfe = capture_reg(c, (*it)->remap_id);
-		if (rfe && lstat(rfe->name, &st) == 0 && st.st_dev == p->st.st_dev && st.st_ino == p->st.st_ino)
+		if (rfe && lstat(rfe->name, &st) == 0 && st.st_dev == p->st.st_dev &&
+		    st.st_ino == p->st.st_ino)
 			return (*it)->remap_id;
 	}
 	return 0;
 }
 
 /* Links the file beside its old name under a number that is free; sets the id and the path. */
-static int make_link(struct capture *c, const struct path_facts *p, uint32_t *id_out, char *path, size_t size,
-		     struct err *err)
+static int make_link(struct capture *c, const struct path_facts *p, uint32_t *id_out, char *path,
+		     size_t size, struct err *err)
 {
 	int dir_len = (int)(strrchr(p->name, '/') - p->name);
 	char from[40];
@@ -105,7 +107,8 @@ static int make_link(struct capture *c, const struct path_facts *p, uint32_t *id
 	return err_sys(err, "cannot link %s, the deleted %s, as %s", from, p->name, path);
 }
 
-static int capture_link(struct capture *c, uint32_t file_id, const struct path_facts *p, struct err *err)
+static int capture_link(struct capture *c, uint32_t file_id, const struct path_facts *p,
+			struct err *err)
 {
 	FileEntry *fe = snap_new(c->snap, FileEntry, file_entry);
 	RegFileEntry *rfe = snap_new(c->snap, RegFileEntry, reg_file_entry);
@@ -156,8 +159,7 @@ int file_undo_links(struct capture *c, struct err *err)
 
 	if (c->saved)
 		return 0;
-	vec_foreach(it, &c->snap->remaps)
-	{
+	vec_foreach (it, &c->snap->remaps) {
 		if ((*it)->remap_type != REMAP_TYPE__LINKED)
 			continue;
 		rfe = capture_reg(c, (*it)->remap_id);
@@ -180,7 +182,8 @@ static RemapType remap_type(const RemapFilePathEntry *remap)
 
 static const struct snap_ghost *remap_ghost(const struct restore *r, const RemapFilePathEntry *remap)
 {
-	uint32_t id = remap->has_remap_type ? remap->remap_id : remap->remap_id & ~(uint32_t)REMAP_GHOST_BIT;
+	uint32_t id = remap->has_remap_type ? remap->remap_id :
+					      remap->remap_id & ~(uint32_t)REMAP_GHOST_BIT;
 
 	return snapshot_ghost(r->snap, id);
 }
@@ -200,22 +203,26 @@ int remap_check(struct restore *r, const RemapFilePathEntry *remap, struct err *
 	switch (remap_type(remap)) {
 	case REMAP_TYPE__GHOST:
 		if (!remap_ghost(r, remap))
-			return err_set(err, EINVAL, "remap-fpath.img: there is no ghost %x", remap->remap_id);
+			return err_set(err, EINVAL, "remap-fpath.img: there is no ghost %x",
+				       remap->remap_id);
 		return 0;
 	case REMAP_TYPE__LINKED:
 		link = restored_reg(r, remap->remap_id);
 		if (!link)
-			return err_set(err, EINVAL, "remap-fpath.img: there is no file id %u", remap->remap_id);
+			return err_set(err, EINVAL, "remap-fpath.img: there is no file id %u",
+				       remap->remap_id);
 		if (r->preflight)
 			return 0;
 		fd = path_open(r, link->name, O_PATH | O_NOFOLLOW);
 		if (fd < 0)
-			return err_sys(err, "cannot find %s, the link that the dump made for a deleted file",
+			return err_sys(err,
+				       "cannot find %s, the link that the dump made for a deleted file",
 				       link->name);
 		return 0;
 	default:
-		return err_set(err, ENOTSUP,
-			       "open files of /proc/PID cannot be restored; support comes in a later release");
+		return err_set(
+			err, ENOTSUP,
+			"open files of /proc/PID cannot be restored; support comes in a later release");
 	}
 }
 
@@ -261,7 +268,8 @@ static void remove_made(const struct restore *r, struct made_dirs *made)
 
 		fd = path_open_parent(r, dir, &base);
 		if (fd < 0 || unlinkat(fd, base, AT_REMOVEDIR))
-			log_warn("cannot remove %s, made for a deleted file: %s", dir, strerror(errno));
+			log_warn("cannot remove %s, made for a deleted file: %s", dir,
+				 strerror(errno));
 		if (fd >= 0)
 			close(fd);
 		free(dir);
@@ -300,15 +308,14 @@ static int name_for_an_instant(const struct restore *r, int obj, const char *pat
 }
 
 /* The first remap of the images with the same file and name as this one: under its id the descriptor is kept. */
-static const RemapFilePathEntry *first_alike(const struct restore *r, const RemapFilePathEntry *remap,
-					     const char *name)
+static const RemapFilePathEntry *first_alike(const struct restore *r,
+					     const RemapFilePathEntry *remap, const char *name)
 {
-	vec_foreach(it, &r->snap->remaps)
-	{
+	vec_foreach (it, &r->snap->remaps) {
 		const RegFileEntry *rfe = restored_reg(r, (*it)->orig_id);
 
-		if ((*it)->remap_id == remap->remap_id && remap_type(*it) == remap_type(remap) && rfe &&
-		    strcmp(rfe->name, name) == 0)
+		if ((*it)->remap_id == remap->remap_id && remap_type(*it) == remap_type(remap) &&
+		    rfe && strcmp(rfe->name, name) == 0)
 			return *it;
 	}
 	return remap;
@@ -319,11 +326,10 @@ static size_t count_names(const struct restore *r, const RemapFilePathEntry *rem
 	const RegFileEntry *rfe;
 	size_t n = 0;
 
-	vec_foreach(it, &r->snap->remaps)
-	{
+	vec_foreach (it, &r->snap->remaps) {
 		rfe = restored_reg(r, (*it)->orig_id);
-		n += (*it)->remap_id == remap->remap_id && remap_type(*it) == remap_type(remap) && rfe &&
-		     first_alike(r, *it, rfe->name) == *it;
+		n += (*it)->remap_id == remap->remap_id && remap_type(*it) == remap_type(remap) &&
+		     rfe && first_alike(r, *it, rfe->name) == *it;
 	}
 	return n;
 }
@@ -334,8 +340,7 @@ static int keep_all_names(struct restore *r, const RemapFilePathEntry *remap, in
 	const RegFileEntry *rfe;
 	int fd;
 
-	vec_foreach(it, &r->snap->remaps)
-	{
+	vec_foreach (it, &r->snap->remaps) {
 		if ((*it)->remap_id != remap->remap_id || remap_type(*it) != remap_type(remap))
 			continue;
 		rfe = restored_reg(r, (*it)->orig_id);
@@ -349,8 +354,8 @@ static int keep_all_names(struct restore *r, const RemapFilePathEntry *remap, in
 }
 
 /* A deleted directory has no second name: it is made under its own. */
-static int keep_directory(struct restore *r, const RemapFilePathEntry *remap, const struct snap_ghost *ghost,
-			  const char *path, struct err *err)
+static int keep_directory(struct restore *r, const RemapFilePathEntry *remap,
+			  const struct snap_ghost *ghost, const char *path, struct err *err)
 {
 	struct made_dirs made = {0};
 	char beside[64];
@@ -371,8 +376,7 @@ static int keep_directory(struct restore *r, const RemapFilePathEntry *remap, co
 		close(dir);
 	}
 	remove_made(r, &made);
-	vec_foreach(it, &r->snap->remaps)
-	{
+	vec_foreach (it, &r->snap->remaps) {
 		if (fd < 0)
 			break;
 		if ((*it)->remap_id == remap->remap_id && remap_type(*it) == REMAP_TYPE__GHOST)
@@ -381,8 +385,8 @@ static int keep_directory(struct restore *r, const RemapFilePathEntry *remap, co
 	return -1;
 }
 
-static int keep_ghost(struct restore *r, const RemapFilePathEntry *remap, const struct snap_ghost *ghost,
-		      const char *path, struct err *err)
+static int keep_ghost(struct restore *r, const RemapFilePathEntry *remap,
+		      const struct snap_ghost *ghost, const char *path, struct err *err)
 {
 	struct made_dirs made = {0};
 	char temp[64];
@@ -412,10 +416,12 @@ static int keep_link(struct restore *r, const RemapFilePathEntry *remap, struct 
 	cleanup_close int obj = -1;
 
 	if (!link)
-		return err_set(err, EINVAL, "remap-fpath.img: there is no file id %u", remap->remap_id);
+		return err_set(err, EINVAL, "remap-fpath.img: there is no file id %u",
+			       remap->remap_id);
 	obj = path_open(r, link->name, O_PATH | O_NOFOLLOW);
 	if (obj < 0)
-		return err_sys(err, "cannot find %s, the link that the dump made for a deleted file", link->name);
+		return err_sys(err, "cannot find %s, the link that the dump made for a deleted file",
+			       link->name);
 	return keep_all_names(r, remap, obj, err);
 }
 
@@ -442,16 +448,15 @@ static int kept(const struct restore *r, const RemapFilePathEntry *remap, const 
 	if (fd >= 0 || remap_type(remap) != REMAP_TYPE__GHOST)
 		return fd;
 	/* A directory is kept under the id of its first entry, whatever the names. */
-	vec_foreach(it, &r->snap->remaps)
-	{
+	vec_foreach (it, &r->snap->remaps) {
 		if ((*it)->remap_id == remap->remap_id && remap_type(*it) == REMAP_TYPE__GHOST)
 			return broker_kept(r, SHELF_REMAP, (*it)->orig_id);
 	}
 	return -1;
 }
 
-int remap_open(struct restore *r, const RemapFilePathEntry *remap, const RegFileEntry *rfe, uint32_t flags,
-	       struct err *err)
+int remap_open(struct restore *r, const RemapFilePathEntry *remap, const RegFileEntry *rfe,
+	       uint32_t flags, struct err *err)
 {
 	int fd = kept(r, remap, rfe->name);
 
@@ -462,12 +467,16 @@ int remap_open(struct restore *r, const RemapFilePathEntry *remap, const RegFile
 	if (fd < 0)
 		fd = kept(r, remap, rfe->name);
 	fd = reopen(fd, flags);
-	return fd >= 0 ? fd : err_sys(err, "cannot open the deleted file %s with flags 0%o", rfe->name, flags);
+	return fd >= 0 ? fd :
+			 err_sys(err, "cannot open the deleted file %s with flags 0%o", rfe->name,
+				 flags);
 }
 
 void remap_commit(struct restore *r, const RemapFilePathEntry *remap)
 {
-	const RegFileEntry *link = remap_type(remap) == REMAP_TYPE__LINKED ? restored_reg(r, remap->remap_id) : NULL;
+	const RegFileEntry *link = remap_type(remap) == REMAP_TYPE__LINKED ?
+					   restored_reg(r, remap->remap_id) :
+					   NULL;
 	cleanup_close int dir = -1;
 	const char *base;
 

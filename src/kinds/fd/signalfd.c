@@ -37,7 +37,8 @@ static int signalfd_capture(struct capture *c, struct fd_facts *f, struct err *e
 static int signalfd_open(struct restore *r, const FileEntry *fe, int *fd_out, struct err *err)
 {
 	const SignalfdEntry *e = fe->sgfd;
-	cleanup_close int fd = (int)syscall(SYS_signalfd4, -1, &e->sigmask, sizeof(e->sigmask), SFD_CLOEXEC);
+	cleanup_close int fd = (int)syscall(SYS_signalfd4, -1, &e->sigmask, sizeof(e->sigmask),
+					    SFD_CLOEXEC);
 
 	if (fd < 0)
 		return err_sys(err, "cannot make a signalfd");
@@ -47,8 +48,8 @@ static int signalfd_open(struct restore *r, const FileEntry *fe, int *fd_out, st
 	return 0;
 }
 
-static int signalfd_emit(struct restore *r, const FileEntry *fe, const struct fd_place *place, struct script *s,
-			 struct err *err)
+static int signalfd_emit(struct restore *r, const FileEntry *fe, const struct fd_place *place,
+			 struct script *s, struct err *err)
 {
 	emit_fown(fe->sgfd->fown, fe->sgfd->flags, place, s);
 	return 0;

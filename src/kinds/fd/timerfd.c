@@ -103,7 +103,8 @@ static int timerfd_check(struct restore *r, const FileEntry *fe, struct err *err
 	if (fd < 0)
 		return err_sys(err, "cannot make a timer of clock %u", e->clockid);
 	if (e->vnsec >= NSEC_PER_SEC || e->insec >= NSEC_PER_SEC || e->ferry_abs_nsec >= NSEC_PER_SEC)
-		return err_set(err, EINVAL, "files.img: the timer has more than a second of nanoseconds");
+		return err_set(err, EINVAL,
+			       "files.img: the timer has more than a second of nanoseconds");
 	if (e->ticks && ioctl(fd, TFD_IOC_SET_TICKS, &ticks))
 		return err_sys(err,
 			       "this kernel cannot give a timer its %" PRIu64
@@ -151,8 +152,8 @@ static uint32_t timer_value(const TimerfdEntry *e, struct itimerspec *its)
 	return e->settime_flags;
 }
 
-static int timerfd_emit(struct restore *r, const FileEntry *fe, const struct fd_place *place, struct script *s,
-			struct err *err)
+static int timerfd_emit(struct restore *r, const FileEntry *fe, const struct fd_place *place,
+			struct script *s, struct err *err)
 {
 	const TimerfdEntry *e = fe->tfd;
 	struct itimerspec its;
@@ -161,12 +162,13 @@ static int timerfd_emit(struct restore *r, const FileEntry *fe, const struct fd_
 	if (!place->first)
 		return 0;
 	flags = timer_value(e, &its);
-	if (its.it_value.tv_sec || its.it_value.tv_nsec || its.it_interval.tv_sec || its.it_interval.tv_nsec)
+	if (its.it_value.tv_sec || its.it_value.tv_nsec || its.it_interval.tv_sec ||
+	    its.it_interval.tv_nsec)
 		script_call(s, "arm a timerfd", SYS_timerfd_settime, SV(place->fd), SV(flags),
 			    SV(script_data(s, &its, sizeof(its))), SV(0));
 	if (e->ticks)
-		script_call(s, "set the expirations of a timerfd", SYS_ioctl, SV(place->fd), SV(TFD_IOC_SET_TICKS),
-			    SV(script_data(s, &e->ticks, sizeof(e->ticks))));
+		script_call(s, "set the expirations of a timerfd", SYS_ioctl, SV(place->fd),
+			    SV(TFD_IOC_SET_TICKS), SV(script_data(s, &e->ticks, sizeof(e->ticks))));
 	emit_fown(e->fown, e->flags, place, s);
 	return 0;
 }

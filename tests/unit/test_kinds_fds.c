@@ -175,7 +175,7 @@ static void test_fifo(void **state)
 {
 	char path[128], buf[16] = "";
 	struct fd_facts *r, *w;
-	int rd, wr;
+	int rd, wr, dir_fd = open(dir, O_RDONLY | O_DIRECTORY);
 
 	snprintf(path, sizeof(path), "%s/fifo", dir);
 	assert_int_equal(mkfifo(path, 0600), 0);
@@ -192,11 +192,14 @@ static void test_fifo(void **state)
 	broker_close(t.r.broker);
 	close(rd);
 	close(wr);
+	/* The tree is gone: so are the duplicates of its descriptors. */
+	assert_true(dup2(dir_fd, r->own) == r->own && dup2(dir_fd, w->own) == w->own);
 	round_restore(&t);
 	assert_int_equal(read(round_fd(&t, r), buf, sizeof(buf)), 6);
 	assert_string_equal(buf, "queued");
 	assert_int_equal(write(round_fd(&t, w), "x", 1), 1);
 	assert_int_equal(round_flags(round_fd(&t, w)) & (O_ACCMODE | O_NONBLOCK), O_WRONLY);
+	close(dir_fd);
 }
 
 static void test_eventfd(void **state)
@@ -257,19 +260,25 @@ static void test_signalfd(void **state)
 
 static void test_timerfd(void **state)
 {
-	int far = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK), due = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK),
+	int far = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK),
+	    due = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK),
 	    date = timerfd_create(CLOCK_REALTIME, 0), off = timerfd_create(CLOCK_BOOTTIME, 0);
-	struct itimerspec its = {.it_value = {.tv_sec = 5000}, .it_interval = {.tv_sec = 7, .tv_nsec = 9}}, now;
+	struct itimerspec its = {.it_value = {.tv_sec = 5000},
+				 .it_interval = {.tv_sec = 7, .tv_nsec = 9}},
+			  now;
 	struct fd_facts *ff, *fd, *ft, *fo;
 	struct timespec clock;
 	uint64_t ticks = 0;
 
 	assert_int_equal(timerfd_settime(far, 0, &its, NULL), 0);
-	its = (struct itimerspec){.it_value = {.tv_nsec = 1000000}, .it_interval = {.tv_nsec = 10000000}};
+	its = (struct itimerspec){.it_value = {.tv_nsec = 1000000},
+				  .it_interval = {.tv_nsec = 10000000}};
 	assert_int_equal(timerfd_settime(due, 0, &its, NULL), 0);
 	clock_gettime(CLOCK_REALTIME, &clock);
 	its = (struct itimerspec){.it_value = {.tv_sec = clock.tv_sec + 3000, .tv_nsec = 123456789}};
-	assert_int_equal(timerfd_settime(date, TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET, &its, NULL), 0);
+	assert_int_equal(timerfd_settime(date, TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET, &its,
+					 NULL),
+			 0);
 	usleep(55000);
 	ff = round_add(&t, far);
 	fd = round_add(&t, due);
@@ -392,8 +401,8 @@ static void test_epoll_lines(void **state)
 {
 	struct epoll_target e;
 
-	assert_true(epoll_parse_target("tfd:       22 events: 80000019 data: 1111222233334444  pos:7 ino:40e sdev:10\n",
-				       &e));
+	assert_true(epoll_parse_target(
+		"tfd:       22 events: 80000019 data: 1111222233334444  pos:7 ino:40e sdev:10\n", &e));
 	assert_int_equal(e.tfd, 22);
 	assert_int_equal(e.events, 0x80000019);
 	assert_true(e.data == 0x1111222233334444);
@@ -406,7 +415,8 @@ static void test_epoll_lines(void **state)
 
 static void test_memfd(void **state)
 {
-	int fd = memfd_create("test-memfd", MFD_ALLOW_SEALING), plain = memfd_create("plain", 0), ro, back;
+	int fd = memfd_create("test-memfd", MFD_ALLOW_SEALING), plain = memfd_create("plain", 0),
+	    ro, back;
 	struct fd_facts *f, *fr, *fp;
 	char path[40], buf[16] = "", link[64];
 	struct stat a, b;
@@ -457,7 +467,8 @@ static void test_shared_anonymous_memory(void **state)
 	int fd;
 
 	assert_true(map != MAP_FAILED);
-	snprintf(path, sizeof(path), "/proc/self/map_files/%lx-%lx", (unsigned long)map, (unsigned long)map + 8192);
+	snprintf(path, sizeof(path), "/proc/self/map_files/%lx-%lx", (unsigned long)map,
+		 (unsigned long)map + 8192);
 	fd = open(path, O_RDWR);
 	if (fd < 0)
 		skip_because("map_files cannot be opened: %s", strerror(errno));

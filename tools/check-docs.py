@@ -4,7 +4,8 @@
 
 * ferry(1) has a section for every command of `ferry --help`, and each lists exactly the options
   that `ferry COMMAND --help` lists
-* ferry-kinds(7) has an entry for every kind of the registry, and no other
+* ferry-kinds(7) has an entry for every kind of the registry, and no other; ferry-protocol(7) for
+  every message
 * manual pages are free of mandoc's warnings
 * links and paths of src/ in the documents lead somewhere
 """
@@ -125,6 +126,19 @@ def check_kinds():
         complain(f"doc/ferry-kinds.7: {name} is not in the registry")
 
 
+def check_protocol():
+    """ferry-protocol(7) names every message and every stage."""
+    page = (ROOT / "doc/ferry-protocol.7").read_text()
+    told = set(re.findall(r"^\.It Sy (\S+)", page, re.M))
+    source = (ROOT / "src/wire/msg.c").read_text()
+    have = set(re.findall(r'\.name = "([a-z-]+)"', source))
+    for name in sorted(have ^ told):
+        complain(f"doc/ferry-protocol.7: the message {name} is not in both page and src/wire/msg.c")
+    for name in re.findall(r'\[WIRE_STAGE_\w+\] = "(\w+)"', source):
+        if not re.search(rf"^\.Em {name} :", page, re.M):
+            complain(f"doc/ferry-protocol.7: no stage {name}")
+
+
 def check_manuals():
     if not shutil.which("mandoc"):
         complain("mandoc is not installed")
@@ -146,7 +160,7 @@ def check_links():
         for target in re.findall(r"\]\(([^)#\s]+)\)", text) if path.suffix == ".md" else []:
             if "://" not in target and not (path.parent / target).exists():
                 complain(f"{path.name}: link to {target}, which does not exist")
-        for target in re.findall(r"\b((?:src|tests|tools|doc|proto|bench|demo)/[\w./-]*\w)", text):
+        for target in re.findall(r"(?<![\w/])((?:src|tests|tools|doc|proto|bench|demo)/[\w./-]*\w)", text):
             if "NAME" in target or "LAYER" in target:
                 continue
             if not (ROOT / target).exists():
@@ -159,6 +173,7 @@ def main():
         return 77
     check_commands()
     check_kinds()
+    check_protocol()
     check_manuals()
     check_links()
     for problem in problems:

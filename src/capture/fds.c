@@ -189,45 +189,48 @@ static const char *type_name(const struct fd_facts *f)
 	}
 }
 
-static int choose_kind(struct capture_session *s, struct fd_facts *f, struct err *err)
+static void choose_kind(struct capture_session *s, struct fd_facts *f)
+{
+	for (size_t i = 0; fd_kinds[i] && !f->kind; i++)
+		if (fd_kinds[i]->claims(&s->c, f))
+			f->kind = fd_kinds[i];
+}
+
+static int may_go(struct capture_session *s, struct fd_facts *f, struct err *err)
 {
 	const struct fd_holder *h = first_holder(f);
-	size_t i;
 
-	for (i = 0; fd_kinds[i]; i++) {
-		if (!fd_kinds[i]->claims(&s->c, f))
-			continue;
-		f->kind = fd_kinds[i];
-		if (f->kind->allowed && f->kind->allowed(&s->c, f, err))
-			return err_wrap(err, "fd %d of pid %d (%s)", h->fd, h->pid, f->kind->name);
-		return 0;
-	}
-	return err_set(err, ENOTSUP, "fd %d of pid %d: %s %s is of a kind that this version does not carry", h->fd, h->pid,
-		       type_name(f), f->link);
+	if (!f->kind)
+		return err_set(err, ENOTSUP, "fd %d of pid %d: %s %s is of a kind that this version does not carry",
+			       h->fd, h->pid, type_name(f), f->link);
+	if (f->kind->allowed && f->kind->allowed(&s->c, f, err))
+		return err_wrap(err, "fd %d of pid %d (%s)", h->fd, h->pid, f->kind->name);
+	return 0;
 }
 
 int fds_gather(struct capture_session *s, struct err *err)
 {
 	int rc = 0;
 
-	vec_foreach(t, &s->tasks)
-	{
+	vec_foreach (t, &s->tasks) {
 		if (!(*t)->facts.zombie && !(*t)->shares_files && gather_task(s, *t, err))
 			return -1;
 	}
 	/* Every kind first, so that one can ask about another's; each refusal is told in the log. */
-	vec_foreach(f, &s->c.fds)
-	{
+	vec_foreach (f, &s->c.fds) {
+		(*f)->id = capture_next_file_id(&s->c);
+		choose_kind(s, *f);
+	}
+	vec_foreach (f, &s->c.fds) {
 		struct err one;
 
-		(*f)->id = capture_next_file_id(&s->c);
-		if (choose_kind(s, *f, &one)) {
-			if (rc == 0)
-				*err = one;
-			else
-				log_error("%s", one.text);
-			rc = -1;
-		}
+		if (!may_go(s, *f, &one))
+			continue;
+		if (rc == 0)
+			*err = one;
+		else
+			log_error("%s", one.text);
+		rc = -1;
 	}
 	s->stats.n_fds = s->c.fds.n;
 	return rc;
@@ -289,7 +292,7 @@ int fds_capture(struct capture_session *s, struct err *err)
 int fds_undo(struct capture_session *s, struct err *err)
 {
 	struct err one;
-	int rc = 0;
+	int rc = file_undo_links(&s->c, err); /* also those of mapped files and directories */
 
 	vec_foreach(f, &s->c.fds)
 	{

@@ -422,6 +422,10 @@ static int give_name(struct staged *s, const char *name)
 	int rc;
 
 	if (!s->temp) {
+		/* the first needs CAP_DAC_READ_SEARCH, the second /proc */
+		rc = linkat(s->fd, "", AT_FDCWD, name, AT_EMPTY_PATH);
+		if (rc == 0 || errno != ENOENT)
+			return rc;
 		snprintf(link, sizeof(link), "/proc/self/fd/%d", s->fd);
 		return linkat(AT_FDCWD, link, AT_FDCWD, name, AT_SYMLINK_FOLLOW);
 	}

@@ -5,8 +5,10 @@
 #include <string.h>
 
 static const struct cmd *const commands[] = {
+	&cmd_agent,
 	&cmd_check,
 	&cmd_dump,
+	&cmd_migrate,
 	&cmd_restore,
 	&cmd_show,
 	NULL,

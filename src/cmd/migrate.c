@@ -165,7 +165,7 @@ static int move(struct migrate_options *opt, char *title, struct err *err)
 	struct connection conn;
 	cleanup_close int link = -1;
 	sigset_t saved;
-	pid_t driver;
+	pid_t driver = -1;
 	int status;
 
 	/* a signal that comes before the front watches waits for it */

@@ -100,10 +100,11 @@ class Clerk(threading.Thread):
                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.state = (0, b"")
         self.wrong = 0
+        self.stop = False
 
     def run(self):
         asked, expected = self.state
-        while True:
+        while not self.stop:
             question = asked.to_bytes(8, "little")
             self.child.stdin.write(question)
             self.child.stdin.flush()
@@ -140,7 +141,10 @@ def service_main(log_path, pid_path):
     digest = hashlib.sha256(chain.ledger).hexdigest()
     os.write(log, f"end {sequence} {chain.state[0]} {digest}\n".encode())
     for clerk in clerks:
-        clerk.child.terminate()
+        clerk.stop = True
+        clerk.join()
+        clerk.child.stdin.close()
+        clerk.child.wait()
 
 
 if __name__ == "__main__":

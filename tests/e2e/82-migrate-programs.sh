@@ -13,7 +13,7 @@ work=/srv/work/program
 start() {
 	local host=$1
 	shift
-	on "$host" sh -c 'cd '$work' && exec setsid -f sh -c "echo \$\$ >pid; exec \"\$@\"" sh "$@" >out 2>&1' sh "$@" </dev/null
+	on "$host" sh -c 'cd '$work' && exec setsid -f sh -c "echo \$\$ >pid; exec \"\$@\"" sh "$@" <"/dev/null" >out 2>&1' sh "$@"
 	wait_for 10 [ -s "$(files_of "$host")$work/pid" ] || return 1
 	cat "$(files_of "$host")$work/pid"
 }
@@ -92,7 +92,7 @@ sqlite() {
 	echo "begin immediate; insert into t values (1); insert into t values (2);" >"$(files_of a)$work/in"
 	wait_for 5 [ -e "$(files_of a)$work/db-journal" ] || complain "no transaction" || return 1
 	must_migrate a "$pid" --overwrite-files --file-locks && moved a "$pid" || return 1
-	echo "insert into t values (3); commit; .quit" >"$(files_of b)$work/in"
+	printf 'insert into t values (3); commit;\n.quit\n' >"$(files_of b)$work/in"
 	wait_for 10 gone b "$pid" || complain "does not end" || return 1
 	[ "$(on b sqlite3 $work/db 'select group_concat(n) from t; pragma integrity_check')" = "1,2,3
 ok" ] || complain "the data base has $(on b sqlite3 $work/db 'select group_concat(n) from t')"

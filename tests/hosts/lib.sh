@@ -31,6 +31,7 @@ begin() {
 	hosts_put "$dir" a "$BUILD/bench/bench-victim" /opt/bench-victim || exit 1
 }
 
+# Standard input is the host's own /dev/null: a file of the machine would not be the program's to move.
 on() {
 	hosts_exec "$dir" "$@" </dev/null
 }

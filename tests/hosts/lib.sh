@@ -139,9 +139,13 @@ one_sentence() {
 start_victim() {
 	local host=$1 name=$2 work=/srv/work/$2
 	hosts_put "$dir" "$host" "$VICTIMS/$name" "/opt/victims/$name" || return 1
+	rm -rf "$(files_of a)$work" "$(files_of b)$work"
 	mkdir -p "$(files_of a)$work" "$(files_of b)$work"
 	chmod 777 "$(files_of a)$work" "$(files_of b)$work"
 	on "$host" timeout 60 "/opt/victims/$name" "$work" >&2 || return 1
+	if grep -q SKIP: "$(files_of "$host")$work/result" 2>/dev/null; then
+		skip_case "$(cat "$(files_of "$host")$work/result")"
+	fi
 	cat "$(files_of "$host")$work/pid"
 }
 
@@ -149,7 +153,7 @@ start_victim() {
 verdict() {
 	local work
 	work=$(files_of "$1")/srv/work/$2
-	touch "$work/verify"
+	touch "$work/moved" "$work/verify"
 	wait_for 30 [ -e "$work/result" ] || complain "$2 gives no verdict on $1" || return 1
 	[ "$(cat "$work/result")" = PASS ] || complain "$2 on $1: $(cat "$work/result")"
 }

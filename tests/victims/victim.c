@@ -317,6 +317,29 @@ char *victim_maps_line(const void *addr)
 	return copy;
 }
 
+bool victim_moved(void)
+{
+	return access(victim_path("moved"), F_OK) == 0;
+}
+
+bool victim_same_area(const char *was, const char *is)
+{
+	// Addresses, rights and offset; device and inode are skipped; the path.
+	const char *format = "%127s %15s %31s %*s %*s %4095[^\n]";
+	char was_text[4][4096] = {0}, is_text[4][4096] = {0};
+
+	if (strcmp(was, is) == 0)
+		return true;
+	if (!victim_moved())
+		return false;
+	sscanf(was, format, was_text[0], was_text[1], was_text[2], was_text[3]);
+	sscanf(is, format, is_text[0], is_text[1], is_text[2], is_text[3]);
+	for (int i = 0; i < 4; i++)
+		if (strcmp(was_text[i], is_text[i]) != 0)
+			return false;
+	return true;
+}
+
 char *victim_vmflags(const void *addr)
 {
 	char *text = victim_read_file("/proc/self/smaps"), *line = find_area(text, addr), *copy;

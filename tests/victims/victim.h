@@ -83,6 +83,13 @@ uint64_t victim_pfn(pid_t pid, const void *addr);
 // The maps line (without its newline) that contains addr, heap, or NULL.
 char *victim_maps_line(const void *addr);
 
+// Do two such lines say the same? Of a program that was moved to another host (the test made
+// DIR/moved), device and inode may differ.
+bool victim_same_area(const char *was, const char *is);
+
+// True if the test says that this is another host than the one we started on: files are copies.
+bool victim_moved(void);
+
 // VmFlags of the area that contains addr, heap.
 char *victim_vmflags(const void *addr);
 

@@ -11,11 +11,13 @@
 #define LOG_MODULE "restore"
 #include "base/log.h"
 #include "kernel/proc.h"
+#include "kernel/ptrace.h"
 
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/ptrace.h>
 #include <sys/wait.h>
 
 enum {
@@ -175,6 +177,19 @@ int task_wrap(const struct rtask *t, struct err *err)
 			 err_wrap(err, "temporary task %d", t->vpid);
 }
 
+static int explain_signal(pid_t pid, int sig, struct err *err)
+{
+	struct user_regs_struct regs = {0};
+	siginfo_t info = {0};
+	struct err unused;
+
+	ptrace(PTRACE_GETSIGINFO, pid, NULL, &info);
+	if (pt_get_regs(pid, &regs, &unused) < 0)
+		log_debug("%s", unused.text);
+	return err_set(err, EFAULT, "the half-built task got signal %d (%s) at 0x%llx, address %p", sig,
+		strsignal(sig), regs.rip, info.si_addr);
+}
+
 /* Asked every few milliseconds while a script runs. */
 static int task_alive(void *arg, struct err *err)
 {
@@ -190,8 +205,7 @@ static int task_alive(void *arg, struct err *err)
 	if (st.state != 't' || !rs->task->seized)
 		return 0;
 	if (waitpid(pid, &status, __WALL | WNOHANG) == pid && WIFSTOPPED(status))
-		return err_set(err, EFAULT, "the half-built task got signal %d (%s)", WSTOPSIG(status),
-			strsignal(WSTOPSIG(status)));
+		return explain_signal(pid, WSTOPSIG(status), err);
 	return 0;
 }
 

@@ -27,6 +27,7 @@
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/rseq.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -129,6 +130,20 @@ static const char *enter_time(const struct boot *b)
 	return NULL;
 }
 
+/*
+ * A forked child keeps its parent's rseq registration, and the kernel would kill
+ * it when it finds the area unmapped. libc tells where the area is, but not
+ * the length that it registered, which must be given again.
+ */
+static void leave_rseq(void)
+{
+	uint8_t *area = (uint8_t *)__builtin_thread_pointer() + __rseq_offset;
+
+	for (uint32_t bytes = 32; __rseq_size && bytes <= 1024; bytes += 32)
+		if (syscall(SYS_rseq, area, bytes, RSEQ_FLAG_UNREGISTER, RSEQ_SIG) == 0)
+			return;
+}
+
 __attribute__((noreturn)) static void enter_blob(const struct restore_session *s, const struct blob_slot *slot)
 {
 	__asm__ volatile("jmp *%0" : : "r"(s->region + blob_entry()), "D"(slot) : "memory");
@@ -148,8 +163,10 @@ static pid_t clone_root(const struct restore_session *s, uint64_t flags)
 	};
 	pid_t pid = (pid_t)syscall(SYS_clone3, &args, sizeof(args));
 
-	if (pid == 0)
+	if (pid == 0) {
+		leave_rseq();
 		enter_blob(s, leader(root)->slot);
+	}
 	return pid;
 }
 

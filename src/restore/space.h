@@ -38,10 +38,14 @@ struct space {
 	unsigned int uffd_op;
 };
 
-/* Pages of @pm from @start on, as ranges: false when there is no more below @end. */
+/*
+ * Walks the pages of a pagemap upwards: the next range between @start and @end
+ * that has not been given yet; false when there is no more below @end.
+ */
 struct page_walk {
 	const struct snap_pagemap *pm;
 	size_t entry;
+	uint64_t at; /* everything below has been given */
 };
 bool page_walk_next(struct page_walk *w, uint64_t start, uint64_t end, uint64_t *from, uint64_t *to);
 

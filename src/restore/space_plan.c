@@ -23,18 +23,17 @@ enum {
 
 bool page_walk_next(struct page_walk *w, uint64_t start, uint64_t end, uint64_t *from, uint64_t *to)
 {
+	start = MAX(start, w->at);
 	for (; w->entry < w->pm->entries.n; w->entry++) {
 		const PagemapEntry *e = w->pm->entries.v[w->entry];
 		uint64_t e_end = e->vaddr + pagemap_entry_pages(e) * PAGE_BYTES;
 
-		if (e->vaddr >= end)
+		if (e->vaddr >= end || start >= end)
 			return false;
 		if (e_end <= start || !(pagemap_entry_flags(e) & PE_PRESENT))
 			continue;
 		*from = MAX(e->vaddr, start);
-		*to = MIN(e_end, end);
-		if (e_end <= end)
-			w->entry++;
+		*to = w->at = MIN(e_end, end);
 		return true;
 	}
 	return false;
@@ -266,7 +265,9 @@ bool space_shares(struct restore_session *s, const struct rtask *parent, struct 
 
 	if (!parent->space)
 		return false;
-	if (mark_inherited(s, parent->space, sp) > 0) {
+	/* with another executable it would have to be noted while the parent's is still mapped: EBUSY */
+	if (same_file(s, parent->snap->mm->exe_file_id, child->snap->mm->exe_file_id) &&
+	    mark_inherited(s, parent->space, sp) > 0) {
 		sp->use_uffd = false; /* a registration would not see inherited pages */
 		for (size_t i = 0; i < sp->n; i++)
 			if (sp->v[i].how == FILL_UFFD)

@@ -6,6 +6,7 @@
  * through capture_finish: on failure the tree runs on as if nothing had been.
  */
 #define LOG_MODULE "dump"
+#include "base/io.h"
 #include "base/log.h"
 #include "capture/capture.h"
 #include "cmd/common.h"
@@ -13,6 +14,7 @@
 #include "stats.pb-c.h"
 #include "store/store.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 #include <time.h>
@@ -79,17 +81,17 @@ struct dump {
 };
 
 /* stats-dump in the work directory, as CRIU writes it. Best effort: statistics never fail a dump. */
-static void write_stats(struct dump *d)
+static int write_stats(struct dump *d, struct err *err)
 {
 	const struct image_kind *kind = image_kind_by_name("stats-dump");
+	cleanup_close int fd = -1;
 	StatsEntry entry = STATS_ENTRY__INIT;
-	struct store *work = NULL;
-	struct image_writer w;
 	struct capture_stats s;
-	struct err err;
+	struct image_writer w;
+	int rc;
 
 	if (!kind)
-		return;
+		return err_set(err, ENOENT, "no such image");
 	capture_stats(d->session, &s);
 	d->stats.frozen_time = (uint32_t)(s.freeze_ns / 1000);
 	d->stats.pages_written = s.pages;
@@ -97,11 +99,15 @@ static void write_stats(struct dump *d)
 	entry.dump = &d->stats;
 	image_writer_init(&w, kind);
 	image_write(&w, &entry.base);
-	if (image_writer_finish(&w, &err) < 0 || !(work = store_dir_open(d->env.work_fd, &err)) ||
-	    store_put(work, "stats-dump", w.data, w.bytes, &err) < 0)
-		log_warn("no statistics: %s", err.text);
-	store_close(work);
+	rc = image_writer_finish(&w, err);
+	if (rc == 0) {
+		fd = openat(d->env.work_fd, "stats-dump", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC,
+			    0644);
+		if (fd < 0 || io_write_full(fd, w.data, w.bytes) < 0)
+			rc = err_sys(err, "stats-dump");
+	}
 	image_writer_free(&w);
+	return rc;
 }
 
 /* Everything between freeze and finish. */
@@ -133,20 +139,21 @@ static int dump_tree(struct dump *d, struct err *err)
 	enum capture_end end = d->args->leave_running ? CAPTURE_THAW :
 			       d->args->leave_stopped ? CAPTURE_LEAVE_STOPPED :
 							CAPTURE_KILL;
-	struct err undo;
+	struct err late;
 
 	if (capture_check(d->session, err) < 0)
 		return -1;
 	if (image_env_action(&d->env, "pre-dump", d->pid, err) < 0)
 		return -1;
 	if (dump_frozen(d, err) < 0) {
-		if (capture_finish(d->session, CAPTURE_THAW, &undo) < 0)
-			log_error("thaw: %s", undo.text);
+		if (capture_finish(d->session, CAPTURE_THAW, &late) < 0)
+			log_error("thaw: %s", late.text);
 		return -1;
 	}
 	if (capture_finish(d->session, end, err) < 0)
 		return err_wrap(err, "the images are complete, but");
-	write_stats(d);
+	if (write_stats(d, &late) < 0)
+		log_warn("no statistics: %s", late.text);
 	return image_env_ready(&d->env, err);
 }
 

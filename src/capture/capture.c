@@ -399,13 +399,16 @@ int capture_finish(struct capture_session *s, enum capture_end end, struct err *
 
 	if (!s->frozen)
 		return 0;
-	if (end != CAPTURE_KILL && s->collected)
+	/* also after a capture that failed half-way: kinds know what they have changed */
+	if (end != CAPTURE_KILL)
 		rc = fds_undo(s, err);
 	if (thaw_tree(s, end, &one)) {
 		if (rc == 0)
 			*err = one;
 		rc = -1;
 	}
+	if (end == CAPTURE_KILL)
+		fds_drop(s);
 	log_info("%s after %.3f ms", end == CAPTURE_KILL ? "ended" : "let go", (double)s->stats.freeze_ns / 1e6);
 	return rc;
 }

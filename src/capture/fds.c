@@ -306,6 +306,13 @@ int fds_undo(struct capture_session *s, struct err *err)
 	return rc;
 }
 
+void fds_drop(struct capture_session *s)
+{
+	vec_foreach(f, &s->c.fds)
+		if ((*f)->kind && (*f)->kind->drop)
+			(*f)->kind->drop(&s->c, *f);
+}
+
 void fds_forget(struct capture_session *s)
 {
 	vec_foreach(f, &s->c.fds)

@@ -60,6 +60,9 @@ int areas_describe(struct capture_session *s, struct live_task *t, struct err *e
 int fds_gather(struct capture_session *s, struct err *err) must_check;
 int fds_capture(struct capture_session *s, struct err *err) must_check;
 int fds_undo(struct capture_session *s, struct err *err) must_check;
+
+/* The tree was killed: kinds let go of what they kept for undo. */
+void fds_drop(struct capture_session *s);
 void fds_forget(struct capture_session *s);
 
 #endif

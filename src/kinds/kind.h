@@ -64,6 +64,7 @@ struct fd_facts {
 	uint64_t pos;
 	int mnt_id;
 	const struct fd_kind *kind;
+	void *kept; /* the kind's own, from capture() to undo() */
 	VEC(struct fd_holder) holders; /* at least one */
 };
 
@@ -193,6 +194,8 @@ struct fd_kind {
 	int (*capture)(struct capture *c, struct fd_facts *f, struct err *err);
 	/* The source lives on: put back what capture() changed. Optional. */
 	int (*undo)(struct capture *c, struct fd_facts *f, struct err *err);
+	/* The source is gone for good: let go of what capture() kept. Optional. */
+	void (*drop)(struct capture *c, struct fd_facts *f);
 	/* On the destination, no side effects: can open() work? May run before the freeze. Optional. */
 	int (*check)(struct restore *r, const FileEntry *fe, struct err *err);
 	/* Opens the description in the broker process; *fd_out is the caller's. */

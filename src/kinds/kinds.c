@@ -16,6 +16,7 @@ const struct fd_kind *const fd_kinds[] = {
 	&epoll_kind,
 	&timerfd_kind,
 	&signalfd_kind,
+	&tty_kind,
 	&unix_kind,
 	&inet_kind,
 	&othersock_kind,

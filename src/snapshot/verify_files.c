@@ -266,11 +266,13 @@ static int verify_queue(const struct snapshot *snap, const struct snap_payload *
 	if (e->length != p->bytes)
 		return err_set(err, EINVAL, "sk-queues.img: a packet for file %u is incomplete",
 			       e->id_for);
-	if (e->n_scm)
-		return err_set(err, EOPNOTSUPP,
-			       "sk-queues.img: a packet for the unix socket of file %u carries descriptors; "
-			       "descriptors in flight are not supported",
-			       e->id_for);
+	for (size_t i = 0; i < e->n_scm; i++)
+		for (size_t k = 0; k < e->scm[i]->n_rights; k++)
+			if (!snapshot_file(snap, e->scm[i]->rights[k]))
+				return err_set(err, EINVAL,
+					       "sk-queues.img: a packet for file %u carries file %u, which "
+					       "is not in files.img",
+					       e->id_for, e->scm[i]->rights[k]);
 	return 0;
 }
 

@@ -117,6 +117,8 @@ static inline void world_kill(struct world *w)
 		close(w->facts[i].holders.v[0].fd);
 		close(w->facts[i].own);
 		w->facts[i].own = -1;
+		if (w->facts[i].kind->drop)
+			w->facts[i].kind->drop(&w->c, &w->facts[i]);
 	}
 }
 

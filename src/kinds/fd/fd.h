@@ -18,6 +18,7 @@ extern const struct fd_kind pipe_kind;
 extern const struct fd_kind refuse_kind;
 extern const struct fd_kind signalfd_kind;
 extern const struct fd_kind timerfd_kind;
+extern const struct fd_kind tty_kind;
 extern const struct fd_kind unix_kind;
 
 #endif

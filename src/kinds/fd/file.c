@@ -438,13 +438,24 @@ static bool comes_later(const struct restore *r, const RegFileEntry *rfe)
 	return r->preflight && rfe->has_mode && S_ISREG(rfe->mode);
 }
 
+/* Is this only the path of a terminal? Its node comes into being with it (tty.c). */
+static bool names_terminal(const struct restore *r, const FileEntry *fe)
+{
+	if (!fe->reg->has_mode || !S_ISCHR(fe->reg->mode))
+		return false;
+	vec_foreach(it, &r->snap->files)
+		if ((*it)->tty && (*it)->tty->has_regf_id && (*it)->tty->regf_id == fe->id)
+			return true;
+	return false;
+}
+
 static int file_check(struct restore *r, const FileEntry *fe, struct err *err)
 {
 	const RegFileEntry *rfe = fe->reg;
 	const RemapFilePathEntry *remap;
 	cleanup_close int fd = -1;
 
-	if (inherited(r, rfe) >= 0)
+	if (inherited(r, rfe) >= 0 || names_terminal(r, fe))
 		return 0;
 	if (rfe->ext)
 		return no_external(rfe, err);

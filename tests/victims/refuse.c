@@ -214,6 +214,25 @@ static void pending_check(void)
 	MUST(accept(fds[0], NULL, NULL));
 }
 
+// Not a kind: a task that cannot be stopped, because its child has not left vfork yet. The child
+// gives the verdict; the parent's pid is in DIR/parent.
+static void vfork_set_up(void)
+{
+	char pid_text[32];
+	int fd = MUST(open(victim_path("parent"), O_WRONLY | O_CREAT | O_TRUNC, 0644));
+
+	snprintf(pid_text, sizeof(pid_text), "%d\n", getpid());
+	MUST(write(fd, pid_text, strlen(pid_text)));
+	close(fd);
+	if (MUST(vfork()) == 0) {
+		victim_adopt();
+		victim_ready();
+		victim_wait();
+		victim_pass();
+	}
+	_exit(0);
+}
+
 static const struct {
 	const char *name;
 	void (*set_up)(void), (*check)(void);
@@ -230,6 +249,7 @@ static const struct {
 	{"packet", packet_set_up, nothing_to_check},
 	{"fanotify", fanotify_set_up, nothing_to_check},
 	{"userfaultfd", userfaultfd_set_up, nothing_to_check},
+	{"vfork", vfork_set_up, nothing_to_check},
 	{"io_uring", io_uring_set_up, nothing_to_check},
 };
 

@@ -88,7 +88,6 @@ _Noreturn static void await_ready(pid_t child)
 
 void victim_start(int argc, char **argv)
 {
-	char pid_text[32];
 	int null;
 
 	if (argc < 2 || !realpath(argv[1], dir)) {
@@ -103,15 +102,22 @@ void victim_start(int argc, char **argv)
 	if (main_pid > 0)
 		await_ready(main_pid);
 
-	main_pid = getpid();
 	reset_signals();
 	setsid();
 	null = open("/dev/null", O_RDWR);
 	if (null < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 || dup2(null, 2) < 0 ||
 	    close_range(3, ~0U, 0) < 0 || chdir("/") < 0)
 		_exit(1);
-	snprintf(pid_text, sizeof(pid_text), "%d\n", main_pid);
-	put_file("pid", pid_text);
+	victim_adopt();
+}
+
+void victim_adopt(void)
+{
+	char text[32];
+
+	main_pid = getpid();
+	snprintf(text, sizeof(text), "%d\n", main_pid);
+	put_file("pid", text);
 }
 
 void victim_ready(void)

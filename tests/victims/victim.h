@@ -38,6 +38,9 @@ void victim_start(int argc, char **argv);
 // The state is set up: let the command that started the victim return.
 void victim_ready(void);
 
+// The calling process is the victim from now on, and says so in DIR/pid.
+void victim_adopt(void);
+
 // Sleep until the test asks for the verdict. Touches no descriptor, no signal, no memory.
 void victim_wait(void);
 

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "mem/fill.h"
 
+#include "base/io.h"
+
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -170,6 +173,7 @@ struct worker {
 	uint8_t *buf;   /* CHUNK_BYTES, and as many again to compare with */
 	struct chunk chunk;
 	bool own_buf;
+	int mem_fd; /* /proc/PID/mem, -1 if nothing is compared */
 	struct err err;
 	bool failed;
 };
@@ -237,12 +241,15 @@ static int copy_piece(const struct fill_job *job, const struct piece *p, uint8_t
 	return 0;
 }
 
-/* Writes the pages of a piece that differ from what the task has. */
+/*
+ * Writes the pages of a piece that differ from what the task has. Looks through
+ * /proc/PID/mem: process_vm_readv pins pages, and pinning a page that is shared
+ * copy-on-write gives the task a copy of its own.
+ */
 static int compare_piece(struct worker *w, const struct piece *p, uint8_t *src, struct err *err)
 {
 	uint8_t *have = w->buf + CHUNK_BYTES;
-	struct iovec local = {have, p->bytes}, remote = {(void *)p->addr, p->bytes};
-	ssize_t got = process_vm_readv(w->job->pid, &local, 1, &remote, 1, 0);
+	ssize_t got = pread(w->mem_fd, have, p->bytes, (off_t)p->addr);
 	size_t known = got > 0 ? (size_t)got & ~(PAGE_BYTES - 1) : 0;
 	size_t off = 0, end;
 
@@ -356,6 +363,17 @@ static void worker_destroy(struct worker *w)
 	free(w);
 }
 
+static int open_mem(const struct fill_job *job, int *fd_out, struct err *err)
+{
+	for (size_t i = 0; i < job->n_areas; i++) {
+		if (job->areas[i].how != FILL_COMPARE)
+			continue;
+		*fd_out = io_openf(O_RDONLY, "/proc/%d/mem", job->pid);
+		return *fd_out < 0 ? err_sys(err, "pid %d: cannot open its memory", job->pid) : 0;
+	}
+	return 0;
+}
+
 int fill_task(const struct fill_job *job, struct err *err)
 {
 	struct cursor cursor = {.pagemap = job->pagemap, .areas = job->areas, .n_areas = job->n_areas};
@@ -365,11 +383,16 @@ int fill_task(const struct fill_job *job, struct err *err)
 	struct worker like = {
 		.job = job, .cursor = &cursor, .lock = &lock, .stop = &stop, .done = &done};
 	bool two = pagemap_present_bytes(job->pagemap) >= TWO_THREADS_BYTES;
-	struct worker *w = worker_create(&like, job->scratch);
-	struct worker *other = two ? worker_create(&like, NULL) : NULL;
 	pthread_t thread;
+	cleanup_close int mem_fd = -1;
+	struct worker *w, *other;
 	int r = -1;
 
+	if (open_mem(job, &mem_fd, err) < 0)
+		return -1;
+	like.mem_fd = mem_fd;
+	w = worker_create(&like, job->scratch);
+	other = two ? worker_create(&like, NULL) : NULL;
 	if (!w) {
 		err_nomem(err);
 	} else {

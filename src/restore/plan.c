@@ -18,6 +18,9 @@
  */
 #include "restore/session.h"
 
+#define LOG_MODULE "restore"
+#include "base/log.h"
+
 #include <errno.h>
 #include <string.h>
 
@@ -248,8 +251,13 @@ int plan_tree(struct restore_session *s, struct err *err)
 	vec_foreach(tp, &s->tasks)
 		if (!(*tp)->zombie && space_plan(s, *tp, err) < 0)
 			return task_wrap(*tp, err);
-	vec_foreach(tp, &s->tasks)
-		(*tp)->inherits = (*tp)->parent && !(*tp)->zombie && (*tp)->creator == (*tp)->parent &&
-				  space_shares(s, (*tp)->parent, *tp);
+	vec_foreach(tp, &s->tasks) {
+		struct rtask *t = *tp;
+
+		t->inherits = t->parent && !t->zombie && t->creator == t->parent && space_shares(s, t->parent, t);
+		log_debug("pid %d (%s): from %s %d%s%s", t->vpid, task_comm(t), t->creator ? "task" : "us",
+			t->creator ? t->creator->vpid : 0, t->as_sibling ? ", as its brother" : "",
+			t->inherits ? ", with its memory" : "");
+	}
 	return 0;
 }

@@ -71,15 +71,16 @@ show() {
 		"$dim" "$host" "$1" "$5" "$6" "$8" "${11}" "$plain"
 }
 
-# move FROM TO: migrates the service, and measures from its own log how long it stood still.
+# move FROM TO [OPTION]...: migrates the service, and measures from its own log how long it stood still.
 move() {
 	local from=$1 to=$2 before after first last largest usual start end
-	step "ferry-$from\$ ferry migrate $pid ferry-$to"
+	shift 2
+	step "ferry-$from\$ ferry migrate${*:+ $*} $pid ferry-$to"
 	before=$(tasks "$from")
 	first=$(sequence "$from")
 	start=$EPOCHREALTIME
 	# The terminal is passed on, so that the progress shows.
-	hosts_exec "$dir" "$from" timeout 60 ferry migrate "$pid" "ferry-$to" || fail "ferry migrate: exit status $?"
+	hosts_exec "$dir" "$from" timeout 60 ferry migrate "$@" "$pid" "ferry-$to" || fail "ferry migrate: exit status $?"
 	end=$EPOCHREALTIME
 	sleep 0.5
 	after=$(tasks "$to")
@@ -130,7 +131,8 @@ show a
 move a b
 sleep "$leg_seconds"
 show b
-move b a
+# The log that was left on ferry-a is older than the one that comes back.
+move b a --overwrite-files
 sleep "$leg_seconds"
 
 step "The end, and the proof"

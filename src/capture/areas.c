@@ -281,6 +281,9 @@ static int describe_marks(struct capture_session *s, const struct live_task *t, 
 	if (io_read_filef(&auxv, &bytes, "/proc/%d/auxv", t->facts.pid))
 		return err_sys(err, "cannot read the auxiliary vector of pid %d", t->facts.pid);
 	mm->n_mm_saved_auxv = bytes / sizeof(uint64_t);
+	/* CRIU stores it without the AT_NULL pair at the end, and takes no more words than that. */
+	if (mm->n_mm_saved_auxv >= 2 && ((const uint64_t *)auxv)[mm->n_mm_saved_auxv - 2] == 0)
+		mm->n_mm_saved_auxv -= 2;
 	mm->mm_saved_auxv = arena_dup(&s->c.snap->arena, auxv, mm->n_mm_saved_auxv * sizeof(uint64_t));
 	return mm->mm_saved_auxv ? 0 : err_nomem(err);
 }

@@ -123,13 +123,12 @@ int pt_cont(pid_t tid, int sig, struct err *err)
 	return request(PTRACE_CONT, tid, NULL, (void *)(long)sig) ? err_sys(err, "cannot continue thread %d", tid) : 0;
 }
 
-/* Resumes with @req until the thread has trapped @traps times. */
-static int resume_until(pid_t tid, long req, int traps, struct err *err)
+int pt_step_syscall(pid_t tid, struct err *err)
 {
-	int stop;
+	int traps = 2, stop; /* entry and exit */
 
 	while (traps) {
-		if (request(req, tid, NULL, NULL))
+		if (request(PTRACE_SYSCALL, tid, NULL, NULL))
 			return err_sys(err, "cannot resume thread %d", tid);
 		stop = pt_wait(tid, 10000, NULL, err);
 		if (stop < 0)
@@ -142,16 +141,6 @@ static int resume_until(pid_t tid, long req, int traps, struct err *err)
 			traps--;
 	}
 	return 0;
-}
-
-int pt_step(pid_t tid, struct err *err)
-{
-	return resume_until(tid, PTRACE_SINGLESTEP, 1, err);
-}
-
-int pt_step_syscall(pid_t tid, struct err *err)
-{
-	return resume_until(tid, PTRACE_SYSCALL, 2, err); /* entry and exit */
 }
 
 int pt_detach(pid_t tid, int sig, struct err *err)
@@ -247,7 +236,7 @@ int pt_syscall(pid_t tid, uint64_t insn, long nr, const uint64_t args[6], int64_
 	regs.r10 = args[3];
 	regs.r8 = args[4];
 	regs.r9 = args[5];
-	if (pt_set_regs(tid, &regs, err) || pt_step(tid, err) || pt_get_regs(tid, &regs, err))
+	if (pt_set_regs(tid, &regs, err) || pt_step_syscall(tid, err) || pt_get_regs(tid, &regs, err))
 		return -1;
 	*result_out = (int64_t)regs.rax;
 	return pt_set_regs(tid, &saved, err);

@@ -21,7 +21,7 @@ enum pt_stop {
 	PT_STOPPED,       /* in the trap that pt_interrupt asked for */
 	PT_GROUP_STOPPED, /* the thread is in a group stop (SIGSTOP and the like); *sig says which */
 	PT_SIGNAL,        /* about to get signal *sig */
-	PT_TRAP,          /* after a single step */
+	PT_TRAP,          /* at the entry or exit of a system call */
 	PT_GONE,          /* it ended */
 };
 
@@ -42,12 +42,11 @@ int pt_wait(pid_t tid, int timeout_ms, int *sig_out, struct err *err) must_check
 int pt_wait_stop(pid_t tid, int timeout_ms, int *sig_out, struct err *err) must_check;
 
 int pt_cont(pid_t tid, int sig, struct err *err) must_check;
-/* One instruction of a task that may die with us. Waits; stops in between (a SIGSTOP, say) are stepped over. */
-int pt_step(pid_t tid, struct err *err) must_check;
 /*
- * Through the system call that the thread is about to make. Unlike a single step,
- * this is safe for a live program: when a tracer dies, the kernel clears the
- * tracing of system calls, but not the trap flag, and a trap without tracer kills.
+ * Through the system call that the thread is about to make; waits. Unlike a single
+ * step this is safe for a live program: when a tracer dies, the kernel clears the
+ * tracing of system calls, but not the trap flag, and a trap without tracer kills;
+ * and a trap that is blocked or ignored resets the disposition of SIGTRAP.
  */
 int pt_step_syscall(pid_t tid, struct err *err) must_check;
 int pt_detach(pid_t tid, int sig, struct err *err) must_check;

@@ -122,10 +122,10 @@ static bool is_private(const VmaEntry *e)
 
 static int plan_area(int pagemap, const VmaEntry *e, mem_ranges *out, bool *no_scan, struct err *err)
 {
-	/* Present or swapped, not the page cache's, not the zero page. */
+	/* Present or swapped, not the page cache's, not the zero page, not a guard (which looks like swap). */
 	static const struct pm_scan_arg own = {
-		.category_inverted = PAGE_FILE | PAGE_PFNZERO,
-		.category_mask = PAGE_FILE | PAGE_PFNZERO,
+		.category_inverted = PAGE_FILE | PAGE_PFNZERO | PAGE_GUARD,
+		.category_mask = PAGE_FILE | PAGE_PFNZERO | PAGE_GUARD,
 		.category_anyof_mask = PAGE_PRESENT | PAGE_SWAPPED,
 	};
 	int rc = 1;

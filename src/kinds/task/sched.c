@@ -115,9 +115,11 @@ static int sched_emit(struct restore *r, const struct snap_task *t, size_t threa
 		script_call(s, "set the timer slack", SYS_prctl, SV(PR_SET_TIMERSLACK), SV(tc->ferry_timerslack_ns));
 	if (!tc->has_sched_policy)
 		return 0;
+	/* A real-time policy keeps the nice value that the thread had before, and takes none itself. */
+	a.nice = tc->sched_nice;
+	script_call(s, "set the nice value", SYS_sched_setattr, SV(0), SV(script_data(s, &a, sizeof(a))), SV(0));
 	a.policy = tc->sched_policy & ~(uint32_t)SCHED_RESET_ON_FORK;
 	a.flags = tc->sched_policy & SCHED_RESET_ON_FORK ? 1 : 0;
-	a.nice = tc->sched_nice;
 	a.priority = tc->has_sched_prio ? tc->sched_prio : 0;
 	script_call(s, "set the scheduling policy", SYS_sched_setattr, SV(0), SV(script_data(s, &a, sizeof(a))), SV(0));
 	return 0;

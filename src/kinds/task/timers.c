@@ -156,8 +156,11 @@ static int ptimer_outside(struct capture *c, struct task_facts *t, size_t thread
 		p = parse_timer(c, p, e, &ok);
 		if (!ok || all->n_posix == n)
 			return err_set(err, EPROTO, "/proc/%d/timers is not as proc(5) says", t->pid);
-		all->posix[all->n_posix++] = e;
+		/* The kernel lists the newest first; they are made again in the order of their making. */
+		all->posix[n - ++all->n_posix] = e;
 	}
+	if (all->posix && all->n_posix != n)
+		return err_set(err, EPROTO, "/proc/%d/timers is not as proc(5) says", t->pid);
 	return all->posix ? 0 : err_nomem(err);
 }
 

@@ -70,31 +70,36 @@ static int missing(const struct input *in, struct err *err)
 		       in->name);
 }
 
-/* Does a message hold fields that our description of it does not have, at any depth? */
-static bool has_unknown_fields(const ProtobufCMessage *m)
+/*
+ * Drops the fields that our description of a message does not have, at any
+ * depth, so that they are not written again behind a mistaken meaning. True:
+ * there were some.
+ */
+static bool drop_unknown_fields(ProtobufCMessage *m)
 {
 	const ProtobufCMessageDescriptor *d = m->descriptor;
 	const ProtobufCFieldDescriptor *f;
-	const char *base = (const char *)m;
-	ProtobufCMessage *const *list;
+	bool found = m->n_unknown_fields != 0;
+	char *base = (char *)m;
+	ProtobufCMessage **list;
 	size_t i, n;
 
-	if (m->n_unknown_fields)
-		return true;
+	m->n_unknown_fields = 0;
+	m->unknown_fields = NULL;
 	for (f = d->fields; f < d->fields + d->n_fields; f++) {
 		if (f->type != PROTOBUF_C_TYPE_MESSAGE)
 			continue;
-		list = (ProtobufCMessage *const *)(base + f->offset);
+		list = (ProtobufCMessage **)(base + f->offset);
 		n = 1;
 		if (f->label == PROTOBUF_C_LABEL_REPEATED) {
 			n = *(const size_t *)(base + f->quantifier_offset);
-			list = *(ProtobufCMessage *const *const *)list;
+			list = *(ProtobufCMessage ***)list;
 		}
 		for (i = 0; i < n; i++)
-			if (list[i] && has_unknown_fields(list[i]))
-				return true;
+			if (list[i])
+				found |= drop_unknown_fields(list[i]);
 	}
-	return false;
+	return found;
 }
 
 /* The next entry: 1, 0 at the end, -1. */
@@ -103,7 +108,7 @@ static int next(struct input *in, void *entry_out, struct err *err)
 	ProtobufCMessage *entry;
 	int rc = image_read(&in->reader, &entry, err);
 
-	if (rc == 1 && has_unknown_fields(entry))
+	if (rc == 1 && drop_unknown_fields(entry))
 		log_warn("%s: entry %u has fields that this version of ferry does not know; "
 			 "they are ignored",
 			 in->name, in->reader.n_entries - 1);

@@ -8,6 +8,8 @@
 #include "store/store.h"
 
 #include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
 
 static struct store *saved(const struct snapshot *snap)
 {

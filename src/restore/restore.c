@@ -91,6 +91,7 @@ static const struct step {
 	{"zombies", births_deaths},
 	{"descriptors", files_install},
 	{"threads and state", threads_build},
+	{"state from outside", threads_apply},
 	{"stop", switch_stop},
 	{"registers", switch_registers},
 };

@@ -202,6 +202,7 @@ void files_close(struct restore_session *s);
 
 /* ---- threads.c ---- */
 
+int threads_apply(struct restore_session *s, struct err *err) must_check; /* what kinds do from outside */
 int threads_build(struct restore_session *s, struct err *err) must_check;
 
 /* ---- switch.c ---- */

@@ -109,3 +109,22 @@ int threads_build(struct restore_session *s, struct err *err)
 		return -1;
 	return each_live(s, leader_script, err);
 }
+
+int threads_apply(struct restore_session *s, struct err *err)
+{
+	vec_foreach(tp, &s->tasks)
+	{
+		struct rtask *t = *tp;
+
+		for (size_t thread = 0; !t->zombie && thread < t->n_slots; thread++)
+			for (size_t i = 0; task_kinds[i]; i++) {
+				const struct task_kind *k = task_kinds[i];
+
+				if (!k->apply || (k->when == KIND_PER_PROCESS && thread != 0))
+					continue;
+				if (k->apply(&s->r, t->snap, thread, t->slots[thread]->tid, err) < 0)
+					return err_wrap(err, "pid %d: %s", t->vpid, k->name);
+			}
+	}
+	return 0;
+}

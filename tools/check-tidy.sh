@@ -7,7 +7,10 @@ build=${1:-build}
 command -v run-clang-tidy >/dev/null || { echo "clang-tidy is not installed"; exit 77; }
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-if run-clang-tidy -quiet -p "$build" "$PWD/(src|tests)/.*\.c$" >"$log" 2>&1; then
+# The analyzer walks as many paths as pay: with its default of 225000 nodes, CI would take an hour.
+if run-clang-tidy -quiet -p "$build" -extra-arg=-Xclang -extra-arg=-analyzer-config \
+    -extra-arg=-Xclang -extra-arg=max-nodes=20000 \
+    "$PWD/(src|tests)/.*\.c$" >"$log" 2>&1; then
     exit 0
 fi
 grep -E -A 6 '(error|warning):' "$log" || cat "$log"

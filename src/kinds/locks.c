@@ -256,18 +256,18 @@ int locks_restore_shared(struct restore *r, struct err *err)
 	return 0;
 }
 
-int locks_emit(struct restore *r, const struct snap_task *t, struct script *s, struct err *err)
+bool locks_emit(struct restore *r, const struct snap_task *t, size_t *next, struct script *s)
 {
-	vec_foreach (it, &r->snap->locks) {
-		struct flock range = range_of(*it);
+	for (; *next < r->snap->locks.n; ++*next) {
+		const FileLockEntry *e = r->snap->locks.v[*next];
+		struct flock range = range_of(e);
 
-		if ((*it)->flag != LOCK_FLAG_POSIX || (uint32_t)(*it)->pid != t->ps->pid)
+		if (e->flag != LOCK_FLAG_POSIX || (uint32_t)e->pid != t->ps->pid)
 			continue;
 		if (!script_has_room(s, 1, sizeof(range)))
-			return err_set(err, E2BIG, "pid %u has too many locks to be restored",
-				       t->ps->pid);
-		script_same(s, "take a POSIX lock on a file", 0, SYS_fcntl, SV((*it)->fd),
-			    SV(F_SETLK), SV(script_data(s, &range, sizeof(range))));
+			return true;
+		script_same(s, "take a POSIX lock on a file", 0, SYS_fcntl, SV(e->fd), SV(F_SETLK),
+			    SV(script_data(s, &range, sizeof(range))));
 	}
-	return 0;
+	return false;
 }

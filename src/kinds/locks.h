@@ -35,10 +35,11 @@ int locks_check(struct restore *r, struct err *err) must_check;
 int locks_restore_shared(struct restore *r, struct err *err) must_check;
 
 /*
- * Appends the POSIX locks of a task. Closing any descriptor of a file drops
- * the task's locks on it, so this comes after the last close in that task.
+ * Appends the POSIX locks of a task, from lock *next on (0 at first), as many
+ * as the script has room for; true if there are more. Closing any descriptor
+ * of a file drops the task's locks on it, so this comes after the last close in
+ * that task.
  */
-int locks_emit(struct restore *r, const struct snap_task *t, struct script *s, struct err *err)
-	must_check;
+bool locks_emit(struct restore *r, const struct snap_task *t, size_t *next, struct script *s);
 
 #endif

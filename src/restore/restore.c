@@ -7,6 +7,7 @@
 #define LOG_MODULE "restore"
 #include "base/log.h"
 #include "kinds/broker.h"
+#include "kinds/locks.h"
 #include "kinds/memfd.h"
 #include "mem/fill.h"
 
@@ -69,6 +70,8 @@ static int open_files(struct restore_session *s, struct err *err)
 	if (files_base(s, err) < 0 || mounts_enter(s, err) < 0)
 		return -1;
 	if (!broker_create(&s->r, s->base_fd, err) || broker_open_all(s->r.broker, err) < 0)
+		return -1;
+	if (locks_restore_shared(&s->r, err) < 0)
 		return -1;
 	return files_open(s, err);
 }

@@ -7,6 +7,8 @@
  */
 #include "restore/session.h"
 
+#include "kinds/locks.h"
+
 #include <errno.h>
 #include <limits.h>
 #include <linux/sched.h>
@@ -68,6 +70,17 @@ static void forget_sigchld(struct script *sc)
 		SV(script_data(sc, &dfl, sizeof(dfl))), SV(0), SV(8));
 }
 
+static int emit_locks(struct restore_session *s, struct rtask *t, struct err *err)
+{
+	size_t next = 0;
+
+	do {
+		if (slot_room(s, leader(t), 16, 1024, err) < 0)
+			return -1;
+	} while (locks_emit(&s->r, t->snap, &next, &leader(t)->script));
+	return 0;
+}
+
 static int leader_script(struct restore_session *s, struct rtask *t, struct err *err)
 {
 	struct rslot *rs = leader(t);
@@ -81,6 +94,9 @@ static int leader_script(struct restore_session *s, struct rtask *t, struct err 
 	if (!t->share_files)
 		script_call(&rs->script, "close the broker's descriptors", SYS_close_range, SV(s->base_fd),
 			SV(UINT_MAX), SV(0));
+	/* any close() of a locked file drops the POSIX locks of the process: they come after the last one */
+	if (emit_locks(s, t, err) < 0)
+		return -1;
 	if (emit_kinds(s, t, 0, err) < 0)
 		return -1;
 	return slot_start(s, rs, err);

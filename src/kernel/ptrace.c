@@ -123,13 +123,18 @@ int pt_cont(pid_t tid, int sig, struct err *err)
 	return request(PTRACE_CONT, tid, NULL, (void *)(long)sig) ? err_sys(err, "cannot continue thread %d", tid) : 0;
 }
 
+int pt_to_syscall(pid_t tid, struct err *err)
+{
+	return request(PTRACE_SYSCALL, tid, NULL, NULL) ? err_sys(err, "cannot resume thread %d", tid) : 0;
+}
+
 int pt_step_syscall(pid_t tid, struct err *err)
 {
 	int traps = 2, stop; /* entry and exit */
 
 	while (traps) {
-		if (request(PTRACE_SYSCALL, tid, NULL, NULL))
-			return err_sys(err, "cannot resume thread %d", tid);
+		if (pt_to_syscall(tid, err))
+			return -1;
 		stop = pt_wait(tid, 10000, NULL, err);
 		if (stop < 0)
 			return -1;

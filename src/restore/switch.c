@@ -73,23 +73,37 @@ static int start_unmap(struct restore_session *s, struct rslot *rs, struct err *
 	regs.rsi = s->mapped_bytes;
 	if (pt_set_regs(rs->tid, &regs, err) < 0)
 		return -1;
-	if (ptrace(PTRACE_SINGLESTEP, rs->tid, NULL, NULL) < 0)
-		return err_sys(err, "cannot step thread %d", rs->tid);
+	/* No single step: its SIGTRAP, blocked, would reset the program's disposition of it. */
+	return pt_to_syscall(rs->tid, err);
+}
+
+static int await_trap(struct rslot *rs, struct err *err)
+{
+	int sig = 0, stop = pt_wait(rs->tid, STOP_TIMEOUT_MS, &sig, err);
+
+	if (stop < 0)
+		return -1;
+	if (stop != PT_TRAP)
+		return err_set(err, EPROTO, "thread %d did not return from munmap (signal %d)", rs->tid, sig);
 	return 0;
+}
+
+/* From its entry, where the first stop is, to its exit. */
+static int continue_unmap(struct restore_session *s, struct rslot *rs, struct err *err)
+{
+	if (rs->thread != 0)
+		return 0;
+	return await_trap(rs, err) < 0 ? -1 : pt_to_syscall(rs->tid, err);
 }
 
 static int finish_unmap(struct restore_session *s, struct rslot *rs, struct err *err)
 {
 	struct user_regs_struct regs;
-	int stop, sig = 0;
 
 	if (rs->thread != 0)
 		return 0;
-	stop = pt_wait(rs->tid, STOP_TIMEOUT_MS, &sig, err);
-	if (stop < 0)
+	if (await_trap(rs, err) < 0)
 		return -1;
-	if (stop != PT_TRAP)
-		return err_set(err, EPROTO, "thread %d did not return from munmap (signal %d)", rs->tid, sig);
 	if (pt_get_regs(rs->tid, &regs, err) < 0)
 		return -1;
 	if (regs.rax)
@@ -140,7 +154,7 @@ static int set_registers(struct restore_session *s, struct rslot *rs, struct err
 
 int switch_registers(struct restore_session *s, struct err *err)
 {
-	if (each_thread(s, start_unmap, err) < 0 || each_thread(s, finish_unmap, err) < 0)
+	if (each_thread(s, start_unmap, err) < 0 || each_thread(s, continue_unmap, err) < 0 || each_thread(s, finish_unmap, err) < 0)
 		return -1;
 	return each_thread(s, set_registers, err);
 }

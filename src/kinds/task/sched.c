@@ -14,6 +14,7 @@
 #include <sched.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 
 /* sched_attr of sched_setattr(2); glibc 2.36 has none. */
@@ -56,7 +57,8 @@ static int sched_outside(struct capture *c, struct task_facts *t, size_t thread,
 		return err_set(err, ENOTSUP, "thread %d has the deadline scheduling policy, which ferry does not carry", tid);
 	tc->has_sched_policy = tc->has_sched_nice = true;
 	tc->sched_policy = a.policy | (a.flags & 1 ? SCHED_RESET_ON_FORK : 0);
-	tc->sched_nice = a.nice;
+	/* sched_getattr tells no nice value of real-time threads; the raw system call gives 20 - nice. */
+	tc->sched_nice = 20 - (int32_t)syscall(SYS_getpriority, PRIO_PROCESS, tid);
 	if (a.policy == SCHED_FIFO || a.policy == SCHED_RR) {
 		tc->has_sched_prio = true;
 		tc->sched_prio = a.priority;

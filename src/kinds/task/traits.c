@@ -101,9 +101,9 @@ static int prctl_emit(struct restore *r, const struct snap_task *t, size_t threa
 
 	if (tc->child_subreaper)
 		script_call(s, "set the subreaper flag", SYS_prctl, SV(PR_SET_CHILD_SUBREAPER), SV(1));
-	if (t->mm && t->mm->thp_disabled)
-		script_call(s, "switch transparent huge pages off", SYS_prctl, SV(PR_SET_THP_DISABLE), SV(1), SV(0), SV(0),
-			    SV(0));
+	/* Inherited over fork, so said in both cases. */
+	script_call(s, "set the huge page flag", SYS_prctl, SV(PR_SET_THP_DISABLE), SV(t->mm && t->mm->thp_disabled),
+		    SV(0), SV(0), SV(0));
 	for (bit = 0; bit < 32; bit++)
 		if (mask >> bit & 1)
 			script_call(s, "register for membarriers", SYS_membarrier, SV(1u << bit), SV(0), SV(0));

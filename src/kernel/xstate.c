@@ -13,6 +13,7 @@
 
 #include <cpuid.h>
 #include <errno.h>
+#include <pthread.h>
 #include <string.h>
 
 enum {
@@ -61,34 +62,59 @@ static const struct component components[] = {
 	COMPONENT(9, "protection keys", 8, 4, pkru),
 };
 
-uint64_t xstate_xcr0(void)
+/*
+ * What CPUID says, asked once: in a virtual machine each CPUID leaves the machine, which takes
+ * longer than all else that is done for one thread.
+ */
+static struct {
+	uint64_t xcr0;
+	uint32_t bytes;
+	struct {
+		uint32_t size, off;
+	} piece[ARRAY_SIZE(components)];
+} cpu;
+static pthread_once_t cpu_once = PTHREAD_ONCE_INIT;
+
+static void ask_cpu(void)
 {
 	uint32_t a, b, c, d;
 
+	cpu.bytes = LEGACY_BYTES + HEADER_BYTES;
 	if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE))
-		return 0;
+		return;
 	__asm__ volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
-	return (uint64_t)d << 32 | a;
+	cpu.xcr0 = (uint64_t)d << 32 | a;
+	if (__get_cpuid_count(0xd, 0, &a, &b, &c, &d))
+		cpu.bytes = b;
+	for (size_t i = 0; i < ARRAY_SIZE(components); i++) {
+		if (__get_cpuid_count(0xd, components[i].nr, &a, &b, &c, &d)) {
+			cpu.piece[i].size = a;
+			cpu.piece[i].off = b;
+		}
+	}
+}
+
+uint64_t xstate_xcr0(void)
+{
+	pthread_once(&cpu_once, ask_cpu);
+	return cpu.xcr0;
 }
 
 size_t xstate_bytes(void)
 {
-	uint32_t a, b, c, d;
-
-	if (!__get_cpuid_count(0xd, 0, &a, &b, &c, &d))
-		return LEGACY_BYTES + HEADER_BYTES;
-	return b;
+	pthread_once(&cpu_once, ask_cpu);
+	return cpu.bytes;
 }
 
 /* Where a component lies in the standard format; false if this CPU has not got it. */
 static bool component_place(const struct component *c, size_t area_bytes, size_t *off_out)
 {
-	uint32_t size, off, ecx, edx;
+	uint32_t size, off;
 
 	if (!(xstate_xcr0() & 1ULL << c->nr))
 		return false;
-	if (!__get_cpuid_count(0xd, c->nr, &size, &off, &ecx, &edx))
-		return false;
+	size = cpu.piece[c - components].size;
+	off = cpu.piece[c - components].off;
 	if (size != c->bytes || off < LEGACY_BYTES + HEADER_BYTES || off + size > area_bytes)
 		return false;
 	*off_out = off;

@@ -456,12 +456,30 @@ static int replace(struct staged *s, struct err *err)
 	return 0;
 }
 
+/*
+ * The copy is complete: keep it open for reading only. The kernel takes no file as a program's
+ * executable (PR_SET_MM_MAP) that someone has open for writing.
+ */
+static int end_writing(struct staged *s, struct err *err)
+{
+	char link[64];
+	int fd;
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", s->fd);
+	fd = open(link, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return err_sys(err, "%s: cannot open the copy for reading", s->path);
+	close(s->fd);
+	s->fd = fd;
+	return 0;
+}
+
 int files_place(struct file_target *ft, struct err *err)
 {
 	vec_foreach (s, &ft->staged) {
 		if (s->placed)
 			continue;
-		if (set_attributes(s, err) < 0)
+		if (set_attributes(s, err) < 0 || end_writing(s, err) < 0)
 			return -1;
 		if (s->overwrite) {
 			if (replace(s, err) < 0)

@@ -48,7 +48,7 @@ check() {
 	[ -z "$pid" ] || kill_tree "$pid"
 }
 
-check tcp 'tcp' 4
+check tcp 'tcp' '[45]'
 check tcp_pending 'tcp' '[34]'
 check inotify 'inotify' 3
 check inflight 'in flight|scm_rights' '[34]'

@@ -50,12 +50,13 @@ def listdir(path):
 
 def sleeping_in(path):
     """System call, arguments, stack and instruction pointer; work has no stable answer."""
-    for _ in range(5):
+    for _ in range(50):
         answer = text(path)
         if not answer.startswith("running"):
             break
-        time.sleep(0.002)
-    return answer.strip()
+        time.sleep(0.004)
+    # Any stop and go, not only ours, makes the kernel continue these by restart_syscall (219).
+    return re.sub(r"^(7|35|202|219|230) ", "restartable ", answer.strip())
 
 
 def thread(pid, tid):

@@ -28,6 +28,7 @@ int main(int argc, char **argv)
 	MUST(fstat(fd, &st));
 	MUST(stat(victim_path("second-name"), &other));
 	CHECK(st.st_ino == other.st_ino, "it is not the file of the second name any more");
-	CHECK(st.st_nlink == 1, "it has %ld links", (long)st.st_nlink);
+	// A dump that leaves it running keeps one more name: the images need it.
+	CHECK(st.st_nlink <= 2, "it has %ld links", (long)st.st_nlink);
 	victim_pass();
 }

@@ -47,8 +47,8 @@ struct round {
 	void (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes);
 	void *arg;
 	uint64_t done_bytes, total_bytes;
+	VEC(char *) refusals; /* of what memory cannot hold only the number is known */
 	unsigned int n_refused;
-	char first_refused[512];
 };
 
 struct file_source *file_source_create(const struct file_policy *policy, struct err *err)
@@ -259,13 +259,13 @@ static int copy_file(struct round *r, uint32_t index, struct err *err)
 
 static void refuse(struct round *r, const char *path, const char *why)
 {
-	char text[sizeof(r->first_refused)];
+	char *text;
 
-	snprintf(text, sizeof(text), "%.300s: %s", path, why);
-	if (r->n_refused++ == 0)
-		snprintf(r->first_refused, sizeof(r->first_refused), "%s", text);
-	if (r->refused)
-		r->refused(r->arg, text);
+	if (asprintf(&text, "%.300s: %s", path, why) < 0)
+		text = NULL;
+	if (!vec_push(&r->refusals, text))
+		free(text);
+	r->n_refused++;
 }
 
 static int same_content(const char *path, const Wire__FileState *state, bool *same, struct err *err)
@@ -311,6 +311,12 @@ static int decide(struct round *r, const Wire__FileNote *note, const Wire__FileS
 		else
 			*out = COPY;
 		return 0;
+	case WIRE_FILE_STALE:
+		if (!p->copy)
+			refuse(r, note->path, "older at the destination");
+		else
+			*out = COPY;
+		return 0;
 	case WIRE_FILE_UNSURE:
 		if (same_content(note->path, state, &same, err) < 0)
 			return -1;
@@ -335,6 +341,20 @@ static int decide(struct round *r, const Wire__FileNote *note, const Wire__FileS
 	return 0;
 }
 
+/* One refusal is the sentence itself; several are listed before it. */
+static int tell_refusals(struct round *r, struct err *err)
+{
+	const char *first = r->refusals.n && r->refusals.v[0] ? r->refusals.v[0] : "a file";
+
+	if (r->n_refused == 1)
+		return err_set(err, EEXIST, "%s", first);
+	vec_foreach (text, &r->refusals) {
+		if (r->refused && *text)
+			r->refused(r->arg, *text);
+	}
+	return err_set(err, EEXIST, "%s (and %u more)", first, r->n_refused - 1);
+}
+
 static int decide_all(struct round *r, const Wire__FileStates *states, uint8_t *verdicts,
 		      struct err *err)
 {
@@ -347,11 +367,7 @@ static int decide_all(struct round *r, const Wire__FileStates *states, uint8_t *
 		if (v != LEAVE)
 			r->total_bytes += r->list->files[i]->size;
 	}
-	if (!r->n_refused)
-		return 0;
-	if (r->n_refused == 1)
-		return err_set(err, EEXIST, "%s", r->first_refused);
-	return err_set(err, EEXIST, "%s (and %u more)", r->first_refused, r->n_refused - 1);
+	return r->n_refused ? tell_refusals(r, err) : 0;
 }
 
 static int send_all(struct round *r, const uint8_t *verdicts, struct err *err)
@@ -399,6 +415,9 @@ int files_send(struct file_source *fs, struct channel *ch, const Wire__FileList 
 	else
 		rc = decide_all(&r, states, verdicts, err);
 	wire_free(states);
+	vec_foreach (text, &r.refusals)
+		free(*text);
+	vec_free(&r.refusals);
 	if (rc < 0 || send_all(&r, verdicts, err) < 0)
 		return -1;
 	done = channel_expect(ch, MSG_DONE, err);

@@ -5,6 +5,7 @@
 #include "base/io.h"
 #include "base/log.h"
 #include "base/vec.h"
+#include "migrate/left.h"
 
 #include <endian.h>
 #include <errno.h>
@@ -23,6 +24,7 @@ struct staged {
 	int fd;
 	bool placed;
 	bool overwrite;
+	bool stale; /* what it replaces is noted in left.h */
 	mode_t mode;
 	uid_t uid;
 	gid_t gid;
@@ -164,10 +166,12 @@ static int compare_regular(struct file_target *ft, const Wire__FileNote *n, cons
 
 	if (same_file(ft, n, st)) {
 		out->state = WIRE_FILE_SHARED;
+	} else if (n->size == (uint64_t)st->st_size && (n->size == 0 || n->mtime_ns == mtime_ns)) {
+		out->state = WIRE_FILE_SAME;
+	} else if (left_unchanged(n->path, st)) {
+		out->state = WIRE_FILE_STALE;
 	} else if (n->size != (uint64_t)st->st_size) {
 		out->state = WIRE_FILE_DIFFERENT;
-	} else if (n->size == 0 || n->mtime_ns == mtime_ns) {
-		out->state = WIRE_FILE_SAME;
 	} else {
 		out->state = WIRE_FILE_UNSURE;
 		return digest_here(n->path, out, err);
@@ -288,6 +292,7 @@ static struct staged *begin_file(struct file_target *ft, uint32_t index, struct 
 	const Wire__FileNote *n;
 	struct staged s = {.fd = -1};
 	struct staged *known;
+	struct stat st;
 
 	if (index >= ft->list->n_files || !S_ISREG(ft->list->files[index]->mode)) {
 		err_set(err, EPROTO, "file %u of the list cannot be received", index);
@@ -308,8 +313,9 @@ static struct staged *begin_file(struct file_target *ft, uint32_t index, struct 
 		return NULL;
 	}
 	known = &ft->staged.v[ft->staged.n - 1];
-	/* the source said COPY: if something is there, the user said --overwrite-files */
-	known->overwrite = access(n->path, F_OK) == 0;
+	/* if something is there, it is stale, or the user said --overwrite-files */
+	known->overwrite = stat(n->path, &st) == 0;
+	known->stale = known->overwrite && left_unchanged(n->path, &st);
 	return open_temp(known, err) < 0 ? NULL : known;
 }
 

@@ -32,24 +32,27 @@ struct walk {
 
 struct seen_path {
 	const char *path;
+	Wire__FileNote *note; /* NULL: not one that is listed */
 	struct seen_path *next;
 };
 
-/* 1: new; 0: was there; -1: out of memory */
-static int see(struct walk *w, const char *path)
+/* The entry of a path, made if it is new. NULL: out of memory. */
+static struct seen_path *see(struct walk *w, const char *path, bool *fresh)
 {
 	uint64_t hash = map_hash(path);
 	struct seen_path *first = map_get(&w->seen, hash), *entry;
 
+	*fresh = false;
 	for (entry = first; entry; entry = entry->next) {
 		if (!strcmp(entry->path, path))
-			return 0;
+			return entry;
 	}
+	*fresh = true;
 	entry = arena_new(w->arena, struct seen_path);
 	if (!entry || !(entry->path = arena_strdup(w->arena, path)))
-		return -1;
+		return NULL;
 	entry->next = first;
-	return map_set(&w->seen, hash, entry) ? 1 : -1;
+	return map_set(&w->seen, hash, entry) ? entry : NULL;
 }
 
 /* File systems whose files are made by the kernel: looked for, never copied. */
@@ -68,7 +71,7 @@ static bool is_pseudo(long magic)
 	return false;
 }
 
-static int add_note(struct walk *w, const char *path, const struct stat *st, long magic,
+static int add_note(struct walk *w, struct seen_path *seen, const struct stat *st, long magic,
 		    struct err *err)
 {
 	Wire__FileNote *n = arena_new(w->arena, Wire__FileNote);
@@ -76,7 +79,7 @@ static int add_note(struct walk *w, const char *path, const struct stat *st, lon
 	if (!n)
 		return err_nomem(err);
 	wire__file_note__init(n);
-	n->path = arena_strdup(w->arena, path);
+	n->path = (char *)seen->path;
 	n->mode = st->st_mode;
 	n->uid = st->st_uid;
 	n->gid = st->st_gid;
@@ -89,9 +92,9 @@ static int add_note(struct walk *w, const char *path, const struct stat *st, lon
 	n->has_must_exist = true;
 	n->must_exist = is_pseudo(magic) ||
 			!(S_ISREG(st->st_mode) || S_ISDIR(st->st_mode) || S_ISFIFO(st->st_mode));
-	if (!n->path || !vec_push(&w->notes, n))
-		return err_nomem(err);
-	return 0;
+	n->has_written = true;
+	seen->note = n;
+	return vec_push(&w->notes, n) ? 0 : err_nomem(err);
 }
 
 static bool is_deleted(const char *path)
@@ -114,26 +117,33 @@ static bool is_terminal(const struct stat *st)
  * A path that is not known yet. It is what a link of /proc shows, which the
  * kernel makes relative to our root directory, not to the task's.
  */
-static int add_path_itself(struct walk *w, const char *path, struct err *err)
+static int add_path_itself(struct walk *w, const char *path, bool written, struct err *err)
 {
 	cleanup_close int fd = -1;
 	struct statfs fs;
 	struct stat st;
-	int fresh = see(w, path);
+	bool fresh;
+	struct seen_path *seen = see(w, path, &fresh);
 
-	if (fresh <= 0)
-		return fresh < 0 ? err_nomem(err) : 0;
-	fd = open(path, O_PATH | O_CLOEXEC);
-	/* gone meanwhile, or only its inode is left under another name: capture knows what to do */
-	if (fd < 0 || fstat(fd, &st) < 0 || fstatfs(fd, &fs) < 0)
-		return 0;
-	if (S_ISSOCK(st.st_mode) || is_terminal(&st))
-		return 0;
-	return add_note(w, path, &st, (long)fs.f_type, err);
+	if (!seen)
+		return err_nomem(err);
+	if (fresh) {
+		fd = open(path, O_PATH | O_CLOEXEC);
+		/* gone meanwhile, or only its inode is left under another name: capture knows what to do */
+		if (fd < 0 || fstat(fd, &st) < 0 || fstatfs(fd, &fs) < 0)
+			return 0;
+		if (S_ISSOCK(st.st_mode) || is_terminal(&st))
+			return 0;
+		if (add_note(w, seen, &st, (long)fs.f_type, err) < 0)
+			return -1;
+	}
+	if (written && seen->note)
+		seen->note->written = true;
+	return 0;
 }
 
 /* A path and, before it, the directories above it: where they are missing they must be made first. */
-static int add_path(struct walk *w, const char *path, struct err *err)
+static int add_path(struct walk *w, const char *path, bool written, struct err *err)
 {
 	char parent[PATH_MAX];
 
@@ -141,19 +151,31 @@ static int add_path(struct walk *w, const char *path, struct err *err)
 		return 0;
 	for (const char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
 		snprintf(parent, sizeof(parent), "%.*s", (int)(slash - path), path);
-		if (add_path_itself(w, parent, err) < 0)
+		if (add_path_itself(w, parent, false, err) < 0)
 			return -1;
 	}
-	return add_path_itself(w, path, err);
+	return add_path_itself(w, path, written, err);
 }
 
-static int add_link(struct walk *w, pid_t pid, const char *name, struct err *err)
+static int add_link(struct walk *w, pid_t pid, const char *name, bool written, struct err *err)
 {
 	char path[PATH_MAX];
 
 	if (io_readlinkf(path, sizeof(path), "/proc/%d/%s", pid, name) < 0)
 		return 0; /* a zombie, or it ended */
-	return add_path(w, path, err);
+	return add_path(w, path, written, err);
+}
+
+static bool is_writable(pid_t pid, int fd)
+{
+	cleanup_free char *info = NULL;
+	const char *flags;
+	unsigned int value;
+
+	if (io_read_filef(&info, NULL, "/proc/%d/fdinfo/%d", pid, fd) < 0)
+		return false;
+	flags = strstr(info, "flags:");
+	return flags && sscanf(flags + 6, "%o", &value) == 1 && (value & O_ACCMODE) != O_RDONLY;
 }
 
 static int add_fds(struct walk *w, pid_t pid, struct err *err)
@@ -166,7 +188,7 @@ static int add_fds(struct walk *w, pid_t pid, struct err *err)
 		rc = 0;
 	for (size_t i = 0; i < fds.n && !rc; i++) {
 		snprintf(name, sizeof(name), "fd/%d", fds.v[i]);
-		rc = add_link(w, pid, name, err);
+		rc = add_link(w, pid, name, is_writable(pid, fds.v[i]), err);
 	}
 	vec_free(&fds);
 	return rc;
@@ -181,7 +203,7 @@ static int add_mapped(struct walk *w, pid_t pid, struct err *err)
 		rc = 0;
 	for (size_t i = 0; i < vmas.n && !rc; i++) {
 		if (vmas.v[i].ino)
-			rc = add_path(w, vmas.v[i].name, err);
+			rc = add_path(w, vmas.v[i].name, vmas.v[i].shared && vmas.v[i].write, err);
 	}
 	proc_vmas_finish(&vmas);
 	return rc;
@@ -193,8 +215,9 @@ static int walk_tree(struct walk *w, struct err *err)
 	int rc = proc_tree(w->root, &tree, err);
 
 	for (size_t i = 0; i < tree.n && !rc; i++) {
-		if (add_link(w, tree.v[i], "root", err) < 0 ||
-		    add_link(w, tree.v[i], "cwd", err) < 0 || add_link(w, tree.v[i], "exe", err) < 0 ||
+		if (add_link(w, tree.v[i], "root", false, err) < 0 ||
+		    add_link(w, tree.v[i], "cwd", false, err) < 0 ||
+		    add_link(w, tree.v[i], "exe", false, err) < 0 ||
 		    add_mapped(w, tree.v[i], err) < 0 || add_fds(w, tree.v[i], err) < 0)
 			rc = -1;
 	}

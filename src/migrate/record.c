@@ -16,8 +16,8 @@
 /* How long a query waits for an agent that is just committing. */
 enum { SETTLE_MS = 10000, SETTLE_STEP_MS = 20 };
 
-/* The directory of records, made if it is missing; nobody else may write to it. */
-static int open_directory(struct err *err)
+/* Nobody else may write to it. */
+int record_directory(struct err *err)
 {
 	const char *base = geteuid() == 0 ? "/run" : getenv("XDG_RUNTIME_DIR");
 	char path[PATH_MAX];
@@ -83,7 +83,7 @@ int record_claim(const char *token, pid_t pid, struct err *err)
 
 	if (!wire_token_valid(token))
 		return err_set(err, EPROTO, "not a token");
-	dirfd = open_directory(err);
+	dirfd = record_directory(err);
 	if (dirfd < 0)
 		return -1;
 	fd = create_record(dirfd, token, "committing", pid);
@@ -110,7 +110,7 @@ void record_remove(const char *token)
 
 	if (!wire_token_valid(token))
 		return;
-	dirfd = open_directory(&ignored);
+	dirfd = record_directory(&ignored);
 	if (dirfd >= 0)
 		unlinkat(dirfd, token, 0);
 }
@@ -159,7 +159,7 @@ int record_query(const char *token, enum wire_fate *fate_out, pid_t *pid_out, st
 	*pid_out = 0;
 	if (!wire_token_valid(token))
 		return err_set(err, EPROTO, "not a token");
-	dirfd = open_directory(err);
+	dirfd = record_directory(err);
 	if (dirfd < 0)
 		return -1;
 	fd = create_record(dirfd, token, "revoked", 0);

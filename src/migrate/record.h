@@ -18,6 +18,9 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
+/* The directory of records, opened; made if it is missing. -1 + err. The caller closes it. */
+int record_directory(struct err *err) must_check;
+
 /* Claims the token for the tree whose root is @pid. Returns a descriptor that holds the lock, or -1. */
 int record_claim(const char *token, pid_t pid, struct err *err) must_check;
 

@@ -3,6 +3,7 @@
 #include "migrate/source.h"
 
 #include "base/log.h"
+#include "migrate/left.h"
 #include "migrate/needs.h"
 #include "migrate/stages.h"
 #include "migrate/wire_store.h"
@@ -111,14 +112,11 @@ int source_preflight(struct source *s, struct err *err)
 
 static int send_files(struct source *s, struct err *err)
 {
-	struct arena arena = {0};
-	Wire__FileList list = WIRE__FILE_LIST__INIT;
-	int rc = needs_paths(s->opt->pid, &arena, &list, err);
-
-	if (rc == 0)
-		rc = files_send(s->files, &s->ch, &list, on_refused, on_progress, s, err);
-	arena_free(&arena);
-	return rc;
+	arena_free(&s->paths_arena);
+	wire__file_list__init(&s->paths);
+	if (needs_paths(s->opt->pid, &s->paths_arena, &s->paths, err) < 0)
+		return -1;
+	return files_send(s->files, &s->ch, &s->paths, on_refused, on_progress, s, err);
 }
 
 int source_files(struct source *s, struct err *err)
@@ -287,6 +285,7 @@ void source_undo_commit(struct source *s)
 
 int source_farewell(struct source *s, struct err *err)
 {
+	left_note(&s->paths);
 	return channel_send(&s->ch, MSG_BYE, NULL, err);
 }
 
@@ -327,6 +326,7 @@ int migrate_source(const struct migrate_options *opt, int in, int out, int link,
 		progress_failed(opt->progress, err->text);
 	capture_close(s.capture);
 	file_source_free(s.files);
+	arena_free(&s.paths_arena);
 	vec_free(&s.kept);
 	channel_finish(&s.ch);
 	return rc;

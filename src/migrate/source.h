@@ -6,6 +6,7 @@
 #ifndef FERRY_MIGRATE_SOURCE_H
 #define FERRY_MIGRATE_SOURCE_H
 
+#include "base/arena.h"
 #include "capture/capture.h"
 #include "migrate/files.h"
 #include "migrate/keeper.h"
@@ -31,7 +32,9 @@ struct source {
 	struct capture_session *capture;
 	bool frozen;
 	struct file_source *files;
-	kept_tasks kept; /* armed: the tree would stay stopped without us */
+	struct arena paths_arena;
+	Wire__FileList paths; /* of the last look */
+	kept_tasks kept;      /* armed: the tree would stay stopped without us */
 	uint64_t freeze_start_ns, frozen_ns;
 	uint64_t memory_bytes;
 	pid_t new_pid;

@@ -70,7 +70,8 @@ enum wire_file_state {
 	WIRE_FILE_WRONG_TYPE = 4,
 	WIRE_FILE_SHARED = 5, /* it is the same file */
 	WIRE_FILE_STAGED = 6, /* was sent before; waits to be put in place */
-	WIRE_FILE_MADE = 7,   /* a directory or fifo that was missing and can be made */
+	WIRE_FILE_STALE = 8, /* different, but a tree that moved away left it like this: migrate/left.h */
+	WIRE_FILE_MADE = 7, /* a directory or fifo that was missing and can be made */
 };
 
 enum wire_fate {

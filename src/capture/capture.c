@@ -384,6 +384,9 @@ int capture_memory(struct capture_session *s, struct store *store,
 
 int capture_save(struct capture_session *s, struct store *store, struct err *err)
 {
+	/* What we could not load again is found while the tree still lives. */
+	if (snapshot_verify(s->c.snap, err))
+		return err_wrap(err, "the images would not be good");
 	if (snapshot_save(s->c.snap, store, err))
 		return -1;
 	s->c.saved = true;

@@ -95,10 +95,12 @@ static int check_args(const struct restore_args *args, const struct opt_rest *re
 static int restore_tree(struct restore_session *s, struct image_env *env,
 			const struct restore_args *args, struct err *err)
 {
+	struct restore *state = restore_state(s);
 	struct err late;
 	pid_t pid;
 
 	if (restore_check(s, err) < 0 || signals_check(err) < 0 ||
+	    snapshot_check_pages(state->snap, state->store, err) < 0 ||
 	    restore_build(s, NULL, NULL, err) < 0)
 		return -1;
 	pid = restore_root_pid(s);

@@ -402,6 +402,9 @@ int capture_finish(struct capture_session *s, enum capture_end end, struct err *
 
 	if (!s->frozen)
 		return 0;
+	/* A program that runs on finds its files as before, as with CRIU; a stopped one may be restored. */
+	if (end == CAPTURE_THAW)
+		s->c.saved = false;
 	/* also after a capture that failed half-way: kinds know what they have changed */
 	if (end != CAPTURE_KILL)
 		rc = fds_undo(s, err);

@@ -8,6 +8,7 @@
 #define LOG_MODULE "kinds"
 #include "base/log.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -140,7 +141,7 @@ bool fdinfo_u64(const char *info, const char *key, int base, uint64_t *out)
 			digits += strspn(digits, " \t");
 			errno = 0;
 			v = strtoull(digits, &end, base);
-			if (end == digits || errno || *digits == '-')
+			if (!isxdigit((unsigned char)*digits) || end == digits || errno)
 				return false;
 			*out = v;
 			return true;

@@ -64,7 +64,7 @@ struct fd_facts {
 	uint64_t pos;
 	int mnt_id;
 	const struct fd_kind *kind;
-	void *kept; /* the kind's own, from capture() to undo() */
+	void *kept;                    /* the kind's own, from capture() to undo() */
 	VEC(struct fd_holder) holders; /* at least one */
 };
 
@@ -100,7 +100,7 @@ struct capture {
 	uint32_t last_pages_id;
 	struct store *store; /* for contents that are not small; snapshot_save writes the rest */
 	bool preflight; /* a look at running tasks, to find what would be refused: change nothing, read no contents */
-	bool saved; /* the images are complete: undo() leaves what a restore from them needs */
+	bool saved; /* the images are complete and nothing runs on: undo() leaves what a restore needs */
 	VEC(struct shmem_source)
 	shmem; /* one per memfd or shared segment; kinds/fd/memfd.c adds them */
 };

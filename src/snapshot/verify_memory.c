@@ -44,12 +44,25 @@ static int bad_vma(uint32_t pid, const VmaEntry *vma, struct err *err, const cha
 		       (unsigned long long)vma->start, (unsigned long long)vma->end, what);
 }
 
-/* The file behind a mapping. */
+/* CRIU writes a pagemap for every segment that is not empty, though no page may be in it. */
+static int verify_segment(const struct snapshot *snap, uint64_t shmid, struct err *err)
+{
+	if (snapshot_shmem(snap, shmid))
+		return 0;
+	return err_set(err, ENOENT,
+		       "pagemap-shmem-%llu.img: the image is missing: the dump was not completed, or not "
+		       "copied completely",
+		       (unsigned long long)shmid);
+}
+
+/* The file or segment behind a mapping. */
 static int verify_backing(const struct snapshot *snap, uint32_t pid, const VmaEntry *vma,
 			  struct err *err)
 {
 	const FileEntry *file;
 
+	if (vma->status & VMA_ANON_SHARED)
+		return verify_segment(snap, vma->shmid, err);
 	if (!(vma->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED)))
 		return 0;
 	file = vma->shmid <= UINT32_MAX ? snapshot_file(snap, (uint32_t)vma->shmid) : NULL;
@@ -230,6 +243,8 @@ static int verify_memfds(const struct snapshot *snap, struct err *err)
 		if ((*memfd)->size > INT64_MAX)
 			return err_set(err, EINVAL, "memfd.img: inode %llu has an impossible size",
 				       (unsigned long long)(*memfd)->inode_id);
+		if ((*memfd)->size && verify_segment(snap, (*memfd)->shmid, err))
+			return -1;
 		if ((*memfd)->has_hugetlb_flag && (*memfd)->hugetlb_flag)
 			return err_set(err, EOPNOTSUPP,
 				       "memfd.img: '%s' has huge pages of hugetlbfs, which are not supported",

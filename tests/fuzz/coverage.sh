@@ -26,5 +26,5 @@ clang -std=gnu17 -g -O1 -D_GNU_SOURCE -fno-strict-aliasing -w \
 seeds=tests/fuzz/corpus/$name
 [ -d "$seeds" ] || seeds=
 # shellcheck disable=SC2086
-exec "$out/fuzz-$name" -max_total_time="$seconds" -max_len=20000 -rss_limit_mb=1024 -timeout=10 \
+exec "$out/fuzz-$name" -max_total_time="$seconds" -max_len=20000 -rss_limit_mb=1024 -timeout=120 \
 	-artifact_prefix="$out/" "$out/corpus-$name" $seeds

@@ -295,6 +295,66 @@ static void file(void **state)
 	snapshot_free(snap);
 }
 
+static void check_pair(const struct snapshot *snap, uint32_t id, uint32_t type)
+{
+	const UnixSkEntry *a = snapshot_file(snap, id)->usk, *b = snapshot_file(snap, id + 1)->usk;
+
+	assert_int_equal(a->type, type);
+	assert_int_equal(b->type, type);
+	assert_int_equal(a->peer, b->ino);
+	assert_int_equal(b->peer, a->ino);
+}
+
+static void sockets(void **state)
+{
+	static const struct {
+		uint32_t id_for;
+		const char *data;
+	} queue[] = {{6, "stream-data"}, {8, "one"}, {8, "second"}, {10, "with-fd"}};
+	static const uint32_t order[] = {6, 5, 8, 7, 11, 10, 9, 12, 13, 14};
+	const SkPacketEntry *packet = NULL;
+	struct snapshot *snap;
+	const UnixSkEntry *s;
+	size_t n = 0;
+
+	need_fixtures();
+	snap = fixture_load("sockets");
+	check_common(snap);
+	check_pair(snap, 5, 1);
+	check_pair(snap, 7, 2);
+	check_pair(snap, 9, 5);
+	s = snapshot_file(snap, 12)->usk;
+	assert_int_equal(s->state, 10);
+	assert_int_equal(s->backlog, 5);
+	assert_int_equal(s->name.len, 14);
+	assert_memory_equal(s->name.data, "\0ferry-fixture", 14);
+	s = snapshot_file(snap, 13)->usk;
+	assert_int_equal(s->type, 5);
+	assert_int_equal(s->state, 10);
+	assert_int_equal(s->backlog, 9);
+	assert_string_equal((const char *)s->name.data, "/root/compat/data/fx-listen.sock");
+	assert_non_null(s->file_perms);
+	s = snapshot_file(snap, 14)->usk;
+	assert_int_equal(s->state, 7);
+	assert_memory_equal(s->name.data, "\0ferry-dgram", 12);
+	assert_int_equal(snap->sk_queues.n, 4);
+	for (size_t i = 0; i < ARRAY_SIZE(queue); i++) {
+		packet = (const SkPacketEntry *)snap->sk_queues.v[i].entry;
+		assert_int_equal(packet->id_for, queue[i].id_for);
+		assert_int_equal(snap->sk_queues.v[i].bytes, strlen(queue[i].data));
+		assert_memory_equal(snap->sk_queues.v[i].data, queue[i].data, packet->length);
+	}
+	assert_int_equal(packet->scm[0]->type, 1);
+	assert_int_equal(packet->scm[0]->rights[0], 11);
+	assert_int_equal(snapshot_file(snap, 11)->efd->counter, 42);
+	assert_int_equal(descriptor(snap, 34, 9)->id, 11);
+	vec_foreach (f, &snap->files)
+		if ((*f)->type == FD_TYPES__UNIXSK || (*f)->type == FD_TYPES__EVENTFD)
+			assert_int_equal((*f)->id, order[n++]);
+	assert_int_equal(n, ARRAY_SIZE(order));
+	snapshot_free(snap);
+}
+
 static void events(void **state)
 {
 	const EventpollFileEntry *epoll;
@@ -698,8 +758,6 @@ static void refusals(void **state)
 	static const struct {
 		const char *name, *text;
 	} cases[] = {
-		{"sockets",
-		 "sk-queues.img: a packet for the unix socket of file 10 carries descriptors"},
 		{"seccomp", "core-34.img: thread 34 of pid 34 has a seccomp filter"},
 		{"sysv", "ids-34.img: pid 34 is in another ipc namespace"},
 		{"lazydump",
@@ -727,13 +785,11 @@ static void refusals(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(single),     cmocka_unit_test(threads),
-		cmocka_unit_test(family),     cmocka_unit_test(file),
-		cmocka_unit_test(events),     cmocka_unit_test(shm),
-		cmocka_unit_test(memfd),      cmocka_unit_test(ghost),
-		cmocka_unit_test(sigtimers),  cmocka_unit_test(tcplisten),
-		cmocka_unit_test(tcpest),     cmocka_unit_test(pty),
-		cmocka_unit_test(fifo),       cmocka_unit_test(glibc),
+		cmocka_unit_test(single),     cmocka_unit_test(threads),   cmocka_unit_test(family),
+		cmocka_unit_test(file),       cmocka_unit_test(sockets),   cmocka_unit_test(events),
+		cmocka_unit_test(shm),        cmocka_unit_test(memfd),     cmocka_unit_test(ghost),
+		cmocka_unit_test(sigtimers),  cmocka_unit_test(tcplisten), cmocka_unit_test(tcpest),
+		cmocka_unit_test(pty),        cmocka_unit_test(fifo),      cmocka_unit_test(glibc),
 		cmocka_unit_test(pageserver), cmocka_unit_test(refusals),
 	};
 

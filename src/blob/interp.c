@@ -164,6 +164,17 @@ BLOB void leave(struct blob_slot *slot)
 	__builtin_unreachable();
 }
 
+/* A wake-up costs as much as a whole script. */
+enum { SPINS = 1000 };
+
+BLOB void spin(const struct blob_slot *slot, uint32_t command)
+{
+	int i;
+
+	for (i = 0; i < SPINS && __atomic_load_n(&slot->command, __ATOMIC_RELAXED) == command; i++)
+		__builtin_ia32_pause();
+}
+
 BLOB __attribute__((used)) void blob_loop(struct blob_slot *slot)
 {
 	struct waitv w[2];
@@ -180,6 +191,8 @@ BLOB __attribute__((used)) void blob_loop(struct blob_slot *slot)
 			sys6(__NR_futex, (uint64_t)&slot->done, FUTEX_WAKE, 1, 0, 0, 0);
 			continue;
 		}
+		if (slot->flags & BLOB_SPIN)
+			spin(slot, command);
 		w[0].val = command;
 		w[0].uaddr = (uint64_t)&slot->command;
 		w[1].val = owner;

@@ -53,6 +53,7 @@ struct blob_op {
 
 enum blob_flags {
 	BLOB_DIE_WITH_OWNER = 1, /* restore: exit_group when the coordinator is gone */
+	BLOB_SPIN = 2, /* the next command comes at once: look for it a while before sleeping */
 };
 
 struct blob_slot {

@@ -12,6 +12,7 @@ extern const uint8_t __start_blob_text[] __attribute__((visibility("hidden")));
 extern const uint8_t __stop_blob_text[] __attribute__((visibility("hidden")));
 void blob_enter(void);
 
+enum { SPINS = 1000 }; /* looks before sleeping, with BLOB_SPIN */
 enum { ROBUST_MAX = 1500 }; /* the kernel walks at most 2048 entries at exit */
 
 /* Robust futexes of this thread: entries are the slots' robust links, in our mappings. */
@@ -113,6 +114,13 @@ int blob_wait(struct blob_slot *slot, const struct script *s, int (*alive)(void 
 {
 	static const struct timespec tick = {.tv_nsec = 5 * 1000 * 1000};
 	uint32_t done;
+	int i;
+
+	for (i = 0; i < SPINS && (slot->flags & BLOB_SPIN); i++) {
+		if (__atomic_load_n(&slot->done, __ATOMIC_ACQUIRE) == slot->command)
+			break;
+		__builtin_ia32_pause();
+	}
 
 	for (;;) {
 		done = __atomic_load_n(&slot->done, __ATOMIC_ACQUIRE);

@@ -243,6 +243,14 @@ static bool region_mapped(const struct stub_values *values, const proc_vmas *vma
 	return false;
 }
 
+bool visit_has_leftovers(pid_t pid, const proc_vmas *vmas)
+{
+	cleanup_close int mem_fd = io_openf(O_RDONLY, "/proc/%d/mem", pid);
+	struct place p;
+
+	return mem_fd >= 0 && find_place(mem_fd, vmas, &p) && p.leftover;
+}
+
 /* Does the live part of a stack hold an address of the stub, as the frame of a signal handler would? */
 static bool stack_leads_home(int mem_fd, const proc_vmas *vmas, uint64_t rsp, uint64_t from, uint64_t to)
 {
@@ -324,11 +332,11 @@ static void lay_out(struct visit *v)
 	size_t guest = CODE_BYTES + HOST_BYTES;
 
 	memcpy(v->ours, blob_code(), blob_code_bytes());
-	v->slot = blob_slot_init(v->ours + CODE_BYTES, v->theirs + CODE_BYTES, HOST_BYTES, 0,
+	v->slot = blob_slot_init(v->ours + CODE_BYTES, v->theirs + CODE_BYTES, HOST_BYTES, BLOB_SPIN,
 				 in_stub(v->stub, ferry_stub_home));
 	v->slot->home_keep = in_stub(v->stub, ferry_stub_mask);
 	v->slot->home_values = values_at(v->stub, v->pair, 0);
-	v->guest_slot = blob_slot_init(v->ours + guest, v->theirs + guest, VISIT_REGION_BYTES - guest, 0,
+	v->guest_slot = blob_slot_init(v->ours + guest, v->theirs + guest, VISIT_REGION_BYTES - guest, BLOB_SPIN,
 				       in_stub(v->stub, ferry_stub_home));
 	v->guest_slot->home_values = values_at(v->stub, v->pair, 1);
 	blob_script_init(&v->script, v->slot, v->theirs + CODE_BYTES);

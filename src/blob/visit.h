@@ -56,6 +56,9 @@ struct visit {
 	struct script script, guest_script;
 };
 
+/* Has a visitor been killed in this process? Only then the next question makes sense. */
+bool visit_has_leftovers(pid_t pid, const proc_vmas *vmas) must_check;
+
 /*
  * Is a stopped thread with these registers still on its way home from a visitor
  * that was killed, or in a signal handler on top of it? Then it must run a

@@ -322,6 +322,8 @@ static int settle_regs(struct live_task *t, struct live_thread *th, struct err *
 
 static int read_states(struct capture_session *s, struct err *err)
 {
+	bool leftovers;
+
 	vec_foreach(it, &s->tasks)
 	{
 		struct live_task *t = *it;
@@ -330,9 +332,10 @@ static int read_states(struct capture_session *s, struct err *err)
 			continue;
 		if (proc_vmas_read(t->facts.pid, true, &t->vmas, err))
 			return -1;
+		leftovers = visit_has_leftovers(t->facts.pid, &t->vmas);
 		vec_foreach(th, &t->threads)
 		{
-			if (read_thread(th, err) || let_home(t, th, err))
+			if (read_thread(th, err) || (leftovers && let_home(t, th, err)))
 				return -1;
 			if (settle_regs(t, th, err))
 				return -1;

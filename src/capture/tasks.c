@@ -382,14 +382,21 @@ int tasks_describe(struct capture_session *s, struct err *err)
 static int run_outside(struct capture_session *s, struct live_task *t, size_t thread, struct err *err)
 {
 	const struct task_kind *const *k;
+	struct proc_status st;
+	int rc = 0;
 
-	for (k = task_kinds; *k; k++) {
+	if (proc_status(t->facts.threads[thread].tid, &st, err))
+		return -1;
+	t->facts.threads[thread].status = &st;
+	for (k = task_kinds; *k && rc == 0; k++) {
 		if (!(*k)->outside || ((*k)->when == KIND_PER_PROCESS && thread))
 			continue;
 		if ((*k)->outside(&s->c, &t->facts, thread, err))
-			return err_wrap(err, "%s", (*k)->name);
+			rc = err_wrap(err, "%s", (*k)->name);
 	}
-	return 0;
+	t->facts.threads[thread].status = NULL;
+	proc_status_finish(&st);
+	return rc;
 }
 
 static int run_queries(struct capture_session *s, struct live_task *t, size_t thread, struct script *script,

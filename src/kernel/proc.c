@@ -91,6 +91,23 @@ static void four(const char *v, uint32_t out[4])
 	}
 }
 
+/* "Name:\tTEXT" with \\n and \\\\ undone. */
+static void parse_name(const char *v, char *out, size_t size)
+{
+	size_t n = 0;
+
+	for (v += *v == '\t'; *v && n < size - 1; v++) {
+		if (v[0] == '\\' && v[1] == 'n') {
+			out[n++] = '\n';
+			v++;
+		} else {
+			v += v[0] == '\\' && v[1] == '\\';
+			out[n++] = *v;
+		}
+	}
+	out[n] = 0;
+}
+
 static int parse_status_line(const char *line, struct proc_status *out)
 {
 	static const struct {
@@ -123,6 +140,8 @@ static int parse_status_line(const char *line, struct proc_status *out)
 	for (i = 0; i < ARRAY_SIZE(dec); i++)
 		if ((v = value_of(line, dec[i].key)))
 			*(int *)((char *)out + dec[i].off) = (int)strtol(v, NULL, 10);
+	if ((v = value_of(line, "Name")))
+		parse_name(v, out->name, sizeof(out->name));
 	if ((v = value_of(line, "State")))
 		out->state = v[strspn(v, " \t")];
 	if ((v = value_of(line, "Umask")))

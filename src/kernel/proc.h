@@ -34,6 +34,7 @@ int proc_stat(pid_t tid, struct proc_stat *out, struct err *err) must_check;
 enum { PROC_MAX_GROUPS = 65536 };
 
 struct proc_status {
+	char name[64]; /* of the thread; status escapes newline and backslash, this does not */
 	char state;
 	unsigned int umask;
 	pid_t ppid, tracer;

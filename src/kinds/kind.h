@@ -68,7 +68,10 @@ struct fd_facts {
 	VEC(struct fd_holder) holders; /* at least one */
 };
 
+struct proc_status;
+
 struct thread_facts {
+	const struct proc_status *status; /* while outside() runs: /proc/TID/status, read once for all kinds */
 	pid_t tid;  /* in our pid namespace */
 	pid_t vtid; /* in the tree's own (innermost) pid namespace: what images hold */
 };

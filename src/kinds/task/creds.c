@@ -54,17 +54,11 @@ static int fill_creds(struct capture *c, const struct proc_status *st, CredsEntr
 static int creds_outside(struct capture *c, struct task_facts *t, size_t thread, struct err *err)
 {
 	CredsEntry *e = snap_new(c->snap, CredsEntry, creds_entry);
-	struct proc_status st;
-	int rc;
 
-	if (!e)
+	if (!e || fill_creds(c, t->threads[thread].status, e))
 		return err_nomem(err);
-	if (proc_status(t->threads[thread].tid, &st, err))
-		return -1;
-	rc = fill_creds(c, &st, e);
-	proc_status_finish(&st);
 	t->snap->core[thread]->thread_core->creds = e;
-	return rc ? err_nomem(err) : 0;
+	return 0;
 }
 
 static int creds_query(struct capture *c, struct task_facts *t, size_t thread, struct script *s,

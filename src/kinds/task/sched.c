@@ -5,7 +5,6 @@
  * and are in fields of our own.
  */
 #define LOG_MODULE "sched"
-#include "base/io.h"
 #include "base/log.h"
 #include "kernel/proc.h"
 #include "kinds/task/task.h"
@@ -47,7 +46,6 @@ static int sched_outside(struct capture *c, struct task_facts *t, size_t thread,
 {
 	ThreadCoreEntry *tc = t->snap->core[thread]->thread_core;
 	pid_t tid = t->threads[thread].tid;
-	cleanup_free char *slack = NULL;
 	struct attr a = {.size = sizeof(a)};
 	long prio;
 
@@ -68,11 +66,24 @@ static int sched_outside(struct capture *c, struct task_facts *t, size_t thread,
 		tc->has_ferry_ioprio = true;
 		tc->ferry_ioprio = (uint32_t)prio;
 	}
-	if (io_read_filef(&slack, NULL, "/proc/%d/timerslack_ns", tid) == 0) {
-		tc->has_ferry_timerslack_ns = true;
-		tc->ferry_timerslack_ns = strtoull(slack, NULL, 10);
-	}
 	return read_affinity(c, tid, tc, err);
+}
+
+static int sched_query(struct capture *c, struct task_facts *t, size_t thread, struct script *s,
+		       struct task_query *q, struct err *err)
+{
+	q->op = script_call(s, "read the timer slack", SYS_prctl, SV(PR_GET_TIMERSLACK));
+	return 0;
+}
+
+static int sched_collect(struct capture *c, struct task_facts *t, size_t thread, const struct script *s,
+			 const struct task_query *q, struct err *err)
+{
+	ThreadCoreEntry *tc = t->snap->core[thread]->thread_core;
+
+	tc->has_ferry_timerslack_ns = true;
+	tc->ferry_timerslack_ns = (uint64_t)script_result(s, q->op);
+	return 0;
 }
 
 /* The image's CPUs that this machine has, too; false if there are none. */
@@ -131,6 +142,8 @@ const struct task_kind sched_kind = {
 	.name = "sched",
 	.when = KIND_PER_THREAD,
 	.outside = sched_outside,
+	.query = sched_query,
+	.collect = sched_collect,
 	.check = sched_check,
 	.emit = sched_emit,
 };

@@ -3,7 +3,6 @@
  * What a thread has registered with the kernel by address: name, alternate
  * stack, robust futex list, clear_child_tid, rseq.
  */
-#include "base/io.h"
 #include "kernel/proc.h"
 #include "kernel/ptrace.h"
 #include "kinds/task/task.h"
@@ -20,13 +19,8 @@
 static int name_outside(struct capture *c, struct task_facts *t, size_t thread, struct err *err)
 {
 	CoreEntry *core = t->snap->core[thread];
-	cleanup_free char *text = NULL;
-	char *name;
+	char *name = arena_strdup(&c->snap->arena, t->threads[thread].status->name);
 
-	if (io_read_filef(&text, NULL, "/proc/%d/task/%d/comm", t->pid, t->threads[thread].tid))
-		return err_sys(err, "cannot read the name of thread %d", t->threads[thread].tid);
-	text[strcspn(text, "\n")] = 0;
-	name = arena_strdup(&c->snap->arena, text);
 	if (!name)
 		return err_nomem(err);
 	core->thread_core->comm = name;

@@ -183,7 +183,7 @@ static int run(int argc, char **argv)
 		rc = s ? restore_tree(s, &env, &args, &err) : -1;
 	}
 	if (rc == 0)
-		pid = restore_root_pid(s);
+		pid = restore_wait_pid(s);
 	restore_close(s);
 	image_env_close(&env);
 	if (rc < 0)

@@ -5,6 +5,8 @@
 #include "restore/session.h"
 
 #include "base/io.h"
+#define LOG_MODULE "restore"
+#include "base/log.h"
 #include "kernel/proc.h"
 #include "kernel/xstate.h"
 #include "kinds/broker.h"
@@ -80,6 +82,7 @@ static int check_pids(struct restore_session *s, struct err *err)
 		return 0;
 	if (s->opt.pids == RESTORE_PIDS_SAME)
 		return err_wrap(err, "the tree cannot have its pids");
+	log_warn("%s: the tree gets a pid namespace of its own", err->text);
 	s->new_pidns = true;
 	return 0;
 }

@@ -431,7 +431,7 @@ static int mm_script(struct restore_session *s, struct rtask *t, struct err *err
 		.env_end = mm->mm_env_end,
 	};
 
-	if (slot_room(s, rs, 3, auxv_bytes + sizeof(map) + 64, err) < 0)
+	if (slot_room(s, rs, 1, auxv_bytes + sizeof(map) + 64, err) < 0)
 		return -1;
 	/* forked with the parent's areas, it has the parent's executable already */
 	map.exe_fd = t->inherits ? (uint32_t)-1 : (uint32_t)held_fd(s, mm->exe_file_id, O_RDONLY);
@@ -441,9 +441,6 @@ static int mm_script(struct restore_session *s, struct rtask *t, struct err *err
 	}
 	script_call(&rs->script, "set the fields of the address space (PR_SET_MM_MAP)", SYS_prctl, SV(PR_SET_MM),
 		SV(PR_SET_MM_MAP), SV(script_data(&rs->script, &map, sizeof(map))), SV(sizeof(map)), SV(0));
-	if (mm->has_thp_disabled && mm->thp_disabled)
-		script_call(&rs->script, "disable huge pages", SYS_prctl, SV(PR_SET_THP_DISABLE), SV(1), SV(0),
-			SV(0), SV(0));
 	return 0;
 }
 

@@ -326,7 +326,7 @@ static int decide(struct round *r, const Wire__FileNote *note, const Wire__FileS
 	case WIRE_FILE_DIFFERENT:
 		break;
 	case WIRE_FILE_WRONG_TYPE:
-		refuse(r, note->path, "of another type at the destination");
+		refuse(r, note->path, "another type of file, or another link, at the destination");
 		return 0;
 	default:
 		return err_set(err, EPROTO, "%s: unknown state %u", note->path, state->state);

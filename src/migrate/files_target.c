@@ -21,7 +21,9 @@ struct staged {
 	char *path;
 	char *temp;   /* its temporary name; NULL: it has none (O_TMPFILE) */
 	char *backup; /* where the file lies that it replaced; NULL: there was none */
-	int fd;
+	int fd;       /* -1: it is complete and in place */
+	dev_t dev;
+	ino_t ino; /* of the copy in place */
 	bool placed;
 	bool overwrite;
 	bool stale; /* what it replaces is noted in left.h */
@@ -31,9 +33,10 @@ struct staged {
 	int64_t mtime_ns;
 };
 
-/* A directory or fifo that we made. */
+/* A directory, fifo or symbolic link that we made. */
 struct made {
 	char *path;
+	char *target; /* of the link */
 	mode_t mode;
 	uid_t uid;
 	gid_t gid;
@@ -59,6 +62,12 @@ struct file_target *file_target_create(bool same_kernel, struct err *err)
 	return ft;
 }
 
+static void free_made(struct made *m)
+{
+	free(m->path);
+	free(m->target);
+}
+
 void file_target_free(struct file_target *ft)
 {
 	if (!ft)
@@ -71,7 +80,7 @@ void file_target_free(struct file_target *ft)
 			close(s->fd);
 	}
 	vec_foreach (m, &ft->made)
-		free(m->path);
+		free_made(m);
 	vec_free(&ft->staged);
 	vec_free(&ft->made);
 	if (ft->list)
@@ -130,18 +139,31 @@ static int check_path(const char *path, struct err *err)
 
 static int note_made(struct file_target *ft, const Wire__FileNote *n, struct err *err)
 {
-	struct made m = {.path = strdup(n->path), .mode = n->mode, .uid = n->uid, .gid = n->gid};
+	struct made m = {.mode = n->mode, .uid = n->uid, .gid = n->gid};
 
 	vec_foreach (known, &ft->made) {
-		if (m.path && !strcmp(known->path, m.path)) {
-			free(m.path);
+		if (!strcmp(known->path, n->path))
 			return 0;
-		}
 	}
-	if (m.path && vec_push(&ft->made, m))
+	m.path = strdup(n->path);
+	m.target = n->link_target ? strdup(n->link_target) : NULL;
+	if (m.path && (m.target || !n->link_target) && vec_push(&ft->made, m))
 		return 0;
-	free(m.path);
+	free_made(&m);
 	return err_nomem(err);
+}
+
+/* A symbolic link must lead to the same place. */
+static int compare_link(const Wire__FileNote *n, Wire__FileState *out)
+{
+	char target[PATH_MAX];
+
+	if (io_readlinkf(target, sizeof(target), "%s", n->path) < 0 || !n->link_target ||
+	    strcmp(target, n->link_target) != 0)
+		out->state = WIRE_FILE_WRONG_TYPE;
+	else
+		out->state = WIRE_FILE_SAME;
+	return 0;
 }
 
 /* The digest of a file here goes into @out, which owns it. */
@@ -192,7 +214,7 @@ static int compare(struct file_target *ft, const Wire__FileNote *n, Wire__FileSt
 		out->state = WIRE_FILE_STAGED;
 		return 0;
 	}
-	if (stat(n->path, &st) < 0) {
+	if ((S_ISLNK(n->mode) ? lstat(n->path, &st) : stat(n->path, &st)) < 0) {
 		if (errno != ENOENT && errno != ENOTDIR)
 			return err_sys(err, "%s: cannot look at it", n->path);
 		out->state = WIRE_FILE_MISSING;
@@ -201,6 +223,8 @@ static int compare(struct file_target *ft, const Wire__FileNote *n, Wire__FileSt
 		out->state = WIRE_FILE_MADE;
 		return note_made(ft, n, err);
 	}
+	if (S_ISLNK(n->mode))
+		return compare_link(n, out);
 	if ((st.st_mode & S_IFMT) != (n->mode & S_IFMT)) {
 		out->state = WIRE_FILE_WRONG_TYPE;
 		return 0;
@@ -237,7 +261,22 @@ static int answer_list(struct file_target *ft, struct channel *ch, struct err *e
 
 /* ---- receiving ---- */
 
-/* Directories and fifos that are missing; in the order of the list: outer directories first. */
+static int make_one(const struct made *m)
+{
+	switch (m->mode & S_IFMT) {
+	case S_IFDIR:
+		return mkdir(m->path, 0700);
+	case S_IFIFO:
+		return mkfifo(m->path, 0600);
+	case S_IFLNK:
+		if (m->target)
+			return symlink(m->target, m->path);
+	}
+	errno = EINVAL;
+	return -1;
+}
+
+/* What is not a regular file and missing; in the order of the list: outer directories first. */
 static int make_missing(struct file_target *ft, struct err *err)
 {
 	vec_foreach (m, &ft->made) {
@@ -245,13 +284,14 @@ static int make_missing(struct file_target *ft, struct err *err)
 
 		if (m->exists)
 			continue;
-		rc = S_ISDIR(m->mode) ? mkdir(m->path, 0700) : mkfifo(m->path, 0600);
+		rc = make_one(m);
 		if (rc < 0 && errno == EEXIST)
 			continue; /* somebody else's: not ours to undo */
 		if (rc < 0)
 			return err_sys(err, "%s: cannot make it", m->path);
 		m->exists = true;
-		if (lchown(m->path, m->uid, m->gid) < 0 || chmod(m->path, m->mode & 07777) < 0)
+		if (lchown(m->path, m->uid, m->gid) < 0 ||
+		    (!S_ISLNK(m->mode) && chmod(m->path, m->mode & 07777) < 0))
 			return err_sys(err, "%s: cannot set its owner and mode", m->path);
 	}
 	return 0;
@@ -458,25 +498,22 @@ static int replace(struct staged *s, struct err *err)
 	if (rename(s->temp, s->path) < 0)
 		return err_sys(err, "%s: cannot replace it", s->path);
 	free(steal_ptr(&s->temp));
-	s->placed = true;
 	return 0;
 }
 
 /*
- * The copy is complete: keep it open for reading only. The kernel takes no file as a program's
+ * The copy is complete: close it. The kernel takes no file as a program's
  * executable (PR_SET_MM_MAP) that someone has open for writing.
  */
 static int end_writing(struct staged *s, struct err *err)
 {
-	char link[64];
-	int fd;
+	struct stat st;
 
-	snprintf(link, sizeof(link), "/proc/self/fd/%d", s->fd);
-	fd = open(link, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return err_sys(err, "%s: cannot open the copy for reading", s->path);
-	close(s->fd);
-	s->fd = fd;
+	if (fstat(s->fd, &st) < 0)
+		return err_sys(err, "%s: cannot look at the copy", s->path);
+	s->dev = st.st_dev;
+	s->ino = st.st_ino;
+	close(steal_fd(&s->fd));
 	return 0;
 }
 
@@ -485,23 +522,24 @@ int files_place(struct file_target *ft, struct err *err)
 	vec_foreach (s, &ft->staged) {
 		if (s->placed)
 			continue;
-		if (set_attributes(s, err) < 0 || end_writing(s, err) < 0)
+		if (set_attributes(s, err) < 0)
 			return -1;
 		if (s->overwrite) {
 			if (replace(s, err) < 0)
 				return -1;
-			continue;
-		}
-		if (give_name(s, s->path) < 0)
+		} else if (give_name(s, s->path) < 0) {
 			return err_sys(err, "%s: cannot put the copy in place", s->path);
+		}
 		s->placed = true;
+		if (end_writing(s, err) < 0)
+			return -1;
 	}
 	return 0;
 }
 
 static void undo_staged(struct staged *s)
 {
-	struct stat ours, there;
+	struct stat there;
 
 	if (s->temp && unlink(s->temp) < 0 && errno != ENOENT)
 		log_warn("%s: cannot remove it: %s", s->temp, strerror(errno));
@@ -509,8 +547,11 @@ static void undo_staged(struct staged *s)
 		if (rename(s->backup, s->path) < 0)
 			log_error("%s: cannot put the old file back; it is %s: %s", s->path,
 				  s->backup, strerror(errno));
-	} else if (s->placed && fstat(s->fd, &ours) == 0 && lstat(s->path, &there) == 0 &&
-		   ours.st_ino == there.st_ino && ours.st_dev == there.st_dev) {
+		/* names that come and go change the change time */
+		else if (s->stale && left_note_path(s->path) < 0)
+			log_debug("%s: not noted as left behind", s->path);
+	} else if (s->placed && lstat(s->path, &there) == 0 && there.st_ino == s->ino &&
+		   there.st_dev == s->dev) {
 		if (unlink(s->path) < 0)
 			log_warn("%s: cannot remove it: %s", s->path, strerror(errno));
 	}

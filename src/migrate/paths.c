@@ -75,6 +75,7 @@ static int add_note(struct walk *w, struct seen_path *seen, const struct stat *s
 		    struct err *err)
 {
 	Wire__FileNote *n = arena_new(w->arena, Wire__FileNote);
+	char target[PATH_MAX];
 
 	if (!n)
 		return err_nomem(err);
@@ -90,9 +91,12 @@ static int add_note(struct walk *w, struct seen_path *seen, const struct stat *s
 	n->has_fs_magic = true;
 	n->fs_magic = (uint64_t)magic;
 	n->has_must_exist = true;
-	n->must_exist = is_pseudo(magic) ||
-			!(S_ISREG(st->st_mode) || S_ISDIR(st->st_mode) || S_ISFIFO(st->st_mode));
+	n->must_exist = is_pseudo(magic) || !(S_ISREG(st->st_mode) || S_ISDIR(st->st_mode) ||
+					      S_ISFIFO(st->st_mode) || S_ISLNK(st->st_mode));
 	n->has_written = true;
+	if (S_ISLNK(st->st_mode) && io_readlinkf(target, sizeof(target), "%s", seen->path) == 0 &&
+	    !(n->link_target = arena_strdup(w->arena, target)))
+		return err_nomem(err);
 	seen->note = n;
 	return vec_push(&w->notes, n) ? 0 : err_nomem(err);
 }
@@ -128,7 +132,8 @@ static int add_path_itself(struct walk *w, const char *path, bool written, struc
 	if (!seen)
 		return err_nomem(err);
 	if (fresh) {
-		fd = open(path, O_PATH | O_CLOEXEC);
+		/* the links of /proc are resolved: one that ends at a symbolic link means the link itself */
+		fd = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 		/* gone meanwhile, or only its inode is left under another name: capture knows what to do */
 		if (fd < 0 || fstat(fd, &st) < 0 || fstatfs(fd, &fs) < 0)
 			return 0;

@@ -127,7 +127,7 @@ static void *run_source(void *arg)
 	for (size_t i = 0; i < w->n_paths; i++) {
 		wire__file_note__init(&notes[i]);
 		memset(&st, 0, sizeof(st));
-		if (stat(w->paths[i], &st) < 0)
+		if (lstat(w->paths[i], &st) < 0)
 			st.st_mode = S_IFREG | 0600; /* only the hostile one is not there */
 		notes[i].path = (char *)w->paths[i];
 		notes[i].mode = st.st_mode;
@@ -137,6 +137,8 @@ static void *run_source(void *arg)
 		notes[i].mtime_ns = (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
 		notes[i].dev = st.st_dev;
 		notes[i].ino = st.st_ino;
+		if (S_ISLNK(st.st_mode))
+			notes[i].link_target = (char *)"/elsewhere";
 		pointers[i] = &notes[i];
 	}
 	list.files = pointers;
@@ -290,6 +292,33 @@ static void missing_is_copied(void **state)
 	in_thread(&w, run_undo); /* there is no way back any more */
 	assert_same(&w, "/w/small");
 	assert_int_equal(entries(w.there, "/w"), 2);
+	world_finish(&w);
+}
+
+static void links_are_made_as_links(void **state)
+{
+	char target[64] = "";
+	struct world w;
+
+	world_init(&w, true, false);
+	assert_int_equal(symlink("/elsewhere", at(w.here, "/w/link")), 0);
+	need(&w, "/w");
+	need(&w, "/w/link");
+	assert_int_equal(run_round(&w, false), 0);
+	assert_int_equal(run_round(&w, true), 0);
+	assert_int_equal(readlink(at(w.there, "/w/link"), target, sizeof(target) - 1), 10);
+	assert_string_equal(target, "/elsewhere");
+	in_thread(&w, run_undo);
+	assert_false(exists(w.there, "/w"));
+	world_finish(&w);
+	/* one that leads elsewhere is not touched */
+	world_init(&w, true, true);
+	assert_int_equal(symlink("/elsewhere", at(w.here, "/w/link")), 0);
+	assert_int_equal(mkdir(at(w.there, "/w"), 0755), 0);
+	assert_int_equal(symlink("/other", at(w.there, "/w/link")), 0);
+	need(&w, "/w/link");
+	assert_int_equal(run_round(&w, false), -1);
+	assert_non_null(strstr(w.source_err.text, "another link"));
 	world_finish(&w);
 }
 
@@ -515,6 +544,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(missing_is_copied),
+		cmocka_unit_test(links_are_made_as_links),
 		cmocka_unit_test(only_changes_are_sent_again),
 		cmocka_unit_test(cut_files_stay_cut),
 		cmocka_unit_test(holes_are_not_sent),

@@ -30,6 +30,7 @@
 #include "kernel/diag.h"
 #include "kinds/broker.h"
 #include "kinds/fd/fd.h"
+#include "kinds/fd/unixfacts.h"
 #include "kinds/fd/unixqueue.h"
 #include "kinds/kind.h"
 #include "kinds/sockopt.h"
@@ -51,214 +52,24 @@ enum unix_uflags {
 
 enum { MAX_DGRAM_CHAIN = 64, MAX_BACKLOG = 1 << 24 };
 
-/* What capture and its check find out about one socket. */
-struct unix_facts {
-	struct diag_unix diag;
-	struct sockpath_file file; /* if the name is a path */
-	struct fd_facts *peer;     /* in the tree, or NULL */
-	uint32_t listener;         /* not accepted yet: the listener's inode */
-	bool external;             /* the peer is outside the tree */
-	bool inherited;            /* --external unix[INO] */
-	char name[128], peer_name[128];
-};
-
-static bool is_stream(int type)
-{
-	return type == SOCK_STREAM || type == SOCK_SEQPACKET;
-}
-
 static bool unix_claims(const struct capture *c, const struct fd_facts *f)
 {
 	return S_ISSOCK(f->st.st_mode) && sockopt_int(f->own, SOL_SOCKET, SO_DOMAIN) == AF_UNIX;
 }
 
-/* ---- capture: facts ---- */
-
-struct find_listener {
-	uint32_t client;
-	uint32_t listener;
-};
-
-static bool match_pending(const struct diag_unix *u, void *arg)
-{
-	struct find_listener *find = arg;
-
-	for (size_t i = 0; i < u->n_pending; i++)
-		if (u->pending[i] == find->client)
-			find->listener = u->ino;
-	return !find->listener;
-}
-
-static bool is_external(const struct capture *c, uint32_t ino)
-{
-	char key[32];
-
-	snprintf(key, sizeof(key), "unix[%u]", ino);
-	return kind_external(c->opt, key) != NULL;
-}
-
-static int find_peer(struct capture *c, struct unix_facts *u, struct err *err)
-{
-	struct find_listener find = {.client = u->diag.ino};
-	struct diag_unix peer;
-	int found;
-
-	if (is_stream(u->diag.type) && u->diag.state != SOCK_STATE_ESTABLISHED)
-		return 0;
-	if (u->diag.peer) {
-		u->peer = capture_fd_by_inode(c, &unix_kind, u->diag.peer);
-		u->external = !u->peer;
-		found = diag_unix_one(u->diag.peer, &peer, err);
-		if (found < 0)
-			return -1;
-		sockpath_text(peer.name, found ? peer.name_bytes : 0, u->peer_name,
-			      sizeof(u->peer_name));
-		diag_unix_finish(&peer);
-		return 0;
-	}
-	if (!is_stream(u->diag.type))
-		return 0;
-	/* the peer was closed, or has not been accepted: then a listener has us in its queue */
-	if (diag_unix_each(match_pending, &find, err))
-		return -1;
-	u->listener = find.listener;
-	return 0;
-}
-
-static int find_facts(struct capture *c, const struct fd_facts *f, struct unix_facts *u,
-		      struct err *err)
-{
-	int found;
-
-	memset(u, 0, sizeof(*u));
-	found = diag_unix_one((uint32_t)f->st.st_ino, &u->diag, err);
-	if (found < 0)
-		return -1;
-	if (!found)
-		return err_set(err, 0,
-			       "the socket belongs to another network namespace; namespaces come in "
-			       "a later release");
-	sockpath_text(u->diag.name, u->diag.name_bytes, u->name, sizeof(u->name));
-	u->inherited = is_external(c, u->diag.ino);
-	if (sockpath_is_path(u->diag.name, u->diag.name_bytes) &&
-	    sockpath_find(&c->snap->arena, f->own, u->diag.name, u->diag.name_bytes, &u->file, err))
-		return -1;
-	return u->inherited ? 0 : find_peer(c, u, err);
-}
-
-/* ---- capture: what is refused ---- */
-
-/* Connections that wait in a listener's queue belong to clients, which must be in the tree. */
-static int pending_allowed(struct capture *c, const struct unix_facts *u, struct err *err)
-{
-	char owner[64];
-
-	for (size_t i = 0; i < u->diag.n_pending; i++) {
-		uint32_t client = u->diag.pending[i];
-
-		if (!client)
-			return err_set(err, 0,
-				       "listening unix socket %s has a connection waiting whose "
-				       "client is gone already; try again when it has been accepted",
-				       u->name);
-		if (capture_fd_by_inode(c, &unix_kind, client))
-			continue;
-		diag_owner(client, owner, sizeof(owner));
-		return err_set(err, 0,
-			       "listening unix socket %s has a connection waiting from %s, outside "
-			       "the tree; try again when it has been accepted",
-			       u->name, owner);
-	}
-	return 0;
-}
-
-/* A connection that nobody has accepted: what was sent into it cannot be read from outside. */
-static int inflight_allowed(struct capture *c, const struct fd_facts *f, const struct unix_facts *u,
-			    struct err *err)
-{
-	char owner[64];
-	int sent = 0;
-
-	if (!capture_fd_by_inode(c, &unix_kind, u->listener)) {
-		diag_owner(u->listener, owner, sizeof(owner));
-		return err_set(err, 0,
-			       "unix socket is connected to %s, outside the tree, which has not "
-			       "accepted it yet",
-			       owner);
-	}
-	if (!ioctl(f->own, SIOCOUTQ, &sent) && sent > 0)
-		return err_set(err, 0,
-			       "unix socket has sent data into a connection that is not accepted "
-			       "yet; try again when it has been");
-	return 0;
-}
-
-static int external_allowed(struct capture *c, const struct unix_facts *u, struct err *err)
-{
-	char owner[64];
-
-	diag_owner(u->diag.peer, owner, sizeof(owner));
-	if (is_stream(u->diag.type))
-		return err_set(err, 0,
-			       "unix socket %s is connected to %s of %s, outside the tree; only "
-			       "datagram sockets can be connected again (--ext-unix-sk)",
-			       u->name, u->peer_name, owner);
-	if (!c->opt->ext_unix_sk)
-		return err_set(err, 0,
-			       "unix socket %s sends to %s of %s, outside the tree; --ext-unix-sk "
-			       "connects it again by that name",
-			       u->name, u->peer_name, owner);
-	if (u->peer_name[0] != '/' && u->peer_name[0] != '@')
-		return err_set(err, 0,
-			       "unix socket %s is connected to %s of %s, outside the tree; that is "
-			       "no name by which it could be found again",
-			       u->name, u->peer_name, owner);
-	return 0;
-}
-
-static int facts_allowed(struct capture *c, const struct fd_facts *f, const struct unix_facts *u,
-			 struct err *err)
-{
-	uint64_t fds = 0;
-
-	if (u->inherited)
-		return 0;
-	if (!is_stream(u->diag.type) && u->diag.type != SOCK_DGRAM)
-		return err_set(err, 0, "unix socket of unknown type %u", u->diag.type);
-	if (u->file.renamed && !(is_stream(u->diag.type) && u->diag.state == SOCK_STATE_ESTABLISHED))
-		return err_set(err, 0,
-			       "unix socket was bound to %s, and its file is %s now; a renamed "
-			       "socket cannot be restored",
-			       u->name, u->file.path);
-	if (u->external && external_allowed(c, u, err))
-		return -1;
-	if (sockopt_allowed(f->own, err))
-		return -1;
-	if (c->preflight)
-		return 0; /* the rest passes by itself while the program runs */
-	if (fdinfo_u64(f->info, "scm_fds", 10, &fds) && fds > 0)
-		return err_set(err, 0,
-			       "unix socket has %llu descriptors in flight (SCM_RIGHTS) in its "
-			       "queue; comes in a later release",
-			       (unsigned long long)fds);
-	if (u->listener && inflight_allowed(c, f, u, err))
-		return -1;
-	return u->diag.state == SOCK_STATE_LISTEN ? pending_allowed(c, u, err) : 0;
-}
+/* ---- capture ---- */
 
 static int unix_allowed(struct capture *c, const struct fd_facts *f, struct err *err)
 {
 	struct unix_facts u;
 	int ret;
 
-	if (find_facts(c, f, &u, err))
+	if (unixfacts_find(c, f, &u, err))
 		return -1;
-	ret = facts_allowed(c, f, &u, err);
+	ret = unixfacts_allowed(c, f, &u, err);
 	diag_unix_finish(&u.diag);
 	return ret;
 }
-
-/* ---- capture: the entry ---- */
 
 static void set_ns(const struct capture *c, UnixSkEntry *usk)
 {
@@ -343,7 +154,8 @@ static int capture_facts(struct capture *c, struct fd_facts *f, const struct uni
 	usk->ino = u->diag.ino;
 	usk->type = u->diag.type;
 	/* the kernel calls a datagram socket established when another one has connected to it */
-	usk->state = is_stream(u->diag.type) || u->diag.has_peer ? u->diag.state : SOCK_STATE_CLOSE;
+	usk->state = unix_is_stream(u->diag.type) || u->diag.has_peer ? u->diag.state :
+									SOCK_STATE_CLOSE;
 	usk->flags = f->flags;
 	usk->uflags = u->inherited ? USK_INHERITED : 0;
 	usk->backlog = u->diag.backlog;
@@ -354,30 +166,47 @@ static int capture_facts(struct capture *c, struct fd_facts *f, const struct uni
 	if (!usk->fown)
 		return err_nomem(err);
 	if (sockopt_capture(c->snap, f->own, &usk->opts, err) || set_name(c, usk, u, err) ||
-	    capture_add_file(c, fe, err))
+	    (u->external && !c->preflight && add_external(c, u, err)) || capture_add_file(c, fe, err))
 		return -1;
 	if (c->preflight || u->inherited)
 		return 0;
-	if (u->external && add_external(c, u, err))
-		return -1;
 	if (u->diag.state == SOCK_STATE_LISTEN)
 		return 0;
 	return unixqueue_capture(c, f, u->diag.type, err);
 }
 
-static int unix_capture(struct capture *c, struct fd_facts *f, struct err *err)
+/*
+ * CRIU's reader wants the socket that others connect to before those others. It
+ * is captured first, as far as chains of datagram sockets are of a sane length.
+ */
+static int capture_at_depth(struct capture *c, struct fd_facts *f, int depth, struct err *err)
 {
+	struct fd_facts *before;
 	struct unix_facts u;
 	int ret;
 
-	if (find_facts(c, f, &u, err))
+	if (f->kept == c->snap)
+		return 0;
+	if (unixfacts_find(c, f, &u, err))
 		return -1;
+	before = u.listener ? capture_fd_by_inode(c, &unix_kind, u.listener) :
+		 u.mutual   ? NULL :
+			      u.peer;
 	/* what passes by itself was let pass by the look at the running tree */
-	ret = facts_allowed(c, f, &u, err);
+	ret = unixfacts_allowed(c, f, &u, err);
+	if (!ret && before && before != f && depth < MAX_DGRAM_CHAIN)
+		ret = capture_at_depth(c, before, depth + 1, err);
 	if (!ret)
 		ret = capture_facts(c, f, &u, err);
 	diag_unix_finish(&u.diag);
+	if (!ret)
+		f->kept = c->snap; /* done */
 	return ret;
+}
+
+static int unix_capture(struct capture *c, struct fd_facts *f, struct err *err)
+{
+	return capture_at_depth(c, f, 0, err);
 }
 
 /* ---- restore: whom belongs to whom ---- */
@@ -410,7 +239,7 @@ static const UnixSkEntry *pair_of(const struct restore *r, const UnixSkEntry *u)
 
 	if (!peer || peer == u || (peer->uflags & USK_EXTERNAL) || peer->type != u->type)
 		return NULL;
-	if (is_stream((int)u->type))
+	if (unix_is_stream((int)u->type))
 		return u->state == SOCK_STATE_ESTABLISHED && peer->peer == u->ino ? peer : NULL;
 	/* a datagram socket without a name can only have been reached through socketpair */
 	return peer->peer == u->ino || !peer->name.len ? peer : NULL;
@@ -419,7 +248,7 @@ static const UnixSkEntry *pair_of(const struct restore *r, const UnixSkEntry *u)
 /* The abstract listener that a connected end got its name from. */
 static const UnixSkEntry *listener_of(const struct restore *r, const UnixSkEntry *u)
 {
-	if (!u->name.len || has_path(u) || !is_stream((int)u->type))
+	if (!u->name.len || has_path(u) || !unix_is_stream((int)u->type))
 		return NULL;
 	vec_foreach (it, &r->snap->files) {
 		const UnixSkEntry *l = (*it)->usk;
@@ -452,19 +281,20 @@ static struct sockpath_place place_of(const struct restore *r, const UnixSkEntry
 static bool owns_name(const UnixSkEntry *u)
 {
 	return u->name.len && !(u->has_deleted && u->deleted) &&
-	       !(is_stream((int)u->type) && u->state == SOCK_STATE_ESTABLISHED);
+	       !(unix_is_stream((int)u->type) && u->state == SOCK_STATE_ESTABLISHED);
 }
 
 /* ---- restore: check ---- */
 
 static int check_values(const UnixSkEntry *u, struct err *err)
 {
-	if (!is_stream((int)u->type) && u->type != SOCK_DGRAM)
+	if (!unix_is_stream((int)u->type) && u->type != SOCK_DGRAM)
 		return err_set(err, EINVAL, "unix socket of unknown type %u", u->type);
 	if (u->state != SOCK_STATE_ESTABLISHED && u->state != SOCK_STATE_CLOSE &&
 	    u->state != SOCK_STATE_LISTEN)
 		return err_set(err, EINVAL, "unix socket in unknown state %u", u->state);
-	if (u->state == SOCK_STATE_LISTEN && (!is_stream((int)u->type) || u->backlog > MAX_BACKLOG))
+	if (u->state == SOCK_STATE_LISTEN &&
+	    (!unix_is_stream((int)u->type) || u->backlog > MAX_BACKLOG))
 		return err_set(err, EINVAL, "unix socket with an impossible listen queue");
 	if (u->name.len > DIAG_UNIX_NAME_MAX)
 		return err_set(err, EINVAL, "unix socket with a name of %zu bytes", u->name.len);
@@ -694,7 +524,7 @@ static int open_single(struct restore *r, const UnixSkEntry *u, int *fd_out, str
 static bool peer_is_closed(const UnixSkEntry *u)
 {
 	return u->state == SOCK_STATE_ESTABLISHED && !u->peer &&
-	       (is_stream((int)u->type) || !u->name.len);
+	       (unix_is_stream((int)u->type) || !u->name.len);
 }
 
 static int unix_open(struct restore *r, const FileEntry *fe, int *fd_out, struct err *err)

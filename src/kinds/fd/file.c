@@ -443,7 +443,7 @@ static bool names_terminal(const struct restore *r, const FileEntry *fe)
 {
 	if (!fe->reg->has_mode || !S_ISCHR(fe->reg->mode))
 		return false;
-	vec_foreach(it, &r->snap->files)
+	vec_foreach (it, &r->snap->files)
 		if ((*it)->tty && (*it)->tty->has_regf_id && (*it)->tty->regf_id == fe->id)
 			return true;
 	return false;

@@ -18,6 +18,7 @@ enum {
 	N_SIGNALS = 64,
 	NGROUPS_LIMIT = 65536,
 	CAP_WORDS = 2,
+	AFFINITY_MAX = 1024, /* bytes of a set of CPUs: more than any kernel has */
 };
 
 /* A thread being looked at. */
@@ -144,6 +145,8 @@ static int verify_thread(const struct thread *t, struct err *err)
 	if (verify_registers(t, err) || verify_creds(t, tc->creds, err) ||
 	    verify_signals(t, tc->signals_p, err) || verify_comm(t, tc->comm, err))
 		return -1;
+	if (tc->has_ferry_affinity && tc->ferry_affinity.len > AFFINITY_MAX)
+		return bad(t, err, "the set of CPUs is too long");
 	mention_cgroup(t, tc->has_cg_set, tc->cg_set);
 	return verify_seccomp(t, tc->has_seccomp_mode, tc->seccomp_mode, err);
 }

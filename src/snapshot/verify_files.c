@@ -93,6 +93,13 @@ static int verify_file_references(const struct snapshot *snap, const FileEntry *
 	if (file->type == FD_TYPES__MEMFD && !snapshot_memfd(snap, file->memfd->inode_id))
 		return err_set(err, EINVAL, "%s: inode %u is not in memfd.img", who,
 			       file->memfd->inode_id);
+	if (file->type == FD_TYPES__EVENTPOLL)
+		for (size_t i = 0; i < file->epfd->n_tfd; i++)
+			if (file->epfd->tfd[i]->has_ferry_file_id &&
+			    !snapshot_file(snap, file->epfd->tfd[i]->ferry_file_id))
+				return err_set(err, EINVAL,
+					       "%s: it watches file %u, which is not there", who,
+					       file->epfd->tfd[i]->ferry_file_id);
 	if (file->type == FD_TYPES__TTY) {
 		if (!snapshot_tty_info(snap, file->tty->tty_info_id))
 			return err_set(err, EINVAL, "%s: terminal %u is not in tty-info.img", who,
@@ -246,6 +253,7 @@ static int verify_remap(const struct snapshot *snap, const RemapFilePathEntry *r
 static int verify_pipe_data(const struct snap_payload *p, const char *image, struct err *err)
 {
 	const PipeDataEntry *e = (const PipeDataEntry *)p->entry;
+	uint64_t total = 0;
 
 	if (e->bytes != p->bytes)
 		return err_set(err, EINVAL, "%s: the contents of pipe %u are incomplete", image,
@@ -253,6 +261,11 @@ static int verify_pipe_data(const struct snap_payload *p, const char *image, str
 	if (e->has_size && (e->size > PIPE_LIMIT || e->size < e->bytes))
 		return err_set(err, EINVAL, "%s: pipe %u cannot have a size of %u (it holds %u)",
 			       image, e->pipe_id, e->size, e->bytes);
+	for (size_t i = 0; i < e->n_ferry_packet_bytes; i++)
+		total += e->ferry_packet_bytes[i];
+	if (e->n_ferry_packet_bytes && total != e->bytes)
+		return err_set(err, EINVAL, "%s: the packets of pipe %u are not its contents",
+			       image, e->pipe_id);
 	return 0;
 }
 

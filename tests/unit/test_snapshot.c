@@ -370,6 +370,8 @@ static void add_rights(struct snapshot *s, uint32_t file_id)
 	X((THREAD->has_seccomp_mode = true, THREAD->seccomp_mode = SECCOMP_MODE__filter),           \
 	  "core-101.img: thread 101 of pid 100 has a seccomp filter")                               \
 	X(THREAD->signals_p->signals[0]->siginfo.len = 127, "128 bytes of siginfo")                 \
+	X((THREAD->has_ferry_affinity = true, THREAD->ferry_affinity.len = 2000),                   \
+	  "the set of CPUs is too long")                                                            \
 	X(s->files.v[1]->id = FILE_EXE, "files.img: id 1 occurs twice")                             \
 	X(s->files.v[1]->type = 99, "files.img: file 2 has a type (99)")                            \
 	X(s->files.v[1]->type = FD_TYPES__PIPE, "files.img: file 2 has no pipe entry")              \
@@ -395,6 +397,10 @@ static void add_rights(struct snapshot *s, uint32_t file_id)
 	X(s->ghosts.v[0]->entry->has_size = false, "ghost-file-1f.img: the size")                   \
 	X(s->ghosts.v[0]->bytes = 5, "ghost-file-1f.img: the chunks are incomplete")                \
 	X(s->pipes_data.v[0].bytes = 3, "pipes-data.img: the contents of pipe 7000")                \
+	X((((PipeDataEntry *)s->pipes_data.v[0].entry)->n_ferry_packet_bytes = 2,                   \
+	   ((PipeDataEntry *)s->pipes_data.v[0].entry)->ferry_packet_bytes =                        \
+		   sample_array(s, uint32_t, 2)),                                                   \
+	  "the packets of pipe 7000 are not its contents")                                          \
 	X(((PipeDataEntry *)s->pipes_data.v[0].entry)->size = 3, "cannot have a size of 3")         \
 	X(((SkPacketEntry *)s->sk_queues.v[0].entry)->id_for = FILE_EXE, "file 1 is not a unix")    \
 	X(add_rights(s, 99), "a packet for file 12 carries file 99, which is not in files.img")     \

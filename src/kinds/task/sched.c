@@ -91,7 +91,10 @@ static bool usable_cpus(const ThreadCoreEntry *tc, uint8_t out[AFFINITY_BYTES])
 {
 	bool any = false;
 	size_t i;
-	long n = syscall(SYS_sched_getaffinity, 0, AFFINITY_BYTES, out);
+	long n;
+
+	memset(out, 0, AFFINITY_BYTES); /* the kernel fills in as many as it has CPUs */
+	n = syscall(SYS_sched_getaffinity, 0, AFFINITY_BYTES, out);
 
 	for (i = 0; n > 0 && i < (size_t)n; i++) {
 		out[i] &= i < tc->ferry_affinity.len ? tc->ferry_affinity.data[i] : 0;

@@ -41,7 +41,8 @@ static bool is_vvar(const struct proc_vma *v)
 /* Why an area cannot be carried; NULL if it can. */
 static const char *refusal(const struct proc_vma *v)
 {
-	if (is_named(v, "[vsyscall]") || is_vvar(v) || is_named(v, "[vdso]") || is_named(v, "[uprobes]"))
+	if (is_named(v, "[vsyscall]") || is_vvar(v) || is_named(v, "[vdso]") ||
+	    is_named(v, "[uprobes]"))
 		return NULL;
 	if (v->flags & PROC_VMF_HUGETLB)
 		return "huge page (hugetlb) mapping";
@@ -78,9 +79,10 @@ int areas_allowed(const struct capture_session *s, pid_t pid, const proc_vmas *v
 	for (i = 0; i < vmas->n; i++) {
 		why = refusal(&vmas->v[i]);
 		if (why)
-			return err_set(err, ENOTSUP, "pid %d: %s at %llx-%llx (%s), which this version does not carry", pid, why,
-				       (unsigned long long)vmas->v[i].start, (unsigned long long)vmas->v[i].end,
-				       vmas->v[i].name);
+			return err_set(err, ENOTSUP,
+				       "pid %d: %s at %llx-%llx (%s), which this version does not carry",
+				       pid, why, (unsigned long long)vmas->v[i].start,
+				       (unsigned long long)vmas->v[i].end, vmas->v[i].name);
 	}
 	return 0;
 }
@@ -89,8 +91,10 @@ int areas_allowed(const struct capture_session *s, pid_t pid, const proc_vmas *v
 
 static uint32_t flags_of(const struct proc_vma *v)
 {
-	return (v->shared ? MAP_SHARED : MAP_PRIVATE) | (v->flags & PROC_VMF_GROWSDOWN ? MAP_GROWSDOWN : 0) |
-	       (v->flags & PROC_VMF_LOCKED ? MAP_LOCKED : 0) | (v->flags & PROC_VMF_NORESERVE ? MAP_NORESERVE : 0) |
+	return (v->shared ? MAP_SHARED : MAP_PRIVATE) |
+	       (v->flags & PROC_VMF_GROWSDOWN ? MAP_GROWSDOWN : 0) |
+	       (v->flags & PROC_VMF_LOCKED ? MAP_LOCKED : 0) |
+	       (v->flags & PROC_VMF_NORESERVE ? MAP_NORESERVE : 0) |
 	       (v->flags & PROC_VMF_DROPPABLE ? MAP_DROPPABLE : 0);
 }
 
@@ -130,39 +134,39 @@ static bool describe_special(const struct proc_vma *v, VmaEntry *e)
 	return true;
 }
 
-/* Several areas of one file (a library has five) share an entry of the image. */
-struct mapped_file {
-	dev_t dev;
-	ino_t ino;
-	uint32_t fdflags, id;
-};
-typedef VEC(struct mapped_file) mapped_files;
-
-static int file_id(struct capture_session *s, mapped_files *known, int fd, const struct stat *st, const char *link,
-		   uint32_t fdflags, uint32_t *id_out, struct err *err)
+/*
+ * Areas and executables of one file share an entry of the image, those of other tasks, too: CRIU
+ * keeps the sharing of pages only between tasks that have the same exe_file_id.
+ */
+static int mapped_file_id(struct capture_session *s, int fd, const struct stat *st,
+			  const char *link, uint32_t fdflags, uint32_t *id_out, struct err *err)
 {
-	vec_foreach(m, known)
-	{
-		if (m->dev == st->st_dev && m->ino == st->st_ino && m->fdflags == fdflags) {
+	struct mapped_file new = {st->st_dev, st->st_ino, fdflags, 0, NULL};
+
+	vec_foreach (m, &s->mapped) {
+		if (m->dev == st->st_dev && m->ino == st->st_ino && m->fdflags == fdflags &&
+		    strcmp(m->link, link) == 0) {
 			*id_out = m->id;
 			return 0;
 		}
 	}
 	if (file_capture_path(&s->c, fd, link, fdflags, 0, id_out, err))
 		return -1;
-	return vec_push(known, (struct mapped_file){st->st_dev, st->st_ino, fdflags, *id_out}) ? 0 : err_nomem(err);
+	new.id = *id_out;
+	new.link = arena_strdup(&s->c.snap->arena, link);
+	return new.link &&vec_push(&s->mapped, new) ? 0 : err_nomem(err);
 }
 
-static int describe_file(struct capture_session *s, pid_t pid, const struct proc_vma *v, VmaEntry *e,
-			 mapped_files *known, struct err *err)
+static int describe_file(struct capture_session *s, pid_t pid, const struct proc_vma *v,
+			 VmaEntry *e, struct err *err)
 {
 	cleanup_close int fd = -1;
 	char path[96], link[PATH_MAX];
 	struct stat st, mode;
 	uint32_t id;
 
-	snprintf(path, sizeof(path), "/proc/%d/map_files/%llx-%llx", pid, (unsigned long long)v->start,
-		 (unsigned long long)v->end);
+	snprintf(path, sizeof(path), "/proc/%d/map_files/%llx-%llx", pid,
+		 (unsigned long long)v->start, (unsigned long long)v->end);
 	if (lstat(path, &mode) || io_readlinkf(link, sizeof(link), "%s", path))
 		return err_sys(err, "cannot look at the mapped file %s of pid %d", v->name, pid);
 	e->has_fdflags = true;
@@ -171,29 +175,33 @@ static int describe_file(struct capture_session *s, pid_t pid, const struct proc
 	if (fd < 0 || fstat(fd, &st))
 		return err_sys(err, "cannot open the mapped file %s of pid %d", v->name, pid);
 	if (memfd_is_shared_memory(&st, link)) {
-		cleanup_close int mem = open(path, (e->fdflags == O_RDWR ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+		cleanup_close int mem = open(path, (e->fdflags == O_RDWR ? O_RDWR : O_RDONLY) |
+							   O_CLOEXEC);
 
 		if (mem < 0)
-			return err_sys(err, "cannot open the shared memory %s of pid %d", v->name, pid);
-		e->status = VMA_REGULAR | VMA_MEMFD | (v->shared ? VMA_FILE_SHARED : VMA_FILE_PRIVATE);
+			return err_sys(err, "cannot open the shared memory %s of pid %d", v->name,
+				       pid);
+		e->status = VMA_REGULAR | VMA_MEMFD |
+			    (v->shared ? VMA_FILE_SHARED : VMA_FILE_PRIVATE);
 		if (memfd_capture_shared(&s->c, mem, link, &id, err))
 			return -1;
 	} else {
 		e->status = VMA_REGULAR | (v->shared ? VMA_FILE_SHARED : VMA_FILE_PRIVATE);
-		if (file_id(s, known, fd, &st, link, e->fdflags, &id, err))
+		if (mapped_file_id(s, fd, &st, link, e->fdflags, &id, err))
 			return -1;
 	}
 	e->shmid = id;
 	return 0;
 }
 
-static int describe_area(struct capture_session *s, pid_t pid, const struct proc_vma *v, VmaEntry *e,
-			 mapped_files *known, struct err *err)
+static int describe_area(struct capture_session *s, pid_t pid, const struct proc_vma *v,
+			 VmaEntry *e, struct err *err)
 {
 	e->start = v->start;
 	e->end = v->end;
 	e->pgoff = v->pgoff;
-	e->prot = (v->read ? PROT_READ : 0u) | (v->write ? PROT_WRITE : 0u) | (v->exec ? PROT_EXEC : 0u);
+	e->prot = (v->read ? PROT_READ : 0u) | (v->write ? PROT_WRITE : 0u) |
+		  (v->exec ? PROT_EXEC : 0u);
 	e->flags = flags_of(v);
 	e->fd = -1;
 	e->madv = madvice_of(v);
@@ -201,7 +209,7 @@ static int describe_area(struct capture_session *s, pid_t pid, const struct proc
 	if (describe_special(v, e))
 		return 0;
 	if (v->ino || v->shared)
-		return describe_file(s, pid, v, e, known, err);
+		return describe_file(s, pid, v, e, err);
 	e->flags |= MAP_ANONYMOUS;
 	e->pgoff = 0;
 	e->status = VMA_REGULAR | VMA_ANON_PRIVATE | (is_named(v, "[heap]") ? VMA_HEAP : 0);
@@ -209,7 +217,8 @@ static int describe_area(struct capture_session *s, pid_t pid, const struct proc
 }
 
 /* Guard regions (MADV_GUARD_INSTALL) follow the areas that they are in. */
-static int add_guards(struct capture_session *s, struct live_task *t, MmEntry *mm, size_t room, struct err *err)
+static int add_guards(struct capture_session *s, struct live_task *t, MmEntry *mm, size_t room,
+		      struct err *err)
 {
 	mem_ranges guards = {0};
 	size_t i;
@@ -221,7 +230,9 @@ static int add_guards(struct capture_session *s, struct live_task *t, MmEntry *m
 		VmaEntry *e = snap_new(s->c.snap, VmaEntry, vma_entry);
 
 		if (!e || mm->n_vmas == room) {
-			rc = e ? err_set(err, E2BIG, "pid %d has more than %d guard regions", t->facts.pid, MEM_MAX_GUARDS) : err_nomem(err);
+			rc = e ? err_set(err, E2BIG, "pid %d has more than %d guard regions",
+					 t->facts.pid, MEM_MAX_GUARDS) :
+				 err_nomem(err);
 			break;
 		}
 		e->start = guards.v[i].start;
@@ -238,7 +249,6 @@ static int add_guards(struct capture_session *s, struct live_task *t, MmEntry *m
 static int describe_vmas(struct capture_session *s, struct live_task *t, MmEntry *mm, struct err *err)
 {
 	size_t room = t->vmas.n + MEM_MAX_GUARDS, i;
-	mapped_files known = {0};
 	int rc = 0;
 
 	mm->vmas = arena_array(&s->c.snap->arena, VmaEntry *, room);
@@ -251,10 +261,9 @@ static int describe_vmas(struct capture_session *s, struct live_task *t, MmEntry
 			rc = err_nomem(err);
 			break;
 		}
-		rc = describe_area(s, t->facts.pid, &t->vmas.v[i], e, &known, err);
+		rc = describe_area(s, t->facts.pid, &t->vmas.v[i], e, err);
 		mm->vmas[mm->n_vmas++] = e;
 	}
-	vec_free(&known);
 	if (!mm->vmas)
 		return err_nomem(err);
 	return rc ? rc : add_guards(s, t, mm, room, err);
@@ -262,7 +271,8 @@ static int describe_vmas(struct capture_session *s, struct live_task *t, MmEntry
 
 /* ---- the mm ---- */
 
-static int describe_marks(struct capture_session *s, const struct live_task *t, MmEntry *mm, struct err *err)
+static int describe_marks(struct capture_session *s, const struct live_task *t, MmEntry *mm,
+			  struct err *err)
 {
 	const struct proc_stat *st = &t->stat;
 	cleanup_free char *auxv = NULL;
@@ -284,18 +294,22 @@ static int describe_marks(struct capture_session *s, const struct live_task *t, 
 	/* CRIU stores it without the AT_NULL pair at the end, and takes no more words than that. */
 	if (mm->n_mm_saved_auxv >= 2 && ((const uint64_t *)auxv)[mm->n_mm_saved_auxv - 2] == 0)
 		mm->n_mm_saved_auxv -= 2;
-	mm->mm_saved_auxv = arena_dup(&s->c.snap->arena, auxv, mm->n_mm_saved_auxv * sizeof(uint64_t));
+	mm->mm_saved_auxv = arena_dup(&s->c.snap->arena, auxv,
+				      mm->n_mm_saved_auxv * sizeof(uint64_t));
 	return mm->mm_saved_auxv ? 0 : err_nomem(err);
 }
 
-static int describe_exe(struct capture_session *s, const struct live_task *t, MmEntry *mm, struct err *err)
+static int describe_exe(struct capture_session *s, const struct live_task *t, MmEntry *mm,
+			struct err *err)
 {
 	cleanup_close int fd = io_openf(O_PATH, "/proc/%d/exe", t->facts.pid);
 	char link[PATH_MAX];
+	struct stat st;
 
-	if (fd < 0 || io_readlinkf(link, sizeof(link), "/proc/%d/exe", t->facts.pid))
+	if (fd < 0 || fstat(fd, &st) ||
+	    io_readlinkf(link, sizeof(link), "/proc/%d/exe", t->facts.pid))
 		return err_sys(err, "cannot look at the executable of pid %d", t->facts.pid);
-	if (file_capture_path(&s->c, fd, link, O_RDONLY, 0, &mm->exe_file_id, err))
+	if (mapped_file_id(s, fd, &st, link, O_RDONLY, &mm->exe_file_id, err))
 		return err_wrap(err, "executable of pid %d", t->facts.pid);
 	return 0;
 }
@@ -307,7 +321,8 @@ int areas_describe(struct capture_session *s, struct live_task *t, struct err *e
 	if (!mm)
 		return err_nomem(err);
 	t->facts.snap->mm = mm;
-	if (areas_allowed(s, t->facts.pid, &t->vmas, err) || describe_exe(s, t, mm, err) || describe_marks(s, t, mm, err))
+	if (areas_allowed(s, t->facts.pid, &t->vmas, err) || describe_exe(s, t, mm, err) ||
+	    describe_marks(s, t, mm, err))
 		return -1;
 	return describe_vmas(s, t, mm, err);
 }

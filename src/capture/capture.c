@@ -60,6 +60,7 @@ static void forget_tree(struct capture_session *s)
 		close(m->fd);
 	}
 	vec_free(&s->c.shmem);
+	vec_free(&s->mapped);
 }
 
 /* A snapshot that a look at the running tree has used starts anew. */

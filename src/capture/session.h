@@ -28,11 +28,20 @@ struct live_task {
 	bool shares_files;        /* its descriptor table is the parent's */
 };
 
+/* An entry of files.img that executables and mappings of one file share, in all tasks. */
+struct mapped_file {
+	dev_t dev;
+	ino_t ino;
+	uint32_t fdflags, id;
+	const char *link; /* of the arena */
+};
+
 struct capture_session {
 	struct capture c;
 	pid_t root;
 	VEC(struct live_task *) tasks; /* parents first; [0] is the root */
 	bool frozen, killed, collected;
+	VEC(struct mapped_file) mapped;
 	uint64_t freeze_started_ns;
 	struct capture_stats stats;
 	uint32_t next_id; /* for ids-PID.img */

@@ -173,6 +173,10 @@ static int verify_task(const struct snapshot *snap, const struct snap_task *task
 
 	if (!task->ps)
 		return err_set(err, EINVAL, "pstree.img: a task is missing");
+	if (task->ps->sid > PID_LIMIT || task->ps->pgid > PID_LIMIT)
+		return err_set(err, EINVAL,
+			       "pstree.img: pid %u has an impossible session (%u) or group (%u)",
+			       task->ps->pid, task->ps->sid, task->ps->pgid);
 	if (claim_pid(pids, task->ps->pid, task, err) || verify_parts(task, err) ||
 	    verify_parent(pids, task, root, err) || verify_cores(snap, task, err))
 		return -1;

@@ -328,6 +328,8 @@ static void add_rights(struct snapshot *s, uint32_t file_id)
 	X(ZOMBIE->ps->pid = 101, "pstree.img: pid 101 occurs twice")                                \
 	X(ROOT->ps->pid = 0, "pstree.img: 0 cannot be a pid")                                       \
 	X(ZOMBIE->ps->pid = 5000000, "pstree.img: 5000000 cannot be a pid")                         \
+	X(CHILD->ps->sid = UINT32_MAX,                                                              \
+	  "pid 102 has an impossible session (4294967295) or group (100)")                          \
 	X(ROOT->ps->threads[0] = 101, "the first thread of pid 100 is 101")                         \
 	X(ROOT->ps->threads[1] = 102, "pstree.img: pid 102 occurs twice")                           \
 	X(ROOT->n_threads = 0, "pstree.img: pid 100 has no threads")                                \

@@ -13,7 +13,9 @@ out=${3:-build-coverage}
 cd "$(dirname "$0")/../.."
 mkdir -p "$out/corpus-$name"
 case $name in
-edits) sources="tests/unit/sample.c tests/fuzz/snapshot_walk.c src/store/*.c src/snapshot/*.c" ;;
+edits) sources="tests/unit/sample.c tests/fuzz/snapshot_*.c src/store/*.c src/snapshot/*.c" ;;
+restore) sources="tests/unit/sample.c tests/fuzz/snapshot_*.c src/store/*.c src/snapshot/*.c
+	$(find src/kernel src/mem src/kinds src/restore -name '*.c') build/src/libblob.a" ;;
 snapshot) sources="tests/fuzz/snapshot_walk.c src/store/*.c src/snapshot/*.c" ;;
 image) sources="src/snapshot/*.c src/store/*.c" ;;
 *) sources="src/kernel/*.c" ;;
@@ -22,7 +24,7 @@ esac
 clang -std=gnu17 -g -O1 -D_GNU_SOURCE -fno-strict-aliasing -w \
 	-fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
 	-Isrc -Ibuild/proto -Itests/unit -Itests/fuzz \
-	"tests/fuzz/$name.c" $sources src/base/*.c build/proto/libproto.a -lprotobuf-c -lpthread -lcap -o "$out/fuzz-$name"
+	"tests/fuzz/$name.c" $sources src/base/*.c build/proto/libproto.a -lprotobuf-c -lpthread -lcap -lmnl -o "$out/fuzz-$name"
 seeds=tests/fuzz/corpus/$name
 [ -d "$seeds" ] || seeds=
 # shellcheck disable=SC2086

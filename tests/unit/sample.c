@@ -178,7 +178,9 @@ static void sample_contents(struct snapshot *snap)
 	typed->data.data = (uint8_t *)"typed";
 	typed->data.len = 5;
 	lock->pid = SAMPLE_ROOT;
-	lock->fd = 3;
+	lock->flag = 2;
+	lock->type = 1;
+	lock->fd = 8;
 	sample_check(vec_push(&snap->pipes_data, sample_payload(snap, &pipe->base, "pipe")) &&
 		     vec_push(&snap->fifo_data, sample_payload(snap, &fifo->base, "")) &&
 		     vec_push(&snap->sk_queues, sample_payload(snap, &packet->base, "packet")) &&

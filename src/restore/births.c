@@ -7,6 +7,7 @@
  * can fork now, with one script; where a child is to inherit memory, its
  * parent's memory is built between two rounds.
  */
+#include "kinds/tty.h"
 #include "restore/session.h"
 
 #include <errno.h>
@@ -14,6 +15,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -91,14 +93,20 @@ static int birth_after_setsid(struct restore_session *s, struct rtask *t, struct
 
 static int found_session(struct restore_session *s, struct rtask *t, struct err *err)
 {
+	int tty;
+
 	if (!t->pid || !t->wants_setsid || t->setsid_done)
 		return 0;
 	vec_foreach(x, &s->tasks)
 		if ((*x)->creator == t && (*x)->before_setsid && !(*x)->queued)
 			return 0;
-	if (slot_room(s, leader(t), 1, 0, err) < 0)
+	tty = tty_of_session(&s->r, (uint32_t)t->vpid, err);
+	if (tty == -1 || slot_room(s, leader(t), 2, 0, err) < 0)
 		return -1;
 	script_call(&leader(t)->script, "found a session (setsid)", SYS_setsid, SV(0));
+	if (tty != TTY_NO_SESSION)
+		script_call(&leader(t)->script, "take a controlling terminal (TIOCSCTTY)", SYS_ioctl, SV(tty),
+			    SV(TIOCSCTTY), SV(0));
 	t->setsid_done = true;
 	t->now_pgid = t->vpid;
 	return 0;

@@ -19,10 +19,12 @@
  * A slave whose master is outside the tree is the terminal of a shell job.
  * Its restored descriptors are opened on the terminal of the restoring command.
  *
- * The controlling terminal is taken by the leader of the session itself, with
- * TIOCSCTTY on the first of its descriptors of it.
+ * Only the leader of a session can take a controlling terminal (TIOCSCTTY), and
+ * the others have it from being forked later. So the leader takes it as soon as
+ * it has founded the session (tty.h), before the rest of its children are made.
  */
 #define LOG_MODULE "tty"
+#include "kinds/tty.h"
 #include "base/io.h"
 #include "base/log.h"
 #include "kernel/proc.h"
@@ -165,16 +167,13 @@ static int find_facts(struct capture *c, const struct fd_facts *f, struct tty_fa
 
 /* ---- capture: what is refused ---- */
 
-/* Does @task have a descriptor of the slave with this number? */
-static bool holds_slave(const struct capture *c, const struct task_facts *task, uint32_t index)
+/* Does anybody have a descriptor of the slave with this number? */
+static bool has_slave(const struct capture *c, uint32_t index)
 {
 	vec_foreach (it, &c->fds) {
-		if ((*it)->kind != &tty_kind || end_of((*it)->st.st_rdev) != END_SLAVE ||
-		    slave_index((*it)->st.st_rdev) != index)
-			continue;
-		vec_foreach (h, &(*it)->holders)
-			if (h->pid == task->pid)
-				return true;
+		if ((*it)->kind == &tty_kind && end_of((*it)->st.st_rdev) == END_SLAVE &&
+		    slave_index((*it)->st.st_rdev) == index)
+			return true;
 	}
 	return false;
 }
@@ -198,10 +197,10 @@ static int pty_allowed(struct capture *c, const struct tty_facts *t, struct err 
 			       "terminal /dev/pts/%u is in the tree, but the session that it "
 			       "controls is led by pid %d, outside",
 			       t->index, t->session);
-	if (!holds_slave(c, t->leader, t->index))
+	if (!has_slave(c, t->index))
 		return err_set(err, 0,
-			       "terminal /dev/pts/%u controls the session of pid %d, which has no "
-			       "descriptor of it; comes in a later release",
+			       "terminal /dev/pts/%u controls the session of pid %d, but nobody has "
+			       "a descriptor of it; comes in a later release",
 			       t->index, t->leader->pid);
 	return 0;
 }
@@ -485,14 +484,13 @@ static int check_terminal(const struct restore *r, const char *what, struct err 
 
 static int check_pty(const struct restore *r, const TtyInfoEntry *info, struct err *err)
 {
-	char what[32], path[64];
+	char path[32];
 
 	if (!info->pty || info->pty->index >= MAX_PTY_INDEX || info->id / 2 != info->pty->index)
 		return err_set(err, EINVAL, "pseudo terminal with an impossible number");
-	snprintf(what, sizeof(what), "/dev/pts/%u", info->pty->index);
-	if (is_job_terminal(r, info))
-		return check_terminal(r, what, err);
 	snprintf(path, sizeof(path), "/dev/pts/%u", info->pty->index);
+	if (is_job_terminal(r, info))
+		return check_terminal(r, path, err);
 	if (is_master(info) && !access(path, F_OK))
 		return err_set(err, EEXIST, "terminal number %s is in use here", path);
 	return 0;
@@ -754,6 +752,22 @@ static bool gives_foreground(const struct restore *r, const TtyInfoEntry *info,
 	       tcgetpgrp(own) == getpgrp();
 }
 
+int tty_of_session(struct restore *r, uint32_t sid, struct err *err)
+{
+	vec_foreach (it, &r->snap->tty_info) {
+		const TtyInfoEntry *info = *it;
+		const FileEntry *fe;
+
+		if (info->type != TTY_TYPE__PTY || is_master(info) || !info->sid ||
+		    info->sid != sid || !info->termios || is_job_terminal(r, info))
+			continue;
+		fe = first_of_info(r, info->id);
+		if (fe)
+			return broker_fd(r, fe->id, err);
+	}
+	return TTY_NO_SESSION;
+}
+
 static int tty_emit(struct restore *r, const FileEntry *fe, const struct fd_place *place,
 		    struct script *s, struct err *err)
 {
@@ -769,10 +783,8 @@ static int tty_emit(struct restore *r, const FileEntry *fe, const struct fd_plac
 			emit_foreground(info, place, s);
 		return 0;
 	}
-	if (!info->sid || info->sid != t->ps->pid || t->ps->sid != t->ps->pid)
-		return 0;
-	script_call(s, "take a controlling terminal", SYS_ioctl, SV(place->fd), SV(TIOCSCTTY), SV(0));
-	if (info->pgrp && group_exists(r, info->pgrp))
+	/* anybody of the session may; all of them put the same group there */
+	if (info->sid && info->sid == t->ps->sid && info->pgrp && group_exists(r, info->pgrp))
 		emit_foreground(info, place, s);
 	return 0;
 }

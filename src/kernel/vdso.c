@@ -76,7 +76,8 @@ static bool find_dynamic(const struct view *v, struct dynamic *d)
 			dyn_bytes = ph.p_filesz;
 		}
 	}
-	return loaded && dyn_bytes && read_dynamic(v, dyn_off, dyn_bytes, d) && d->symtab && d->strtab;
+	return loaded && dyn_bytes && read_dynamic(v, dyn_off, dyn_bytes, d) && d->symtab &&
+	       d->strtab;
 }
 
 /* DT_HASH counts the symbols; without it they end where the strings begin. */
@@ -132,7 +133,8 @@ int vdso_parse(const void *image, size_t bytes, struct vdso_symbols *out, struct
 		s->off = sym.st_value - d.base;
 		s->bytes = sym.st_size;
 		if (s->off >= bytes || s->bytes > bytes - s->off)
-			return err_set(err, EINVAL, "the vdso image's function %s leaves the image", s->name);
+			return err_set(err, EINVAL, "the vdso image's function %s leaves the image",
+				       s->name);
 		out->n++;
 	}
 	return 0;
@@ -146,7 +148,7 @@ int vdso_find(struct vdso_set *out, struct err *err)
 	if (proc_vmas_read(getpid(), false, &vmas, err) < 0)
 		return -1;
 	memset(out, 0, sizeof(*out));
-	vec_foreach(v, &vmas) {
+	vec_foreach (v, &vmas) {
 		if (strncmp(v->name, "[vvar", 5) != 0 && strcmp(v->name, "[vdso]") != 0)
 			continue;
 		if (out->n == VDSO_MAX_PARTS)
@@ -161,8 +163,9 @@ int vdso_find(struct vdso_set *out, struct err *err)
 	}
 	proc_vmas_finish(&vmas);
 	if (!found)
-		return err_set(err, ENOENT, "this kernel gives processes no vdso in the order that ferry "
-			"knows (vvar areas first)");
+		return err_set(err, ENOENT,
+			       "this kernel gives processes no vdso in the order that ferry "
+			       "knows (vvar areas first)");
 	return 0;
 }
 
@@ -188,7 +191,7 @@ static void put_jump(uint8_t *at, uint64_t target)
 /* What to do with a function that the kernel here does not offer. */
 static const struct fallback {
 	const char *name;
-	int nr;    /* its system call; -1: the old code works anywhere, it uses no kernel data */
+	int nr; /* its system call; -1: the old code works anywhere, it uses no kernel data */
 	bool state; /* getrandom: a question for the state's size (len of state ~0) is answered with ENOSYS */
 } fallbacks[] = {
 	{"__vdso_clock_gettime", SYS_clock_gettime, false},
@@ -205,8 +208,8 @@ static const struct fallback {
 /* mov $nr,%eax; syscall; ret, before it for getrandom: cmp $-1,%r8; jne; mov $-ENOSYS,%rax; ret */
 static size_t put_syscall(uint8_t *at, int nr, bool state)
 {
-	static const uint8_t guard[] = {0x49, 0x83, 0xf8, 0xff, 0x75, 0x08, 0x48, 0xc7,
-					0xc0, 0xda, 0xff, 0xff, 0xff, 0xc3};
+	static const uint8_t guard[] = {0x49, 0x83, 0xf8, 0xff, 0x75, 0x08, 0x48,
+					0xc7, 0xc0, 0xda, 0xff, 0xff, 0xff, 0xc3};
 	uint8_t call[] = {0xb8, (uint8_t)nr, (uint8_t)(nr >> 8), 0, 0, 0x0f, 0x05, 0xc3};
 	size_t n = 0;
 
@@ -240,7 +243,8 @@ int vdso_redirect(void *old, size_t old_bytes, const void *new_image, size_t new
 {
 	struct vdso_symbols from, to;
 
-	if (vdso_parse(old, old_bytes, &from, err) < 0 || vdso_parse(new_image, new_bytes, &to, err) < 0)
+	if (vdso_parse(old, old_bytes, &from, err) < 0 ||
+	    vdso_parse(new_image, new_bytes, &to, err) < 0)
 		return -1;
 	for (size_t i = 0; i < from.n; i++) {
 		const struct vdso_symbol *s = &from.v[i], *t = find_symbol(&to, s->name);
@@ -256,8 +260,9 @@ int vdso_redirect(void *old, size_t old_bytes, const void *new_image, size_t new
 			continue;
 		}
 		if (room < JUMP_BYTES)
-			return err_set(err, ENOTSUP, "the vdso's %s has only %llu bytes, too few for a jump",
-				s->name, (unsigned long long)room);
+			return err_set(err, ENOTSUP,
+				       "the vdso's %s has only %llu bytes, too few for a jump",
+				       s->name, (unsigned long long)room);
 		put_jump((uint8_t *)old + s->off, new_addr + t->off);
 	}
 	return 0;

@@ -45,11 +45,11 @@ struct component {
 	size_t n_off, v_off; /* of the field in UserX86XsaveEntry */
 };
 
-#define COMPONENT(number, text, size, elem, field)                                                 \
-	{                                                                                          \
-		.nr = (number), .name = (text), .bytes = (size), .elem_bytes = (elem),             \
-		.n_off = offsetof(UserX86XsaveEntry, n_##field),                                   \
-		.v_off = offsetof(UserX86XsaveEntry, field)                                        \
+#define COMPONENT(number, text, size, elem, field)                                     \
+	{                                                                              \
+		.nr = (number), .name = (text), .bytes = (size), .elem_bytes = (elem), \
+		.n_off = offsetof(UserX86XsaveEntry, n_##field),                       \
+		.v_off = offsetof(UserX86XsaveEntry, field)                            \
 	}
 
 static const struct component components[] = {
@@ -176,14 +176,15 @@ static int refuse_inexpressible(uint64_t bv, struct err *err)
 		known |= 1ULL << components[i].nr;
 	if (!(bv & ~known))
 		return 0;
-	return err_set(err, ENOTSUP, "extended registers: %s (xsave component %d) cannot be "
-		"carried: images have no field for it",
-		component_name((unsigned int)__builtin_ctzll(bv & ~known)),
-		__builtin_ctzll(bv & ~known));
+	return err_set(err, ENOTSUP,
+		       "extended registers: %s (xsave component %d) cannot be "
+		       "carried: images have no field for it",
+		       component_name((unsigned int)__builtin_ctzll(bv & ~known)),
+		       __builtin_ctzll(bv & ~known));
 }
 
-int xstate_to_fpregs(const void *xsave, size_t bytes, struct arena *arena,
-		     UserX86FpregsEntry **out, struct err *err)
+int xstate_to_fpregs(const void *xsave, size_t bytes, struct arena *arena, UserX86FpregsEntry **out,
+		     struct err *err)
 {
 	const uint8_t *area = xsave;
 	UserX86FpregsEntry *fp;
@@ -192,8 +193,10 @@ int xstate_to_fpregs(const void *xsave, size_t bytes, struct arena *arena,
 	size_t off;
 
 	if (bytes < LEGACY_BYTES + HEADER_BYTES)
-		return err_set(err, EINVAL, "extended registers: the kernel gave %zu bytes, "
-			"fewer than an xsave area has", bytes);
+		return err_set(err, EINVAL,
+			       "extended registers: the kernel gave %zu bytes, "
+			       "fewer than an xsave area has",
+			       bytes);
 	fp = arena_new(arena, UserX86FpregsEntry);
 	xs = arena_new(arena, UserX86XsaveEntry);
 	if (!fp || !xs)
@@ -224,13 +227,16 @@ int xstate_check(const UserX86FpregsEntry *fp, struct err *err)
 	uint64_t lacking = fp->xsave ? fp->xsave->xstate_bv & ~xstate_xcr0() : 0;
 
 	if (fp->n_st_space != 32 || fp->n_xmm_space != 64)
-		return err_set(err, EINVAL, "extended registers: the image holds %zu words of x87 "
-			"and %zu of SSE registers, not 32 and 64", fp->n_st_space, fp->n_xmm_space);
+		return err_set(err, EINVAL,
+			       "extended registers: the image holds %zu words of x87 "
+			       "and %zu of SSE registers, not 32 and 64",
+			       fp->n_st_space, fp->n_xmm_space);
 	if (lacking)
-		return err_set(err, ENOTSUP, "extended registers: the program uses %s (xsave "
-			"component %d), which the CPU here has not got",
-			component_name((unsigned int)__builtin_ctzll(lacking)),
-			__builtin_ctzll(lacking));
+		return err_set(err, ENOTSUP,
+			       "extended registers: the program uses %s (xsave "
+			       "component %d), which the CPU here has not got",
+			       component_name((unsigned int)__builtin_ctzll(lacking)),
+			       __builtin_ctzll(lacking));
 	return 0;
 }
 
@@ -245,11 +251,15 @@ static int field_to_piece(const struct component *c, const UserX86XsaveEntry *xs
 	if (!(xs->xstate_bv & 1ULL << c->nr))
 		return 0;
 	if (!component_place(c, bytes, &off))
-		return err_set(err, ENOTSUP, "extended registers: no place for %s in this "
-			"machine's xsave area", c->name);
+		return err_set(err, ENOTSUP,
+			       "extended registers: no place for %s in this "
+			       "machine's xsave area",
+			       c->name);
 	if (n == 0 || n > c->bytes / c->elem_bytes)
-		return err_set(err, EINVAL, "extended registers: the image holds %zu words of %s, "
-			"not %u", n, c->name, c->bytes / c->elem_bytes);
+		return err_set(err, EINVAL,
+			       "extended registers: the image holds %zu words of %s, "
+			       "not %u",
+			       n, c->name, c->bytes / c->elem_bytes);
 	memcpy(area + off, v, n * c->elem_bytes);
 	return 0;
 }
@@ -274,8 +284,10 @@ int xstate_from_fpregs(const UserX86FpregsEntry *fp, void *xsave, size_t bytes, 
 	if (xstate_check(fp, err) < 0)
 		return -1;
 	if (bytes < LEGACY_BYTES + HEADER_BYTES)
-		return err_set(err, EINVAL, "extended registers: the kernel here takes %zu bytes, "
-			"fewer than an xsave area has", bytes);
+		return err_set(err, EINVAL,
+			       "extended registers: the kernel here takes %zu bytes, "
+			       "fewer than an xsave area has",
+			       bytes);
 	memset(area, 0, bytes);
 	memcpy(area, &fx, sizeof(fx));
 	memcpy(area + ST_OFF, fp->st_space, 128);

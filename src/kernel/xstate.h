@@ -26,15 +26,15 @@ size_t xstate_bytes(void);
  * An area of @bytes as PTRACE_GETREGSET gave it, as a message in the arena.
  * Fails on a component in use that the image format cannot express (AMX tiles).
  */
-int xstate_to_fpregs(const void *xsave, size_t bytes, struct arena *arena,
-		     UserX86FpregsEntry **out, struct err *err) must_check;
+int xstate_to_fpregs(const void *xsave, size_t bytes, struct arena *arena, UserX86FpregsEntry **out,
+		     struct err *err) must_check;
 
 /*
  * Fills an area of @bytes for PTRACE_SETREGSET on this machine; @bytes is what
  * PTRACE_GETREGSET reports here. Fails as xstate_check does.
  */
-int xstate_from_fpregs(const UserX86FpregsEntry *fp, void *xsave, size_t bytes,
-		       struct err *err) must_check;
+int xstate_from_fpregs(const UserX86FpregsEntry *fp, void *xsave, size_t bytes, struct err *err)
+	must_check;
 
 /* Can this CPU hold these registers? The error names the extension that is missing. */
 int xstate_check(const UserX86FpregsEntry *fp, struct err *err) must_check;

@@ -60,7 +60,7 @@ uint64_t pagemap_present_bytes(const struct snap_pagemap *pagemap)
 {
 	uint64_t pages = 0;
 
-	vec_foreach(e, &pagemap->entries)
+	vec_foreach (e, &pagemap->entries)
 		if (pagemap_entry_flags(*e) & PE_PRESENT)
 			pages += pagemap_entry_pages(*e);
 	return pages * PAGE_BYTES;
@@ -75,13 +75,15 @@ static int check_entry(const struct snap_pagemap *pm, const PagemapEntry *e, str
 	if (flags & PE_PRESENT)
 		return 0;
 	if (flags & PE_PARENT)
-		return err_set(err, ENOTSUP, "%s-%llu.img: the pages at 0x%llx are in a parent image "
-			"directory, and incremental images are not supported yet",
-			what, (unsigned long long)pm->id, (unsigned long long)e->vaddr);
+		return err_set(err, ENOTSUP,
+			       "%s-%llu.img: the pages at 0x%llx are in a parent image "
+			       "directory, and incremental images are not supported yet",
+			       what, (unsigned long long)pm->id, (unsigned long long)e->vaddr);
 	if (flags & PE_LAZY)
-		return err_set(err, ENOTSUP, "%s-%llu.img: the pages at 0x%llx were left at the source "
-			"(dump --lazy-pages), and lazy restore is not supported yet",
-			what, (unsigned long long)pm->id, (unsigned long long)e->vaddr);
+		return err_set(err, ENOTSUP,
+			       "%s-%llu.img: the pages at 0x%llx were left at the source "
+			       "(dump --lazy-pages), and lazy restore is not supported yet",
+			       what, (unsigned long long)pm->id, (unsigned long long)e->vaddr);
 	return 0;
 }
 
@@ -97,9 +99,10 @@ static int find_area(struct cursor *c, uint64_t addr, uint64_t *end_out, enum fi
 	while (c->area < c->n_areas && c->areas[c->area].end <= addr)
 		c->area++;
 	if (c->area == c->n_areas || c->areas[c->area].start > addr)
-		return err_set(err, EINVAL, "pagemap-%llu.img: the page at 0x%llx is outside of the "
-			"private memory of the task",
-			(unsigned long long)c->pagemap->id, (unsigned long long)addr);
+		return err_set(err, EINVAL,
+			       "pagemap-%llu.img: the page at 0x%llx is outside of the "
+			       "private memory of the task",
+			       (unsigned long long)c->pagemap->id, (unsigned long long)addr);
 	*end_out = c->areas[c->area].end;
 	*how = c->areas[c->area].how;
 	return 0;
@@ -170,7 +173,7 @@ struct worker {
 	pthread_mutex_t *lock; /* guards the cursor */
 	atomic_bool *stop;
 	atomic_uint_fast64_t *done;
-	uint8_t *buf;   /* CHUNK_BYTES, and as many again to compare with */
+	uint8_t *buf; /* CHUNK_BYTES, and as many again to compare with */
 	struct chunk chunk;
 	bool own_buf;
 	int mem_fd; /* /proc/PID/mem, -1 if nothing is compared */
@@ -178,8 +181,8 @@ struct worker {
 	bool failed;
 };
 
-static int write_pieces(const struct fill_job *job, struct piece *v, uint8_t *const *src, unsigned int n,
-			struct err *err)
+static int write_pieces(const struct fill_job *job, struct piece *v, uint8_t *const *src,
+			unsigned int n, struct err *err)
 {
 	struct iovec local[CHUNK_PAGES], remote[CHUNK_PAGES];
 	unsigned int i, first = 0;
@@ -190,12 +193,13 @@ static int write_pieces(const struct fill_job *job, struct piece *v, uint8_t *co
 		remote[i] = (struct iovec){(void *)v[i].addr, v[i].bytes};
 	}
 	while (first < n) {
-		got = process_vm_writev(job->pid, local + first, n - first, remote + first, n - first, 0);
+		got = process_vm_writev(job->pid, local + first, n - first, remote + first,
+					n - first, 0);
 		if (got < 0 && errno == EINTR)
 			continue;
 		if (got <= 0)
 			return err_sys(err, "pid %d: cannot write memory at 0x%llx", job->pid,
-				(unsigned long long)remote[first].iov_base);
+				       (unsigned long long)remote[first].iov_base);
 		for (; first < n && (size_t)got >= remote[first].iov_len; first++)
 			got -= (ssize_t)remote[first].iov_len;
 		if (first < n && got > 0) {
@@ -233,7 +237,7 @@ static int copy_piece(const struct fill_job *job, const struct piece *p, uint8_t
 		}
 		if (errno != EEXIST)
 			return err_sys(err, "pid %d: cannot place pages at 0x%llx", job->pid,
-				(unsigned long long)copy.dst);
+				       (unsigned long long)copy.dst);
 		if (write_pieces(job, &one, &one_src, 1, err) < 0)
 			return -1;
 		off += PAGE_BYTES;
@@ -310,8 +314,8 @@ static int run_chunks(struct worker *w, bool report)
 		pthread_mutex_unlock(w->lock);
 		if (r <= 0)
 			return r;
-		if (store_get_pages(w->job->store, w->job->pagemap->pages_id, w->chunk.file_off, w->buf,
-				    w->chunk.bytes, &w->err) < 0)
+		if (store_get_pages(w->job->store, w->job->pagemap->pages_id, w->chunk.file_off,
+				    w->buf, w->chunk.bytes, &w->err) < 0)
 			return -1;
 		if (put_chunk(w, &w->err) < 0)
 			return -1;
@@ -346,7 +350,7 @@ static struct worker *worker_create(const struct worker *like, void *scratch)
 		return w;
 	w->own_buf = true;
 	w->buf = mmap(NULL, 2 * (size_t)CHUNK_BYTES, PROT_READ | PROT_WRITE,
-		MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (w->buf == MAP_FAILED) {
 		free(w);
 		return NULL;
@@ -380,8 +384,7 @@ int fill_task(const struct fill_job *job, struct err *err)
 	pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 	atomic_bool stop = false;
 	atomic_uint_fast64_t done = 0;
-	struct worker like = {
-		.job = job, .cursor = &cursor, .lock = &lock, .stop = &stop, .done = &done};
+	struct worker like = {.job = job, .cursor = &cursor, .lock = &lock, .stop = &stop, .done = &done};
 	bool two = pagemap_present_bytes(job->pagemap) >= TWO_THREADS_BYTES;
 	pthread_t thread;
 	cleanup_close int mem_fd = -1;
@@ -423,17 +426,20 @@ static int write_shmem_chunk(const struct chunk *ch, const uint8_t *buf, int fd,
 		ssize_t put;
 
 		if (p->addr >= limit || p->bytes > PAGE_ALIGN(limit) - p->addr)
-			return err_set(err, EINVAL, "pagemap-shmem-%llu.img: the page at offset 0x%llx lies "
-				"behind the end of the segment",
-				(unsigned long long)pm->id, (unsigned long long)p->addr);
+			return err_set(err, EINVAL,
+				       "pagemap-shmem-%llu.img: the page at offset 0x%llx lies "
+				       "behind the end of the segment",
+				       (unsigned long long)pm->id, (unsigned long long)p->addr);
 		bytes = MIN(bytes, limit - p->addr); /* the tail of the last page is not of the file */
 		for (size_t off = 0; off < bytes; off += (size_t)put) {
 			put = pwrite(fd, buf + off, bytes - off, (off_t)(p->addr + off));
 			if (put < 0 && errno == EINTR)
 				put = 0;
 			else if (put <= 0)
-				return err_sys(err, "cannot write shared memory %llu at offset 0x%llx",
-					(unsigned long long)pm->id, (unsigned long long)p->addr);
+				return err_sys(err,
+					       "cannot write shared memory %llu at offset 0x%llx",
+					       (unsigned long long)pm->id,
+					       (unsigned long long)p->addr);
 		}
 		buf += p->bytes;
 	}
@@ -464,7 +470,7 @@ int pagemap_read(struct store *store, const struct snap_pagemap *pagemap, uint64
 {
 	uint64_t off = 0, got = 0;
 
-	vec_foreach(ep, &pagemap->entries) {
+	vec_foreach (ep, &pagemap->entries) {
 		const PagemapEntry *e = *ep;
 		uint64_t len = pagemap_entry_pages(e) * PAGE_BYTES;
 		uint64_t at = addr + got, part;

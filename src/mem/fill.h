@@ -17,9 +17,9 @@
 
 /* How the pages of an area get in. */
 enum fill_how {
-	FILL_SKIP,    /* not at all */
-	FILL_WRITE,   /* process_vm_writev: the area must be writable */
-	FILL_UFFD,    /* UFFDIO_COPY: anonymous, not populated, registered with the job's userfaultfd; twice as fast */
+	FILL_SKIP,  /* not at all */
+	FILL_WRITE, /* process_vm_writev: the area must be writable */
+	FILL_UFFD, /* UFFDIO_COPY: anonymous, not populated, registered with the job's userfaultfd; twice as fast */
 	FILL_COMPARE, /* the area is shared copy-on-write: write only pages that differ */
 };
 

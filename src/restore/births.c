@@ -23,8 +23,8 @@
 
 enum { DEATH_TIMEOUT_MS = 10000 };
 
-int births_clone(struct restore_session *s, struct rslot *from, const struct rslot *child, pid_t vtid,
-		 uint64_t flags, struct err *err)
+int births_clone(struct restore_session *s, struct rslot *from, const struct rslot *child,
+		 pid_t vtid, uint64_t flags, struct err *err)
 {
 	struct clone_args args = {
 		.flags = flags,
@@ -38,14 +38,14 @@ int births_clone(struct restore_session *s, struct rslot *from, const struct rsl
 		return -1;
 	args.set_tid = script_data(&from->script, &vtid, sizeof(vtid));
 	script_same(&from->script, "create a task with its old pid (clone3)", vtid, BLOB_OP_CLONE,
-		SV(script_data(&from->script, &args, sizeof(args))), SV(sizeof(args)),
-		SV((uintptr_t)child->slot));
+		    SV(script_data(&from->script, &args, sizeof(args))), SV(sizeof(args)),
+		    SV((uintptr_t)child->slot));
 	return 0;
 }
 
 /* Calls @fn for tasks, then helpers. */
-static int each(struct restore_session *s, int (*fn)(struct restore_session *, struct rtask *, struct err *),
-		struct err *err)
+static int each(struct restore_session *s,
+		int (*fn)(struct restore_session *, struct rtask *, struct err *), struct err *err)
 {
 	for (size_t i = 0; i < s->tasks.n; i++)
 		if (fn(s, s->tasks.v[i], err) < 0)
@@ -97,7 +97,7 @@ static int found_session(struct restore_session *s, struct rtask *t, struct err 
 
 	if (!t->pid || !t->wants_setsid || t->setsid_done)
 		return 0;
-	vec_foreach(x, &s->tasks)
+	vec_foreach (x, &s->tasks)
 		if ((*x)->creator == t && (*x)->before_setsid && !(*x)->queued)
 			return 0;
 	tty = tty_of_session(&s->r, (uint32_t)t->vpid, err);
@@ -132,9 +132,9 @@ static int round_of_births(struct restore_session *s, struct err *err)
 		return -1;
 	if (each(s, start_script, err) < 0 || slots_wait(s, err) < 0)
 		return -1;
-	vec_foreach(t, &s->tasks)
+	vec_foreach (t, &s->tasks)
 		n += (*t)->queued && !(*t)->pid;
-	vec_foreach(t, &s->helpers)
+	vec_foreach (t, &s->helpers)
 		n += (*t)->queued && !(*t)->pid;
 	return each(s, note_birth, err) < 0 ? -1 : n;
 }
@@ -147,7 +147,7 @@ static int build_memory(struct restore_session *s, bool only_parents, struct err
 
 	if (!list)
 		return err_nomem(err);
-	vec_foreach(tp, &s->tasks) {
+	vec_foreach (tp, &s->tasks) {
 		bool wanted = !only_parents;
 
 		if (!(*tp)->pid || (*tp)->zombie || (*tp)->memory_done)
@@ -171,10 +171,11 @@ int births_run(struct restore_session *s, struct err *err)
 	} while (n > 0);
 	if (n < 0)
 		return -1;
-	vec_foreach(tp, &s->tasks)
+	vec_foreach (tp, &s->tasks)
 		if (!(*tp)->pid)
-			return err_set(err, EDEADLK, "pid %d (%s): no order of forks leads to its session", (*tp)->vpid,
-				task_comm(*tp));
+			return err_set(err, EDEADLK,
+				       "pid %d (%s): no order of forks leads to its session",
+				       (*tp)->vpid, task_comm(*tp));
 	return build_memory(s, false, err) < 0 ? -1 : 0;
 }
 
@@ -219,7 +220,8 @@ static int join_group(struct restore_session *s, struct rtask *t, struct err *er
 		return 0;
 	if (slot_room(s, leader(t), 1, 0, err) < 0)
 		return -1;
-	script_call(&leader(t)->script, "join a process group (setpgid)", SYS_setpgid, SV(0), SV(t->pgid));
+	script_call(&leader(t)->script, "join a process group (setpgid)", SYS_setpgid, SV(0),
+		    SV(t->pgid));
 	t->now_pgid = t->pgid;
 	return slot_start(s, leader(t), err);
 }
@@ -259,13 +261,14 @@ static void die_by_signal(struct script *sc, pid_t vpid, int sig)
 	static const uint64_t no_limit[2];
 	uint64_t set = 1ULL << (sig - 1);
 
-	script_call(sc, "disable core dumps", SYS_setrlimit, SV(RLIMIT_CORE), SV(script_data(sc, no_limit, 16)));
+	script_call(sc, "disable core dumps", SYS_setrlimit, SV(RLIMIT_CORE),
+		    SV(script_data(sc, no_limit, 16)));
 	if (sig != SIGKILL)
 		script_call(sc, "take the default action of a signal", SYS_rt_sigaction, SV(sig),
-			SV(script_data(sc, &dfl, sizeof(dfl))), SV(0), SV(8));
+			    SV(script_data(sc, &dfl, sizeof(dfl))), SV(0), SV(8));
 	script_call(sc, "die like the zombie died", SYS_kill, SV(vpid), SV(sig));
 	script_call(sc, "unblock a signal", SYS_rt_sigprocmask, SV(SIG_UNBLOCK),
-		SV(script_data(sc, &set, 8)), SV(0), SV(8));
+		    SV(script_data(sc, &set, 8)), SV(0), SV(8));
 }
 
 /* The last script of a task: nobody waits for its end. */
@@ -274,8 +277,8 @@ static void start_death(struct rtask *t, int status)
 	struct script *sc = &leader(t)->script;
 
 	if (t->snap)
-		script_call(sc, "set the name", SYS_prctl, SV(PR_SET_NAME), SV(script_string(sc, task_comm(t))),
-			SV(0), SV(0), SV(0));
+		script_call(sc, "set the name", SYS_prctl, SV(PR_SET_NAME),
+			    SV(script_string(sc, task_comm(t))), SV(0), SV(0), SV(0));
 	if (WIFSIGNALED(status))
 		die_by_signal(sc, t->vpid, WTERMSIG(status));
 	script_call(sc, "exit", SYS_exit_group, SV(WEXITSTATUS(status)));
@@ -298,8 +301,8 @@ static int adopt(struct restore_session *s, struct rtask *t, struct err *err)
 {
 	if (!t->adopts)
 		return 0;
-	script_call(&leader(t)->script, "adopt orphans", SYS_prctl, SV(PR_SET_CHILD_SUBREAPER), SV(1), SV(0),
-		SV(0), SV(0));
+	script_call(&leader(t)->script, "adopt orphans", SYS_prctl, SV(PR_SET_CHILD_SUBREAPER),
+		    SV(1), SV(0), SV(0), SV(0));
 	return slot_start(s, leader(t), err);
 }
 
@@ -311,8 +314,8 @@ static int end_helper(struct restore_session *s, struct rtask *h, struct err *er
 	start_death(h, 0);
 	if (await_death(h, err) < 0)
 		return task_wrap(h, err);
-	script_same(&owner->script, "reap a temporary task", h->vpid, SYS_wait4, SV(h->vpid), SV(0), SV(__WALL),
-		SV(0));
+	script_same(&owner->script, "reap a temporary task", h->vpid, SYS_wait4, SV(h->vpid), SV(0),
+		    SV(__WALL), SV(0));
 	if (slot_run(s, owner, err) < 0)
 		return task_wrap(h->owner, err);
 	h->pid = 0;

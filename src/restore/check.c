@@ -44,8 +44,9 @@ int restore_pids_free(const pid_t *pids, size_t n, struct err *err)
 
 	for (size_t i = 0; i < n; i++) {
 		if (max && pids[i] >= max)
-			return err_set(err, ERANGE, "pid %d is above the highest here (/proc/sys/kernel/pid_max is %ld)",
-				pids[i], max);
+			return err_set(err, ERANGE,
+				       "pid %d is above the highest here (/proc/sys/kernel/pid_max is %ld)",
+				       pids[i], max);
 		if (pid_free(pids[i], err) < 0)
 			return -1;
 	}
@@ -59,7 +60,7 @@ static int tree_pids_free(struct restore_session *s, struct err *err)
 	bool ok = true;
 	int r;
 
-	vec_foreach(tp, &s->tasks) {
+	vec_foreach (tp, &s->tasks) {
 		const struct rtask *t = *tp;
 
 		ok = ok && vec_push(&pids, t->vpid);
@@ -68,7 +69,7 @@ static int tree_pids_free(struct restore_session *s, struct err *err)
 		if (t->pgid && !session_task(s, t->pgid))
 			ok = ok && vec_push(&pids, t->pgid);
 	}
-	vec_foreach(hp, &s->helpers)
+	vec_foreach (hp, &s->helpers)
 		ok = ok && vec_push(&pids, (*hp)->vpid);
 	r = ok ? restore_pids_free(pids.v, pids.n, err) : err_nomem(err);
 	vec_free(&pids);
@@ -107,8 +108,10 @@ static int check_namespaces(struct restore_session *s, const struct rtask *t, st
 
 	for (size_t i = 0; i < ARRAY_SIZE(ns); i++)
 		if (ns[i].differs)
-			return err_set(err, ENOTSUP, "the task has a %s namespace of its own, which cannot be "
-				"restored yet", ns[i].name);
+			return err_set(err, ENOTSUP,
+				       "the task has a %s namespace of its own, which cannot be "
+				       "restored yet",
+				       ns[i].name);
 	return 0;
 }
 
@@ -120,16 +123,19 @@ static int check_thread(const struct rtask *t, size_t thread, struct err *err)
 	const ThreadInfoX86 *ti = core->thread_info;
 
 	if (core->mtype != CORE_ENTRY__MARCH__X86_64)
-		return err_set(err, ENOTSUP, "it was dumped on another kind of machine (mtype %d)", (int)core->mtype);
+		return err_set(err, ENOTSUP, "it was dumped on another kind of machine (mtype %d)",
+			       (int)core->mtype);
 	if (!ti || !ti->gpregs || !ti->fpregs || !core->thread_core)
 		return err_set(err, EINVAL, "core-%u.img lacks the registers or the thread's state",
-			t->snap->ps->threads[thread]);
+			       t->snap->ps->threads[thread]);
 	if (ti->gpregs->has_mode && ti->gpregs->mode == USER_X86_REGS_MODE__COMPAT)
 		return err_set(err, ENOTSUP, "32-bit programs cannot be restored");
 	for (size_t i = 0; i < ti->n_tls; i++)
 		if (!ti->tls[i]->seg_not_present)
-			return err_set(err, ENOTSUP, "segments of its own (set_thread_area) cannot be restored");
-	if (core->thread_core->has_seccomp_mode && core->thread_core->seccomp_mode != SECCOMP_MODE__disabled)
+			return err_set(err, ENOTSUP,
+				       "segments of its own (set_thread_area) cannot be restored");
+	if (core->thread_core->has_seccomp_mode &&
+	    core->thread_core->seccomp_mode != SECCOMP_MODE__disabled)
 		return err_set(err, ENOTSUP, "seccomp filters cannot be restored yet");
 	return xstate_check(ti->fpregs, err);
 }
@@ -157,7 +163,8 @@ static int check_task(struct restore_session *s, struct rtask *t, struct err *er
 		return -1;
 	for (size_t i = 0; i < t->n_slots; i++)
 		if (check_thread(t, i, err) < 0 || check_kinds(s, t, i, err) < 0)
-			return t->n_slots > 1 ? err_wrap(err, "thread %u", t->snap->ps->threads[i]) : -1;
+			return t->n_slots > 1 ? err_wrap(err, "thread %u", t->snap->ps->threads[i]) :
+						-1;
 	return 0;
 }
 
@@ -165,7 +172,7 @@ int restore_check(struct restore_session *s, struct err *err)
 {
 	if (check_pids(s, err) < 0)
 		return -1;
-	vec_foreach(tp, &s->tasks)
+	vec_foreach (tp, &s->tasks)
 		if (check_task(s, *tp, err) < 0)
 			return task_wrap(*tp, err);
 	return broker_check(&s->r, err);

@@ -37,11 +37,11 @@ int files_base(struct restore_session *s, struct err *err)
 
 	if (proc_fds(getpid(), &own, err) < 0)
 		return -1;
-	vec_foreach(fd, &own)
+	vec_foreach (fd, &own)
 		highest = MAX(highest, *fd);
 	vec_free(&own);
-	vec_foreach(tp, &s->tasks)
-		vec_foreach(fe, &(*tp)->snap->fds)
+	vec_foreach (tp, &s->tasks)
+		vec_foreach (fe, &(*tp)->snap->fds)
 			highest = MAX(highest, (int)(*fe)->fd);
 	s->base_fd = highest + 1 + SPARE_FDS;
 	if (getrlimit(RLIMIT_NOFILE, &lim) < 0)
@@ -52,10 +52,12 @@ int files_base(struct restore_session *s, struct err *err)
 		s->nofile.changed = setrlimit(RLIMIT_NOFILE, &lim) == 0;
 	}
 	if ((uint64_t)s->base_fd + BROKER_MIN_FDS + s->r.snap->files.n > lim.rlim_cur)
-		return err_set(err, EMFILE, "the tree uses descriptors up to %d: needs a limit of open files "
-			"(ulimit -n) of %llu, it is %llu", highest,
-			(unsigned long long)s->base_fd + BROKER_MIN_FDS + s->r.snap->files.n,
-			(unsigned long long)lim.rlim_cur);
+		return err_set(err, EMFILE,
+			       "the tree uses descriptors up to %d: needs a limit of open files "
+			       "(ulimit -n) of %llu, it is %llu",
+			       highest,
+			       (unsigned long long)s->base_fd + BROKER_MIN_FDS + s->r.snap->files.n,
+			       (unsigned long long)lim.rlim_cur);
 	return 0;
 }
 
@@ -71,7 +73,7 @@ int raise_fd(const struct restore_session *s, int fd, struct err *err)
 
 int held_fd(const struct restore_session *s, uint32_t id, uint32_t flags)
 {
-	vec_foreach(h, &s->held)
+	vec_foreach (h, &s->held)
 		if (h->id == id && h->flags == flags)
 			return h->fd;
 	return -1;
@@ -82,7 +84,7 @@ static int find_alias(const struct restore_session *s, const FileEntry *fe, uint
 {
 	if (!fe->reg || fe->reg->ext || snapshot_remap(s->r.snap, fe->id))
 		return -1;
-	vec_foreach(h, &s->held)
+	vec_foreach (h, &s->held)
 		if (h->flags == flags && h->fe->reg && strcmp(h->fe->reg->name, fe->reg->name) == 0 &&
 		    !snapshot_remap(s->r.snap, h->id))
 			return h->fd;
@@ -115,7 +117,7 @@ int hold_file(struct restore_session *s, uint32_t id, uint32_t flags, struct err
 
 static int fill_memfds(struct restore_session *s, struct err *err)
 {
-	vec_foreach(mp, &s->r.snap->memfds) {
+	vec_foreach (mp, &s->r.snap->memfds) {
 		const MemfdInodeEntry *m = *mp;
 		const struct snap_pagemap *pm = snapshot_shmem(s->r.snap, m->shmid);
 		int fd = memfd_inode_fd(&s->r, m->inode_id, err);
@@ -128,7 +130,7 @@ static int fill_memfds(struct restore_session *s, struct err *err)
 
 int files_open(struct restore_session *s, struct err *err)
 {
-	vec_foreach(tp, &s->tasks) {
+	vec_foreach (tp, &s->tasks) {
 		const struct snap_task *st = (*tp)->snap;
 
 		if ((*tp)->zombie)
@@ -145,11 +147,11 @@ void files_close(struct restore_session *s)
 {
 	struct rlimit lim;
 
-	vec_foreach(h, &s->held)
+	vec_foreach (h, &s->held)
 		if (!h->alias)
 			close(h->fd);
 	vec_free(&s->held);
-	vec_foreach(g, &s->segments)
+	vec_foreach (g, &s->segments)
 		if (g->fd >= 0)
 			close(g->fd);
 	vec_free(&s->segments);
@@ -162,7 +164,7 @@ void files_close(struct restore_session *s)
 
 static int place_fds(struct restore_session *s, struct rtask *t, struct err *err)
 {
-	vec_foreach(fp, &t->snap->fds) {
+	vec_foreach (fp, &t->snap->fds) {
 		const FdinfoEntry *fe = *fp;
 		int fd = broker_fd(&s->r, fe->id, err);
 
@@ -170,8 +172,8 @@ static int place_fds(struct restore_session *s, struct rtask *t, struct err *err
 			return err_wrap(err, "fd %u", fe->fd);
 		if (slot_room(s, leader(t), 1, 0, err) < 0)
 			return -1;
-		script_same(&leader(t)->script, "put a descriptor in place (dup3)", fe->fd, SYS_dup3, SV(fd),
-			SV(fe->fd), SV(fe->flags & FD_CLOEXEC ? O_CLOEXEC : 0));
+		script_same(&leader(t)->script, "put a descriptor in place (dup3)", fe->fd, SYS_dup3,
+			    SV(fd), SV(fe->fd), SV(fe->flags & FD_CLOEXEC ? O_CLOEXEC : 0));
 	}
 	return 0;
 }
@@ -179,8 +181,8 @@ static int place_fds(struct restore_session *s, struct rtask *t, struct err *err
 /* Has this description been seen in an earlier task, or earlier in this one? */
 static bool is_first(const struct restore_session *s, const struct rtask *t, const FdinfoEntry *fe)
 {
-	vec_foreach(tp, &s->tasks)
-		vec_foreach(fp, &(*tp)->snap->fds) {
+	vec_foreach (tp, &s->tasks)
+		vec_foreach (fp, &(*tp)->snap->fds) {
 			if (*tp == t && *fp == fe)
 				return true;
 			if ((*fp)->id == fe->id)
@@ -192,7 +194,7 @@ static bool is_first(const struct restore_session *s, const struct rtask *t, con
 /* What kinds want a holder to do itself. */
 static int emit_fds(struct restore_session *s, struct rtask *t, struct err *err)
 {
-	vec_foreach(fp, &t->snap->fds) {
+	vec_foreach (fp, &t->snap->fds) {
 		const FdinfoEntry *fi = *fp;
 		const FileEntry *fe = snapshot_file(s->r.snap, fi->id);
 		const struct fd_kind *kind = fe ? fd_kind_by_type(fe->type) : NULL;
@@ -223,10 +225,12 @@ static int place_dirs(struct restore_session *s, struct rtask *t, struct err *er
 	if (slot_room(s, leader(t), 4, 0, err) < 0)
 		return -1;
 	if (s->opt.kinds->root || strcmp(dir_name(s, fs->root_id), "/") != 0) {
-		script_call(sc, "go to the root directory", SYS_fchdir, SV(held_fd(s, fs->root_id, O_PATH)));
+		script_call(sc, "go to the root directory", SYS_fchdir,
+			    SV(held_fd(s, fs->root_id, O_PATH)));
 		script_call(sc, "change the root directory", SYS_chroot, SV(script_string(sc, ".")));
 	}
-	script_call(sc, "go to the working directory", SYS_fchdir, SV(held_fd(s, fs->cwd_id, O_PATH)));
+	script_call(sc, "go to the working directory", SYS_fchdir,
+		    SV(held_fd(s, fs->cwd_id, O_PATH)));
 	if (fs->has_umask)
 		script_call(sc, "set the umask", SYS_umask, SV(fs->umask));
 	return 0;
@@ -234,7 +238,7 @@ static int place_dirs(struct restore_session *s, struct rtask *t, struct err *er
 
 int files_install(struct restore_session *s, struct err *err)
 {
-	vec_foreach(tp, &s->tasks) {
+	vec_foreach (tp, &s->tasks) {
 		struct rtask *t = *tp;
 
 		if (t->zombie)

@@ -33,10 +33,10 @@ const char *task_comm(const struct rtask *t)
 
 struct rtask *session_task(struct restore_session *s, pid_t vpid)
 {
-	vec_foreach(tp, &s->tasks)
+	vec_foreach (tp, &s->tasks)
 		if ((*tp)->vpid == vpid)
 			return *tp;
-	vec_foreach(tp, &s->helpers)
+	vec_foreach (tp, &s->helpers)
 		if ((*tp)->vpid == vpid)
 			return *tp;
 	return NULL;
@@ -64,7 +64,7 @@ static bool is_zombie(const struct snap_task *st)
 
 static int add_tasks(struct restore_session *s, struct err *err)
 {
-	vec_foreach(sp, &s->r.snap->tasks) {
+	vec_foreach (sp, &s->r.snap->tasks) {
 		struct snap_task *st = *sp;
 		struct rtask *t = new_task(s, (pid_t)st->ps->pid, err);
 
@@ -77,7 +77,8 @@ static int add_tasks(struct restore_session *s, struct err *err)
 		t->pgid = (pid_t)st->ps->pgid;
 		t->parent = st->ps->ppid ? session_task(s, (pid_t)st->ps->ppid) : NULL;
 		if (!t->parent && s->tasks.n > 0)
-			return err_set(err, EINVAL, "pstree.img: pid %d has no parent in the tree", t->vpid);
+			return err_set(err, EINVAL, "pstree.img: pid %d has no parent in the tree",
+				       t->vpid);
 		if (!vec_push(&s->tasks, t))
 			return err_nomem(err);
 	}
@@ -94,10 +95,11 @@ static int resolve_shell_job(struct restore_session *s, struct err *err)
 	if (old_sid == root->vpid)
 		return 0;
 	if (!s->opt.kinds->shell_job)
-		return err_set(err, EINVAL, "pid %d (%s) is not the leader of its session %d: the tree was a job "
-			"of a shell; give --shell-job to make it a job of this one",
-			root->vpid, task_comm(root), old_sid);
-	vec_foreach(tp, &s->tasks) {
+		return err_set(err, EINVAL,
+			       "pid %d (%s) is not the leader of its session %d: the tree was a job "
+			       "of a shell; give --shell-job to make it a job of this one",
+			       root->vpid, task_comm(root), old_sid);
+	vec_foreach (tp, &s->tasks) {
 		if ((*tp)->sid == old_sid)
 			(*tp)->sid = 0;
 		if ((foreign_group && (*tp)->pgid == old_pgid) || (*tp)->pgid == old_sid)
@@ -174,9 +176,10 @@ static int plan_foreign_session(struct restore_session *s, struct rtask *t, stru
 		return 0;
 	}
 	if (!l || !is_ancestor(t->parent, l))
-		return err_set(err, ENOTSUP, "pid %d (%s) is in session %d, which none of its ancestors' children "
-			"lead: cannot be rebuilt",
-			t->vpid, task_comm(t), t->need);
+		return err_set(err, ENOTSUP,
+			       "pid %d (%s) is in session %d, which none of its ancestors' children "
+			       "lead: cannot be rebuilt",
+			       t->vpid, task_comm(t), t->need);
 	h = plan_helper(s, spare_vpid(s), l, err);
 	if (!h)
 		return -1;
@@ -205,8 +208,10 @@ static int plan_birth(struct restore_session *s, struct rtask *t, struct err *er
 	if (!t->zombie && !p->zombie && t->snap->ids && p->snap->ids &&
 	    t->snap->ids->files_id == p->snap->ids->files_id) {
 		if (t->creator != p)
-			return err_set(err, ENOTSUP, "pid %d (%s) shares its descriptor table with its parent, but "
-				"not its session: cannot be rebuilt", t->vpid, task_comm(t));
+			return err_set(err, ENOTSUP,
+				       "pid %d (%s) shares its descriptor table with its parent, but "
+				       "not its session: cannot be rebuilt",
+				       t->vpid, task_comm(t));
 		t->share_files = true;
 	}
 	return 0;
@@ -215,7 +220,7 @@ static int plan_birth(struct restore_session *s, struct rtask *t, struct err *er
 /* A process must not be born into a table that it shares with nobody it could get it from. */
 static int check_files_ids(struct restore_session *s, struct err *err)
 {
-	vec_foreach(tp, &s->tasks)
+	vec_foreach (tp, &s->tasks)
 		for (struct rtask **op = s->tasks.v; op < tp; op++) {
 			const TaskKobjIdsEntry *a = (*tp)->snap->ids, *b = (*op)->snap->ids;
 			const struct rtask *up = (*tp)->parent;
@@ -224,8 +229,10 @@ static int check_files_ids(struct restore_session *s, struct err *err)
 				continue;
 			if (up && up->snap->ids && up->snap->ids->files_id == a->files_id)
 				continue;
-			return err_set(err, ENOTSUP, "pid %d and pid %d share one descriptor table but are not "
-				"parent and child: cannot be rebuilt", (*op)->vpid, (*tp)->vpid);
+			return err_set(err, ENOTSUP,
+				       "pid %d and pid %d share one descriptor table but are not "
+				       "parent and child: cannot be rebuilt",
+				       (*op)->vpid, (*tp)->vpid);
 		}
 	return 0;
 }
@@ -245,19 +252,21 @@ int plan_tree(struct restore_session *s, struct err *err)
 		return -1;
 	find_needs(s);
 	root->born_sid = 0;
-	vec_foreach(tp, &s->tasks)
+	vec_foreach (tp, &s->tasks)
 		if (*tp != root && plan_birth(s, *tp, err) < 0)
 			return -1;
-	vec_foreach(tp, &s->tasks)
+	vec_foreach (tp, &s->tasks)
 		if (!(*tp)->zombie && space_plan(s, *tp, err) < 0)
 			return task_wrap(*tp, err);
-	vec_foreach(tp, &s->tasks) {
+	vec_foreach (tp, &s->tasks) {
 		struct rtask *t = *tp;
 
-		t->inherits = t->parent && !t->zombie && t->creator == t->parent && space_shares(s, t->parent, t);
-		log_debug("pid %d (%s): from %s %d%s%s", t->vpid, task_comm(t), t->creator ? "task" : "us",
-			t->creator ? t->creator->vpid : 0, t->as_sibling ? ", as its brother" : "",
-			t->inherits ? ", with its memory" : "");
+		t->inherits = t->parent && !t->zombie && t->creator == t->parent &&
+			      space_shares(s, t->parent, t);
+		log_debug("pid %d (%s): from %s %d%s%s", t->vpid, task_comm(t),
+			  t->creator ? "task" : "us", t->creator ? t->creator->vpid : 0,
+			  t->as_sibling ? ", as its brother" : "",
+			  t->inherits ? ", with its memory" : "");
 	}
 	return 0;
 }

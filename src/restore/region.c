@@ -27,9 +27,9 @@ enum {
 	CODE_BYTES = 16 * 1024,
 };
 #define SPARE_HELPERS 64
-#define MARGIN_BYTES  (2UL << 20) /* from any other area: stacks grow */
-#define LOWEST_ADDR   (256UL << 20)
-#define HIGHEST_ADDR  0x7ffff0000000UL
+#define MARGIN_BYTES (2UL << 20) /* from any other area: stacks grow */
+#define LOWEST_ADDR (256UL << 20)
+#define HIGHEST_ADDR 0x7ffff0000000UL
 
 struct range {
 	uint64_t start, end;
@@ -51,14 +51,15 @@ static int collect_ranges(struct restore_session *s, ranges *out, struct err *er
 
 	if (proc_vmas_read(getpid(), false, &own, err) < 0)
 		return -1;
-	vec_foreach(v, &own)
+	vec_foreach (v, &own)
 		ok = ok && vec_push(out, (struct range){v->start, v->end});
 	proc_vmas_finish(&own);
-	vec_foreach(tp, &s->tasks) {
+	vec_foreach (tp, &s->tasks) {
 		const MmEntry *mm = (*tp)->snap->mm;
 
 		for (size_t i = 0; mm && i < mm->n_vmas; i++)
-			ok = ok && vec_push(out, (struct range){mm->vmas[i]->start, mm->vmas[i]->end});
+			ok = ok &&
+			     vec_push(out, (struct range){mm->vmas[i]->start, mm->vmas[i]->end});
 	}
 	if (!ok)
 		return err_nomem(err);
@@ -71,7 +72,7 @@ static uint64_t find_gap(const ranges *r, size_t bytes)
 {
 	uint64_t at = LOWEST_ADDR;
 
-	vec_foreach(x, r) {
+	vec_foreach (x, r) {
 		if (x->start >= at + bytes + MARGIN_BYTES)
 			return at;
 		at = MAX(at, x->end + MARGIN_BYTES);
@@ -83,7 +84,7 @@ static size_t slots_bytes(const struct restore_session *s)
 {
 	size_t bytes = SPARE_HELPERS * (size_t)HELPER_SLOT_BYTES;
 
-	vec_foreach(tp, &s->tasks)
+	vec_foreach (tp, &s->tasks)
 		bytes += LEADER_SLOT_BYTES + ((*tp)->n_slots - 1) * (size_t)THREAD_SLOT_BYTES;
 	return bytes + s->helpers.n * (size_t)HELPER_SLOT_BYTES;
 }
@@ -100,21 +101,23 @@ int region_create(struct restore_session *s, struct err *err)
 	if (collect_ranges(s, &used, err) == 0) {
 		at = find_gap(&used, s->region_bytes);
 		if (!at)
-			err_set(err, ENOMEM, "no address range of %zu bytes is free in every task of the tree",
+			err_set(err, ENOMEM,
+				"no address range of %zu bytes is free in every task of the tree",
 				s->region_bytes);
 	}
 	vec_free(&used);
 	if (!at)
 		return -1;
 	got = mmap((void *)at, s->mapped_bytes, PROT_READ | PROT_WRITE | PROT_EXEC,
-		MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE | MAP_NORESERVE, -1, 0);
+		   MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE | MAP_NORESERVE, -1, 0);
 	if (got == MAP_FAILED)
-		return err_sys(err, "cannot map %zu bytes at 0x%llx for the tree's scripts", s->mapped_bytes,
-			(unsigned long long)at);
+		return err_sys(err, "cannot map %zu bytes at 0x%llx for the tree's scripts",
+			       s->mapped_bytes, (unsigned long long)at);
 	s->region = got;
 	s->parking = at + s->mapped_bytes;
 	if (blob_code_bytes() > CODE_BYTES)
-		return err_set(err, ENOSPC, "the blob has %zu bytes, more than its place", blob_code_bytes());
+		return err_set(err, ENOSPC, "the blob has %zu bytes, more than its place",
+			       blob_code_bytes());
 	memcpy(s->region, blob_code(), blob_code_bytes());
 	s->slot_off = CODE_BYTES;
 	return 0;
@@ -161,8 +164,10 @@ int region_slots(struct restore_session *s, struct rtask *t, struct err *err)
 		return err_nomem(err);
 	for (size_t i = 0; i < t->n_slots; i++) {
 		if (s->slot_off + bytes > s->mapped_bytes)
-			return err_set(err, ENOSPC, "more than %d temporary tasks would be needed for process "
-				"groups whose leaders are gone", SPARE_HELPERS);
+			return err_set(err, ENOSPC,
+				       "more than %d temporary tasks would be needed for process "
+				       "groups whose leaders are gone",
+				       SPARE_HELPERS);
 		t->slots[i] = add_slot(s, t, i, bytes);
 		if (!t->slots[i])
 			return err_nomem(err);
@@ -186,8 +191,8 @@ static int explain_signal(pid_t pid, int sig, struct err *err)
 	ptrace(PTRACE_GETSIGINFO, pid, NULL, &info);
 	if (pt_get_regs(pid, &regs, &unused) < 0)
 		log_debug("%s", unused.text);
-	return err_set(err, EFAULT, "the half-built task got signal %d (%s) at 0x%llx, address %p", sig,
-		strsignal(sig), regs.rip, info.si_addr);
+	return err_set(err, EFAULT, "the half-built task got signal %d (%s) at 0x%llx, address %p",
+		       sig, strsignal(sig), regs.rip, info.si_addr);
 }
 
 /* Asked every few milliseconds while a script runs. */
@@ -236,7 +241,7 @@ int slots_wait(struct restore_session *s, struct err *err)
 	struct err later;
 	int r = 0;
 
-	vec_foreach(p, &s->running) {
+	vec_foreach (p, &s->running) {
 		if (!(*p)->running)
 			continue;
 		if (wait_slot(*p, r ? &later : err) < 0)
@@ -258,13 +263,15 @@ int slot_run(struct restore_session *s, struct rslot *rs, struct err *err)
 	return 0;
 }
 
-int slot_room(struct restore_session *s, struct rslot *rs, unsigned int ops, size_t bytes, struct err *err)
+int slot_room(struct restore_session *s, struct rslot *rs, unsigned int ops, size_t bytes,
+	      struct err *err)
 {
 	if (script_has_room(&rs->script, ops, bytes))
 		return 0;
 	if (slot_run(s, rs, err) < 0)
 		return -1;
 	if (!script_has_room(&rs->script, ops, bytes))
-		return err_set(err, ENOSPC, "a script of %u operations does not fit in its place", ops);
+		return err_set(err, ENOSPC, "a script of %u operations does not fit in its place",
+			       ops);
 	return 0;
 }

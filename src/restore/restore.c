@@ -21,7 +21,8 @@
 
 enum { KILL_TIMEOUT_MS = 10000 };
 
-struct restore_session *restore_open(struct store *store, const struct restore_options *opt, struct err *err)
+struct restore_session *restore_open(struct store *store, const struct restore_options *opt,
+				     struct err *err)
 {
 	struct restore_session *s = calloc(1, sizeof(*s));
 
@@ -51,13 +52,14 @@ static int make_slots(struct restore_session *s, struct err *err)
 {
 	if (region_create(s, err) < 0)
 		return -1;
-	vec_foreach(tp, &s->tasks)
+	vec_foreach (tp, &s->tasks)
 		if (region_slots(s, *tp, err) < 0)
 			return -1;
-	vec_foreach(hp, &s->helpers)
+	vec_foreach (hp, &s->helpers)
 		if (region_slots(s, *hp, err) < 0)
 			return -1;
-	s->scratch = mmap(NULL, FILL_SCRATCH_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	s->scratch = mmap(NULL, FILL_SCRATCH_BYTES, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (s->scratch == MAP_FAILED) {
 		s->scratch = NULL;
 		return err_nomem(err);
@@ -188,10 +190,10 @@ static void kill_tree(struct restore_session *s)
 
 static void close_pidfds(struct restore_session *s)
 {
-	vec_foreach(tp, &s->tasks)
+	vec_foreach (tp, &s->tasks)
 		if ((*tp)->pidfd >= 0)
 			close((*tp)->pidfd);
-	vec_foreach(hp, &s->helpers)
+	vec_foreach (hp, &s->helpers)
 		if ((*hp)->pidfd >= 0)
 			close((*hp)->pidfd);
 	if (s->pidns_fd >= 0)

@@ -83,7 +83,8 @@ static void print_offset(char *out, size_t size, const char *clock, int64_t ns)
 		nsec += 1000000000LL;
 		sec--;
 	}
-	snprintf(out + strlen(out), size - strlen(out), "%s %lld %lld\n", clock, (long long)sec, (long long)nsec);
+	snprintf(out + strlen(out), size - strlen(out), "%s %lld %lld\n", clock, (long long)sec,
+		 (long long)nsec);
 }
 
 /* Offsets are counted from the clocks of the machine, not from those of our own time namespace. */
@@ -95,9 +96,11 @@ static int compute_offsets(const TimensEntry *te, char *out, size_t size, struct
 	if (io_read_filef(&text, NULL, "/proc/thread-self/timens_offsets") < 0 &&
 	    io_read_filef(&text, NULL, "/proc/self/timens_offsets") < 0)
 		return err_sys(err, "cannot read /proc/self/timens_offsets; time namespaces "
-			"(CONFIG_TIME_NS) keep the clocks of the tree going");
-	if (current_offset(text, "monotonic", &mono) < 0 || current_offset(text, "boottime", &boot) < 0)
-		return err_set(err, EPROTO, "/proc/self/timens_offsets cannot be understood: %s", text);
+				    "(CONFIG_TIME_NS) keep the clocks of the tree going");
+	if (current_offset(text, "monotonic", &mono) < 0 ||
+	    current_offset(text, "boottime", &boot) < 0)
+		return err_set(err, EPROTO, "/proc/self/timens_offsets cannot be understood: %s",
+			       text);
 	print_offset(out, size, "monotonic", wanted_offset(CLOCK_MONOTONIC, te->monotonic, mono));
 	print_offset(out, size, "boottime", wanted_offset(CLOCK_BOOTTIME, te->boottime, boot));
 	return 0;
@@ -144,7 +147,8 @@ static void leave_rseq(void)
 			return;
 }
 
-__attribute__((noreturn)) static void enter_blob(const struct restore_session *s, const struct blob_slot *slot)
+__attribute__((noreturn)) static void enter_blob(const struct restore_session *s,
+						 const struct blob_slot *slot)
 {
 	__asm__ volatile("jmp *%0" : : "r"(s->region + blob_entry()), "D"(slot) : "memory");
 	__builtin_unreachable();
@@ -309,14 +313,16 @@ static int empty_root(struct restore_session *s, struct err *err)
 	static const uint64_t dfl[4];
 
 	s->tasks.v[0]->vdso_now = vdso_set_start(&s->vdso);
-	script_call(sc, "close inherited descriptors", SYS_close_range, SV(0), SV(s->base_fd - 1), SV(0));
+	script_call(sc, "close inherited descriptors", SYS_close_range, SV(0), SV(s->base_fd - 1),
+		    SV(0));
 	/* zombies must stay, whatever we were started with */
 	script_call(sc, "set SIGCHLD to its default", SYS_rt_sigaction, SV(SIGCHLD),
-		SV(script_data(sc, dfl, sizeof(dfl))), SV(0), SV(8));
+		    SV(script_data(sc, dfl, sizeof(dfl))), SV(0), SV(8));
 	if (s->new_pidns)
-		script_call(sc, "mount the new pid namespace's /proc", SYS_mount, SV(script_string(sc, "proc")),
-			SV(script_string(sc, "/proc")), SV(script_string(sc, "proc")),
-			SV(MS_NOSUID | MS_NODEV | MS_NOEXEC), SV(0));
+		script_call(sc, "mount the new pid namespace's /proc", SYS_mount,
+			    SV(script_string(sc, "proc")), SV(script_string(sc, "/proc")),
+			    SV(script_string(sc, "proc")), SV(MS_NOSUID | MS_NODEV | MS_NOEXEC),
+			    SV(0));
 	space_empty_script(s, rs);
 	return slot_run(s, rs, err) < 0 ? task_wrap(rs->task, err) : 0;
 }
@@ -376,7 +382,8 @@ static int search_pid(pid_t init, pid_t vpid, pid_t *out, struct err *err)
 	}
 	vec_free(&tree);
 	*out = found;
-	return found ? 0 : err_set(err, ESRCH, "pid %d of the new pid namespace cannot be found", vpid);
+	return found ? 0 :
+		       err_set(err, ESRCH, "pid %d of the new pid namespace cannot be found", vpid);
 }
 
 int real_pid(struct restore_session *s, pid_t vpid, pid_t *out, struct err *err)
@@ -435,10 +442,11 @@ int mounts_enter(struct restore_session *s, struct err *err)
 /* setns() goes to the root of the namespace, which need not have been ours. */
 int mounts_leave(struct restore_session *s, struct err *err)
 {
-	int fds[3] = {steal_fd(&s->old_mnt_fd), steal_fd(&s->old_root_fd), steal_fd(&s->old_cwd_fd)}, r = 0;
+	int fds[3] = {steal_fd(&s->old_mnt_fd), steal_fd(&s->old_root_fd), steal_fd(&s->old_cwd_fd)},
+	    r = 0;
 
-	if (fds[0] >= 0 && (setns(fds[0], CLONE_NEWNS) < 0 || fchdir(fds[1]) < 0 || chroot(".") < 0 ||
-				   fchdir(fds[2]) < 0))
+	if (fds[0] >= 0 && (setns(fds[0], CLONE_NEWNS) < 0 || fchdir(fds[1]) < 0 ||
+			    chroot(".") < 0 || fchdir(fds[2]) < 0))
 		r = err_sys(err, "cannot go back to our mount namespace");
 	for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
 		if (fds[i] >= 0)

@@ -27,7 +27,7 @@ struct rtask;
 
 /* A thread's place in the region. */
 struct rslot {
-	struct blob_slot *slot;  /* its address is the same in the tasks */
+	struct blob_slot *slot; /* its address is the same in the tasks */
 	struct script script;
 	struct rtask *task;
 	size_t thread; /* index in the task */
@@ -42,8 +42,8 @@ struct rtask {
 	struct rtask *owner;  /* helpers: whose child it is, and who must reap it */
 	struct rslot **slots; /* one per thread, leader first */
 	size_t n_slots;
-	pid_t vpid, pid;      /* in the images; in our namespace (0 until it exists) */
-	pid_t sid, pgid;      /* to have, virtual; 0: whatever we have (--shell-job) */
+	pid_t vpid, pid; /* in the images; in our namespace (0 until it exists) */
+	pid_t sid, pgid; /* to have, virtual; 0: whatever we have (--shell-job) */
 	pid_t need;      /* session it must be born in; -1: any */
 	pid_t born_sid;  /* session it is born in */
 	pid_t now_pgid;
@@ -93,10 +93,10 @@ struct restore_session {
 
 	/* region.c */
 	uint8_t *region;
-	size_t region_bytes;   /* all of it, parking place included */
-	size_t mapped_bytes;   /* the part that we map */
-	uint64_t parking;      /* where the vdso waits while areas are mapped */
-	size_t slot_off;       /* next free byte for slots */
+	size_t region_bytes; /* all of it, parking place included */
+	size_t mapped_bytes; /* the part that we map */
+	uint64_t parking;    /* where the vdso waits while areas are mapped */
+	size_t slot_off;     /* next free byte for slots */
 	VEC(struct rslot *) slots;
 	VEC(struct rslot *) running;
 
@@ -122,7 +122,8 @@ struct restore_session {
 int plan_tree(struct restore_session *s, struct err *err) must_check;
 const char *task_comm(const struct rtask *t);
 struct rtask *session_task(struct restore_session *s, pid_t vpid); /* tasks and helpers */
-struct rtask *plan_helper(struct restore_session *s, pid_t vpid, struct rtask *owner, struct err *err);
+struct rtask *plan_helper(struct restore_session *s, pid_t vpid, struct rtask *owner,
+			  struct err *err);
 
 /* ---- region.c ---- */
 
@@ -171,15 +172,16 @@ int births_groups(struct restore_session *s, struct err *err) must_check;
 /* Zombies and helpers end. */
 int births_deaths(struct restore_session *s, struct err *err) must_check;
 /* Adds a clone operation for a thread or process whose slot is ready. */
-int births_clone(struct restore_session *s, struct rslot *from, const struct rslot *child, pid_t vtid,
-		 uint64_t flags, struct err *err) must_check;
+int births_clone(struct restore_session *s, struct rslot *from, const struct rslot *child,
+		 pid_t vtid, uint64_t flags, struct err *err) must_check;
 
 /* ---- space.c ---- */
 
 int space_plan(struct restore_session *s, struct rtask *t, struct err *err) must_check;
 int space_open_files(struct restore_session *s, struct err *err) must_check;
 /* Areas, contents and protections of these tasks. */
-int space_build(struct restore_session *s, struct rtask **tasks, size_t n, struct err *err) must_check;
+int space_build(struct restore_session *s, struct rtask **tasks, size_t n, struct err *err)
+	must_check;
 /* Would @child profit from being forked with the memory of @parent? */
 bool space_shares(struct restore_session *s, const struct rtask *parent, struct rtask *child);
 /* The first husk: everything goes but the region and the vdso. */
@@ -202,7 +204,8 @@ void files_close(struct restore_session *s);
 
 /* ---- threads.c ---- */
 
-int threads_apply(struct restore_session *s, struct err *err) must_check; /* what kinds do from outside */
+int threads_apply(struct restore_session *s, struct err *err)
+	must_check; /* what kinds do from outside */
 int threads_build(struct restore_session *s, struct err *err) must_check;
 
 /* ---- switch.c ---- */

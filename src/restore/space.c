@@ -25,7 +25,7 @@
 
 #ifndef MADV_GUARD_INSTALL
 #define MADV_GUARD_INSTALL 102
-#define MADV_GUARD_REMOVE  103
+#define MADV_GUARD_REMOVE 103
 #endif
 #ifndef MAP_DROPPABLE
 #define MAP_DROPPABLE 0x08
@@ -52,7 +52,7 @@ static int64_t area_fd(const struct restore_session *s, const VmaEntry *v)
 {
 	if (!is_segment(v))
 		return held_fd(s, (uint32_t)v->shmid, open_flags(v));
-	vec_foreach(g, &s->segments)
+	vec_foreach (g, &s->segments)
 		if (g->id == v->shmid)
 			return g->fd;
 	return -1;
@@ -63,7 +63,7 @@ static int note_segment(struct restore_session *s, const VmaEntry *v, struct err
 {
 	uint64_t end = v->pgoff + (v->end - v->start);
 
-	vec_foreach(g, &s->segments)
+	vec_foreach (g, &s->segments)
 		if (g->id == v->shmid) {
 			g->bytes = MAX(g->bytes, end);
 			return 0;
@@ -78,13 +78,14 @@ static int make_segment(struct restore_session *s, struct shared_segment *g, str
 {
 	const struct snap_pagemap *pm = snapshot_shmem(s->r.snap, g->id);
 	void *at = mmap(NULL, g->bytes, PROT_READ | PROT_WRITE,
-		MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+			MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	int fd;
 
 	if (at == MAP_FAILED)
-		return err_sys(err, "cannot make a shared segment of %llu bytes", (unsigned long long)g->bytes);
+		return err_sys(err, "cannot make a shared segment of %llu bytes",
+			       (unsigned long long)g->bytes);
 	fd = io_openf(O_RDWR, "/proc/self/map_files/%lx-%lx", (unsigned long)at,
-		(unsigned long)at + PAGE_ALIGN(g->bytes));
+		      (unsigned long)at + PAGE_ALIGN(g->bytes));
 	munmap(at, g->bytes);
 	if (fd < 0)
 		return err_sys(err, "cannot open a shared segment");
@@ -96,7 +97,7 @@ static int make_segment(struct restore_session *s, struct shared_segment *g, str
 
 int space_open_files(struct restore_session *s, struct err *err)
 {
-	vec_foreach(tp, &s->tasks)
+	vec_foreach (tp, &s->tasks)
 		for (size_t i = 0; (*tp)->space && i < (*tp)->space->n; i++) {
 			const VmaEntry *v = (*tp)->space->v[i].vma;
 			int r = 0;
@@ -107,11 +108,11 @@ int space_open_files(struct restore_session *s, struct err *err)
 				r = hold_file(s, (uint32_t)v->shmid, open_flags(v), err);
 			if (r < 0) {
 				err_wrap(err, "area 0x%llx-0x%llx", (unsigned long long)v->start,
-					(unsigned long long)v->end);
+					 (unsigned long long)v->end);
 				return task_wrap(*tp, err);
 			}
 		}
-	vec_foreach(g, &s->segments)
+	vec_foreach (g, &s->segments)
 		if (make_segment(s, g, err) < 0)
 			return -1;
 	return 0;
@@ -130,8 +131,8 @@ static void move_vdso(const struct restore_session *s, struct rtask *t, struct s
 		uint64_t off = s->vdso.part[i].start - base;
 		uint64_t len = s->vdso.part[i].end - s->vdso.part[i].start;
 
-		script_same(sc, "move the vdso", to + off, SYS_mremap, SV(t->vdso_now + off), SV(len), SV(len),
-			SV(MREMAP_MAYMOVE | MREMAP_FIXED), SV(to + off));
+		script_same(sc, "move the vdso", to + off, SYS_mremap, SV(t->vdso_now + off),
+			    SV(len), SV(len), SV(MREMAP_MAYMOVE | MREMAP_FIXED), SV(to + off));
 	}
 	t->vdso_now = to;
 }
@@ -199,8 +200,8 @@ static int drop_guards(struct restore_session *s, struct rtask *t, struct err *e
 				continue;
 			if (slot_room(s, leader(t), 1, 0, err) < 0)
 				return -1;
-			script_call(&leader(t)->script, "remove an inherited guard", SYS_madvise, SV(from),
-				SV(to - from), SV(MADV_GUARD_REMOVE));
+			script_call(&leader(t)->script, "remove an inherited guard", SYS_madvise,
+				    SV(from), SV(to - from), SV(MADV_GUARD_REMOVE));
 		}
 	return 0;
 }
@@ -220,8 +221,8 @@ static int drop_pages(struct restore_session *s, struct rtask *t, const VmaEntry
 			if (keep_from > from) {
 				if (slot_room(s, leader(t), 1, 0, err) < 0)
 					return -1;
-				script_call(&leader(t)->script, "drop inherited pages", SYS_madvise, SV(from),
-					SV(keep_from - from), SV(MADV_DONTNEED));
+				script_call(&leader(t)->script, "drop inherited pages", SYS_madvise,
+					    SV(from), SV(keep_from - from), SV(MADV_DONTNEED));
 			}
 			from = keep_to;
 		}
@@ -243,16 +244,17 @@ static int inherit_areas(struct restore_session *s, struct rtask *t, struct err 
 		if (slot_room(s, leader(t), 1, 0, err) < 0)
 			return -1;
 		if (a->open_write)
-			script_call(&leader(t)->script, "open an inherited area for writing", SYS_mprotect,
-				SV(a->vma->start), SV(a->vma->end - a->vma->start), SV(PROT_READ | PROT_WRITE));
+			script_call(&leader(t)->script, "open an inherited area for writing",
+				    SYS_mprotect, SV(a->vma->start),
+				    SV(a->vma->end - a->vma->start), SV(PROT_READ | PROT_WRITE));
 	}
 	return 0;
 }
 
 static void map_area(struct restore_session *s, struct script *sc, const struct area *a)
 {
-	static const uint32_t wanted =
-		MAP_SHARED | MAP_PRIVATE | MAP_DROPPABLE | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_NORESERVE;
+	static const uint32_t wanted = MAP_SHARED | MAP_PRIVATE | MAP_DROPPABLE | MAP_ANONYMOUS |
+				       MAP_GROWSDOWN | MAP_NORESERVE;
 	const VmaEntry *v = a->vma;
 	uint32_t flags = (v->flags & wanted) | MAP_FIXED;
 	uint32_t prot = a->open_write ? PROT_READ | PROT_WRITE : v->prot;
@@ -262,11 +264,11 @@ static void map_area(struct restore_session *s, struct script *sc, const struct 
 		fd = area_fd(s, v);
 		flags &= ~(uint32_t)MAP_ANONYMOUS;
 	}
-	script_same(sc, "map an area", v->start, SYS_mmap, SV(v->start), SV(v->end - v->start), SV(prot),
-		SV(flags), SV(fd), SV(fd >= 0 ? v->pgoff : 0));
+	script_same(sc, "map an area", v->start, SYS_mmap, SV(v->start), SV(v->end - v->start),
+		    SV(prot), SV(flags), SV(fd), SV(fd >= 0 ? v->pgoff : 0));
 	if (v->madv & 1ULL << MADV_HUGEPAGE)
 		script_try(sc, "allow huge pages", SYS_madvise, SV(v->start), SV(v->end - v->start),
-			SV(MADV_HUGEPAGE));
+			   SV(MADV_HUGEPAGE));
 }
 
 static int map_script(struct restore_session *s, struct rtask *t, struct err *err)
@@ -291,11 +293,12 @@ static int map_script(struct restore_session *s, struct rtask *t, struct err *er
 		move_vdso(s, t, &rs->script, sp->vdso_at);
 	if (sp->vdso == VDSO_COPY)
 		script_same(&rs->script, "map the old vdso", sp->old_vdso->start, SYS_mmap,
-			SV(sp->old_vdso->start), SV(sp->old_vdso->end - sp->old_vdso->start),
-			SV(PROT_READ | PROT_WRITE), SV(MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED), SV(-1), SV(0));
+			    SV(sp->old_vdso->start), SV(sp->old_vdso->end - sp->old_vdso->start),
+			    SV(PROT_READ | PROT_WRITE), SV(MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED),
+			    SV(-1), SV(0));
 	if (sp->use_uffd)
 		sp->uffd_op = script_call(&rs->script, "make a userfaultfd", SYS_userfaultfd,
-			SV(O_CLOEXEC | O_NONBLOCK));
+					  SV(O_CLOEXEC | O_NONBLOCK));
 	return slot_start(s, rs, err);
 }
 
@@ -387,13 +390,14 @@ static int advise(struct restore_session *s, struct rslot *rs, const VmaEntry *v
 	for (; left; left &= left - 1) {
 		if (slot_room(s, rs, 1, 0, err) < 0)
 			return -1;
-		script_call(&rs->script, "give advice on an area (madvise)", SYS_madvise, SV(v->start),
-			SV(v->end - v->start), SV(__builtin_ctzll(left)));
+		script_call(&rs->script, "give advice on an area (madvise)", SYS_madvise,
+			    SV(v->start), SV(v->end - v->start), SV(__builtin_ctzll(left)));
 	}
 	return 0;
 }
 
-static int protect_area(struct restore_session *s, struct rtask *t, const struct area *a, struct err *err)
+static int protect_area(struct restore_session *s, struct rtask *t, const struct area *a,
+			struct err *err)
 {
 	struct rslot *rs = leader(t);
 	const VmaEntry *v = a->vma;
@@ -402,13 +406,13 @@ static int protect_area(struct restore_session *s, struct rtask *t, const struct
 	if (slot_room(s, rs, 2, 0, err) < 0)
 		return -1;
 	if (a->open_write || inherited)
-		script_call(&rs->script, "set the protection of an area", SYS_mprotect, SV(v->start),
-			SV(v->end - v->start), SV(v->prot));
+		script_call(&rs->script, "set the protection of an area", SYS_mprotect,
+			    SV(v->start), SV(v->end - v->start), SV(v->prot));
 	if (v->has_madv && v->madv && advise(s, rs, v, err) < 0)
 		return -1;
 	if (v->flags & MAP_LOCKED)
 		script_call(&rs->script, "lock an area in memory (mlock)", SYS_mlock2, SV(v->start),
-			SV(v->end - v->start), SV(0));
+			    SV(v->end - v->start), SV(0));
 	return 0;
 }
 
@@ -439,8 +443,9 @@ static int mm_script(struct restore_session *s, struct rtask *t, struct err *err
 		map.auxv = (void *)script_data(&rs->script, mm->mm_saved_auxv, auxv_bytes);
 		map.auxv_size = (uint32_t)auxv_bytes;
 	}
-	script_call(&rs->script, "set the fields of the address space (PR_SET_MM_MAP)", SYS_prctl, SV(PR_SET_MM),
-		SV(PR_SET_MM_MAP), SV(script_data(&rs->script, &map, sizeof(map))), SV(sizeof(map)), SV(0));
+	script_call(&rs->script, "set the fields of the address space (PR_SET_MM_MAP)", SYS_prctl,
+		    SV(PR_SET_MM), SV(PR_SET_MM_MAP),
+		    SV(script_data(&rs->script, &map, sizeof(map))), SV(sizeof(map)), SV(0));
 	return 0;
 }
 
@@ -451,7 +456,7 @@ static int protect_script(struct restore_session *s, struct rtask *t, struct err
 
 	if (sp->use_uffd)
 		script_call(&rs->script, "close the userfaultfd", SYS_close,
-			SV(script_result(&rs->script, sp->uffd_op)));
+			    SV(script_result(&rs->script, sp->uffd_op)));
 	for (size_t i = 0; i < sp->n; i++)
 		if (protect_area(s, t, &sp->v[i], err) < 0)
 			return -1;
@@ -459,14 +464,15 @@ static int protect_script(struct restore_session *s, struct rtask *t, struct err
 		if (slot_room(s, rs, 1, 0, err) < 0)
 			return -1;
 		script_call(&rs->script, "install a guard (needs Linux 6.13)", SYS_madvise,
-			SV(sp->guards[i]->start), SV(sp->guards[i]->end - sp->guards[i]->start),
-			SV(MADV_GUARD_INSTALL));
+			    SV(sp->guards[i]->start), SV(sp->guards[i]->end - sp->guards[i]->start),
+			    SV(MADV_GUARD_INSTALL));
 	}
 	if (slot_room(s, rs, 1, 0, err) < 0)
 		return -1;
 	if (sp->vdso == VDSO_COPY)
-		script_call(&rs->script, "protect the old vdso", SYS_mprotect, SV(sp->old_vdso->start),
-			SV(sp->old_vdso->end - sp->old_vdso->start), SV(PROT_READ | PROT_EXEC));
+		script_call(&rs->script, "protect the old vdso", SYS_mprotect,
+			    SV(sp->old_vdso->start), SV(sp->old_vdso->end - sp->old_vdso->start),
+			    SV(PROT_READ | PROT_EXEC));
 	if (mm_script(s, t, err) < 0)
 		return -1;
 	return slot_start(s, rs, err);

@@ -28,11 +28,11 @@ struct space {
 	const VmaEntry **guards;
 	size_t n_guards;
 	enum vdso_plan vdso;
-	uint64_t vdso_at;          /* VDSO_MOVE: where the set goes */
-	const VmaEntry *old_vdso;  /* VDSO_COPY */
-	uint8_t *old_image;        /* VDSO_COPY: its pages, already redirected once the parking place is known */
-	uint64_t anon_bytes;       /* that could go in by userfaultfd */
-	struct fill_area *fill;    /* all private areas */
+	uint64_t vdso_at;         /* VDSO_MOVE: where the set goes */
+	const VmaEntry *old_vdso; /* VDSO_COPY */
+	uint8_t *old_image; /* VDSO_COPY: its pages, already redirected once the parking place is known */
+	uint64_t anon_bytes;    /* that could go in by userfaultfd */
+	struct fill_area *fill; /* all private areas */
 	size_t n_fill;
 	bool use_uffd;
 	unsigned int uffd_op;

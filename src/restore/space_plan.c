@@ -59,14 +59,18 @@ static int check_area(const VmaEntry *v, struct err *err)
 
 	for (size_t i = 0; i < ARRAY_SIZE(refused); i++)
 		if (v->status & refused[i].bit)
-			return err_set(err, ENOTSUP, "area 0x%llx-0x%llx is %s, which cannot be restored yet",
-				(unsigned long long)v->start, (unsigned long long)v->end, refused[i].what);
+			return err_set(err, ENOTSUP,
+				       "area 0x%llx-0x%llx is %s, which cannot be restored yet",
+				       (unsigned long long)v->start, (unsigned long long)v->end,
+				       refused[i].what);
 	if (v->flags & MAP_HUGETLB)
-		return err_set(err, ENOTSUP, "area 0x%llx-0x%llx uses huge pages of hugetlbfs, which cannot be "
-			"restored yet", (unsigned long long)v->start, (unsigned long long)v->end);
+		return err_set(err, ENOTSUP,
+			       "area 0x%llx-0x%llx uses huge pages of hugetlbfs, which cannot be "
+			       "restored yet",
+			       (unsigned long long)v->start, (unsigned long long)v->end);
 	if (!(v->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED | VMA_ANON_SHARED | VMA_ANON_PRIVATE)))
 		return err_set(err, ENOTSUP, "area 0x%llx-0x%llx is of an unknown kind (status 0x%x)",
-			(unsigned long long)v->start, (unsigned long long)v->end, v->status);
+			       (unsigned long long)v->start, (unsigned long long)v->end, v->status);
 	return 0;
 }
 
@@ -159,7 +163,8 @@ static int plan_vdso(struct restore_session *s, struct rtask *t, struct err *err
 		return 0;
 	bytes = vdso->end - vdso->start;
 	if (bytes > VDSO_MAX_BYTES)
-		return err_set(err, EINVAL, "mm-%d.img: a vdso of %llu bytes", t->vpid, (unsigned long long)bytes);
+		return err_set(err, EINVAL, "mm-%d.img: a vdso of %llu bytes", t->vpid,
+			       (unsigned long long)bytes);
 	sp->old_image = arena_alloc(&s->arena, bytes);
 	if (!sp->old_image)
 		return err_nomem(err);
@@ -167,8 +172,9 @@ static int plan_vdso(struct restore_session *s, struct rtask *t, struct err *err
 	if (r < 0)
 		return -1;
 	if (r == 0)
-		return err_set(err, EINVAL, "pagemap-%d.img: the pages of the vdso at 0x%llx are missing", t->vpid,
-			(unsigned long long)vdso->start);
+		return err_set(err, EINVAL,
+			       "pagemap-%d.img: the pages of the vdso at 0x%llx are missing",
+			       t->vpid, (unsigned long long)vdso->start);
 	if (bytes == ours->image_bytes && memcmp(sp->old_image, ours->image, bytes) == 0 &&
 	    vdso->end - set_start == vdso_set_bytes(ours)) {
 		sp->vdso = VDSO_MOVE;
@@ -190,8 +196,10 @@ static int check_ips(const struct rtask *t, struct err *err)
 		const ThreadInfoX86 *ti = t->snap->core[i]->thread_info;
 
 		if (ti && ti->gpregs->ip >= v->start && ti->gpregs->ip < v->end)
-			return err_set(err, ENOTSUP, "thread %u was stopped inside of the vdso, and the kernel here "
-				"has another one: dump it again", t->snap->ps->threads[i]);
+			return err_set(err, ENOTSUP,
+				       "thread %u was stopped inside of the vdso, and the kernel here "
+				       "has another one: dump it again",
+				       t->snap->ps->threads[i]);
 	}
 	return 0;
 }
@@ -208,7 +216,8 @@ static void plan_fill(struct rtask *t)
 		const VmaEntry *v = sp->v[i].vma;
 
 		if (vdso && v->start > vdso->start) {
-			sp->fill[sp->n_fill++] = (struct fill_area){vdso->start, vdso->end, FILL_SKIP};
+			sp->fill[sp->n_fill++] = (struct fill_area){vdso->start, vdso->end,
+								    FILL_SKIP};
 			vdso = NULL;
 		}
 		if (is_private(v))
@@ -227,14 +236,15 @@ static bool same_file(const struct restore_session *s, uint64_t a, uint64_t b)
 		return true;
 	x = snapshot_file(s->r.snap, (uint32_t)a);
 	y = snapshot_file(s->r.snap, (uint32_t)b);
-	return x && y && x->type == y->type && x->reg && y->reg && strcmp(x->reg->name, y->reg->name) == 0;
+	return x && y && x->type == y->type && x->reg && y->reg &&
+	       strcmp(x->reg->name, y->reg->name) == 0;
 }
 
 static bool same_area(const struct restore_session *s, const VmaEntry *a, const VmaEntry *b)
 {
-	return a->start == b->start && a->end == b->end && a->pgoff == b->pgoff && a->flags == b->flags &&
-	       a->status == b->status && a->madv == b->madv && !(a->madv & 1ULL << MADV_BIT_DONTFORK) &&
-	       same_file(s, a->shmid, b->shmid);
+	return a->start == b->start && a->end == b->end && a->pgoff == b->pgoff &&
+	       a->flags == b->flags && a->status == b->status && a->madv == b->madv &&
+	       !(a->madv & 1ULL << MADV_BIT_DONTFORK) && same_file(s, a->shmid, b->shmid);
 }
 
 /* Marks the areas of @child that its parent has, too. Returns how many of them are worth it. */
@@ -253,7 +263,8 @@ static size_t mark_inherited(const struct restore_session *s, const struct space
 		c->keep = true;
 		if (is_private(c->vma))
 			c->how = FILL_COMPARE;
-		if (c->has_pages && parent->v[i].has_pages && c->vma->prot & PROT_WRITE && is_private(c->vma))
+		if (c->has_pages && parent->v[i].has_pages && c->vma->prot & PROT_WRITE &&
+		    is_private(c->vma))
 			worth++;
 	}
 	return worth;
@@ -285,7 +296,8 @@ bool space_shares(struct restore_session *s, const struct rtask *parent, struct 
 int space_plan(struct restore_session *s, struct rtask *t, struct err *err)
 {
 	if (!t->snap->mm || !t->snap->pagemap)
-		return err_set(err, EINVAL, "mm-%d.img or pagemap-%d.img is missing", t->vpid, t->vpid);
+		return err_set(err, EINVAL, "mm-%d.img or pagemap-%d.img is missing", t->vpid,
+			       t->vpid);
 	t->space = arena_new(&s->arena, struct space);
 	if (!t->space)
 		return err_nomem(err);

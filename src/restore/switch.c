@@ -19,9 +19,10 @@
 enum { STOP_TIMEOUT_MS = 10000 };
 
 static int each_thread(struct restore_session *s,
-		       int (*fn)(struct restore_session *, struct rslot *, struct err *), struct err *err)
+		       int (*fn)(struct restore_session *, struct rslot *, struct err *),
+		       struct err *err)
 {
-	vec_foreach(rp, &s->slots) {
+	vec_foreach (rp, &s->slots) {
 		const struct rtask *t = (*rp)->task;
 
 		if (t->zombie || !t->snap)
@@ -48,7 +49,7 @@ static int await_stop(struct restore_session *s, struct rslot *rs, struct err *e
 	if (stop == PT_STOPPED)
 		return 0;
 	return err_set(err, EPROTO, "thread %d did not stop as it should (%s %d)", rs->tid,
-		stop == PT_GONE ? "it ended" : "signal", sig);
+		       stop == PT_GONE ? "it ended" : "signal", sig);
 }
 
 int switch_stop(struct restore_session *s, struct err *err)
@@ -84,7 +85,8 @@ static int await_trap(struct rslot *rs, struct err *err)
 	if (stop < 0)
 		return -1;
 	if (stop != PT_TRAP)
-		return err_set(err, EPROTO, "thread %d did not return from munmap (signal %d)", rs->tid, sig);
+		return err_set(err, EPROTO, "thread %d did not return from munmap (signal %d)",
+			       rs->tid, sig);
 	return 0;
 }
 
@@ -116,14 +118,33 @@ static int finish_unmap(struct restore_session *s, struct rslot *rs, struct err 
 static struct user_regs_struct program_regs(const UserX86RegsEntry *g)
 {
 	return (struct user_regs_struct){
-		.r15 = g->r15, .r14 = g->r14, .r13 = g->r13, .r12 = g->r12,
-		.rbp = g->bp, .rbx = g->bx, .r11 = g->r11, .r10 = g->r10,
-		.r9 = g->r9, .r8 = g->r8, .rax = g->ax, .rcx = g->cx,
-		.rdx = g->dx, .rsi = g->si, .rdi = g->di,
+		.r15 = g->r15,
+		.r14 = g->r14,
+		.r13 = g->r13,
+		.r12 = g->r12,
+		.rbp = g->bp,
+		.rbx = g->bx,
+		.r11 = g->r11,
+		.r10 = g->r10,
+		.r9 = g->r9,
+		.r8 = g->r8,
+		.rax = g->ax,
+		.rcx = g->cx,
+		.rdx = g->dx,
+		.rsi = g->si,
+		.rdi = g->di,
 		.orig_rax = (uint64_t)-1, /* whatever it was in is restarted by its registers already */
-		.rip = g->ip, .cs = g->cs, .eflags = g->flags, .rsp = g->sp, .ss = g->ss,
-		.fs_base = g->fs_base, .gs_base = g->gs_base,
-		.ds = g->ds, .es = g->es, .fs = g->fs, .gs = g->gs,
+		.rip = g->ip,
+		.cs = g->cs,
+		.eflags = g->flags,
+		.rsp = g->sp,
+		.ss = g->ss,
+		.fs_base = g->fs_base,
+		.gs_base = g->gs_base,
+		.ds = g->ds,
+		.es = g->es,
+		.fs = g->fs,
+		.gs = g->gs,
 	};
 }
 
@@ -145,7 +166,8 @@ static int set_registers(struct restore_session *s, struct rslot *rs, struct err
 	size_t bytes = xstate_bytes();
 
 	if (bytes > sizeof(xsave))
-		return err_set(err, ENOTSUP, "the extended registers of this machine take %zu bytes", bytes);
+		return err_set(err, ENOTSUP,
+			       "the extended registers of this machine take %zu bytes", bytes);
 	if (xstate_from_fpregs(ti->fpregs, xsave, bytes, err) < 0 ||
 	    pt_set_xstate(rs->tid, xsave, bytes, err) < 0 || pt_set_regs(rs->tid, &regs, err) < 0)
 		return -1;
@@ -154,7 +176,8 @@ static int set_registers(struct restore_session *s, struct rslot *rs, struct err
 
 int switch_registers(struct restore_session *s, struct err *err)
 {
-	if (each_thread(s, start_unmap, err) < 0 || each_thread(s, continue_unmap, err) < 0 || each_thread(s, finish_unmap, err) < 0)
+	if (each_thread(s, start_unmap, err) < 0 || each_thread(s, continue_unmap, err) < 0 ||
+	    each_thread(s, finish_unmap, err) < 0)
 		return -1;
 	return each_thread(s, set_registers, err);
 }
@@ -167,7 +190,8 @@ int switch_registers(struct restore_session *s, struct err *err)
  */
 static int let_go(struct restore_session *s, struct rslot *rs, struct err *err)
 {
-	bool stopped = rs->task->snap->core[0]->tc->task_state == TASK_STOPPED || s->opt.leave_stopped;
+	bool stopped = rs->task->snap->core[0]->tc->task_state == TASK_STOPPED ||
+		       s->opt.leave_stopped;
 
 	if (rs->thread == 0 && stopped && kill(rs->tid, SIGSTOP) < 0)
 		return err_sys(err, "cannot leave the task stopped");
@@ -181,7 +205,8 @@ static int let_init_go(struct restore_session *s, struct err *err)
 
 	if (!s->init_pid)
 		return 0;
-	if (pt_interrupt(s->init_pid, err) < 0 || pt_wait_stop(s->init_pid, STOP_TIMEOUT_MS, &sig, err) < 0)
+	if (pt_interrupt(s->init_pid, err) < 0 ||
+	    pt_wait_stop(s->init_pid, STOP_TIMEOUT_MS, &sig, err) < 0)
 		return -1;
 	return pt_detach(s->init_pid, 0, err);
 }

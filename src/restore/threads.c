@@ -22,8 +22,8 @@ enum {
 	EMIT_BYTES = 24 * 1024,
 };
 
-static const uint64_t thread_flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD |
-				     CLONE_SYSVSEM;
+static const uint64_t thread_flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND |
+				     CLONE_THREAD | CLONE_SYSVSEM;
 
 static int emit_kinds(struct restore_session *s, struct rtask *t, size_t thread, struct err *err)
 {
@@ -48,7 +48,8 @@ static int make_threads(struct restore_session *s, struct rtask *t, struct err *
 		struct rslot *rs = t->slots[i];
 
 		if (emit_kinds(s, t, i, err) < 0 || slot_start(s, rs, err) < 0 ||
-		    births_clone(s, leader(t), rs, (pid_t)t->snap->ps->threads[i], thread_flags, err) < 0)
+		    births_clone(s, leader(t), rs, (pid_t)t->snap->ps->threads[i], thread_flags,
+				 err) < 0)
 			return err_wrap(err, "thread %u", t->snap->ps->threads[i]);
 	}
 	return slot_start(s, leader(t), err);
@@ -65,9 +66,9 @@ static void forget_sigchld(struct script *sc)
 	} ignore = {.handler = 1}, dfl = {0};
 
 	script_call(sc, "drop pending SIGCHLD", SYS_rt_sigaction, SV(SIGCHLD),
-		SV(script_data(sc, &ignore, sizeof(ignore))), SV(0), SV(8));
+		    SV(script_data(sc, &ignore, sizeof(ignore))), SV(0), SV(8));
 	script_call(sc, "drop pending SIGCHLD", SYS_rt_sigaction, SV(SIGCHLD),
-		SV(script_data(sc, &dfl, sizeof(dfl))), SV(0), SV(8));
+		    SV(script_data(sc, &dfl, sizeof(dfl))), SV(0), SV(8));
 }
 
 static int emit_locks(struct restore_session *s, struct rtask *t, struct err *err)
@@ -89,11 +90,11 @@ static int leader_script(struct restore_session *s, struct rtask *t, struct err 
 		return -1;
 	forget_sigchld(&rs->script);
 	if (t->adopts)
-		script_call(&rs->script, "adopt orphans no longer", SYS_prctl, SV(PR_SET_CHILD_SUBREAPER), SV(0),
-			SV(0), SV(0), SV(0));
+		script_call(&rs->script, "adopt orphans no longer", SYS_prctl,
+			    SV(PR_SET_CHILD_SUBREAPER), SV(0), SV(0), SV(0), SV(0));
 	if (!t->share_files)
-		script_call(&rs->script, "close the broker's descriptors", SYS_close_range, SV(s->base_fd),
-			SV(UINT_MAX), SV(0));
+		script_call(&rs->script, "close the broker's descriptors", SYS_close_range,
+			    SV(s->base_fd), SV(UINT_MAX), SV(0));
 	/* any close() of a locked file drops the POSIX locks of the process: they come after the last one */
 	if (emit_locks(s, t, err) < 0)
 		return -1;
@@ -103,9 +104,10 @@ static int leader_script(struct restore_session *s, struct rtask *t, struct err 
 }
 
 static int each_live(struct restore_session *s,
-		     int (*fn)(struct restore_session *, struct rtask *, struct err *), struct err *err)
+		     int (*fn)(struct restore_session *, struct rtask *, struct err *),
+		     struct err *err)
 {
-	vec_foreach(tp, &s->tasks)
+	vec_foreach (tp, &s->tasks)
 		if (!(*tp)->zombie && fn(s, *tp, err) < 0)
 			return task_wrap(*tp, err);
 	return slots_wait(s, err);
@@ -128,8 +130,7 @@ int threads_build(struct restore_session *s, struct err *err)
 
 int threads_apply(struct restore_session *s, struct err *err)
 {
-	vec_foreach(tp, &s->tasks)
-	{
+	vec_foreach (tp, &s->tasks) {
 		struct rtask *t = *tp;
 
 		for (size_t thread = 0; !t->zombie && thread < t->n_slots; thread++)

@@ -134,14 +134,20 @@ static uint32_t timer_value(const TimerfdEntry *e, struct itimerspec *its)
 		.it_value = {.tv_sec = (time_t)e->vsec, .tv_nsec = (long)e->vnsec},
 		.it_interval = {.tv_sec = (time_t)e->isec, .tv_nsec = (long)e->insec},
 	};
-	if (!is_date(e))
+	/*
+	 * CRIU reads fdinfo only, where a periodic timer that stands still after it expired looks like one
+	 * that is off; its unread expirations tell them apart.
+	 */
+	if (!e->vsec && !e->vnsec && e->ticks)
+		its->it_value = its->it_interval;
+	if (!is_date(e) || (!e->vsec && !e->vnsec))
 		return 0;
 	if (e->has_ferry_abs_sec) {
 		its->it_value.tv_sec = (time_t)e->ferry_abs_sec;
 		its->it_value.tv_nsec = (long)e->ferry_abs_nsec;
 		return e->settime_flags;
 	}
-	if ((!e->vsec && !e->vnsec) || clock_gettime(CLOCK_REALTIME, &now))
+	if (clock_gettime(CLOCK_REALTIME, &now))
 		return 0;
 	its->it_value.tv_sec += now.tv_sec;
 	its->it_value.tv_nsec += now.tv_nsec;

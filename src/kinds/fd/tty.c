@@ -216,13 +216,8 @@ static int facts_allowed(struct capture *c, const struct fd_facts *f, const stru
 		return pty_allowed(c, t, err);
 	case END_CTTY:
 		return 0;
-	case END_CONSOLE:
-		return err_set(err, 0, "the console of this machine cannot be carried");
-	case END_VT:
-		return err_set(err, 0, "virtual console %s belongs to this machine's screen",
-			       f->link);
 	default:
-		return err_set(err, 0, "serial line %s belongs to this machine", f->link);
+		return err_set(err, 0, "%s is a console or serial line of this machine", f->link);
 	}
 }
 
@@ -748,8 +743,7 @@ static bool gives_foreground(const struct restore *r, const TtyInfoEntry *info,
 	int own = own_terminal();
 
 	return info->pgrp && place->first && info->pgrp != place->task->ps->sid &&
-	       snapshot_task(r->snap, info->pgrp) && group_exists(r, info->pgrp) && own >= 0 &&
-	       tcgetpgrp(own) == getpgrp();
+	       snapshot_task(r->snap, info->pgrp) && own >= 0 && tcgetpgrp(own) == getpgrp();
 }
 
 int tty_of_session(struct restore *r, uint32_t sid, struct err *err)

@@ -149,16 +149,17 @@ enum { GUEST_PATIENCE = 200000 };
 
 BLOB void leave(struct blob_slot *slot)
 {
-	uint32_t i;
+	uint32_t guest, i = 0;
 
 	if (slot->flags & BLOB_DIE_WITH_OWNER)
 		for (;;)
 			sys6(__NR_exit_group, 1, 0, 0, 0, 0, 0);
-	/* The region is ours to unmap, but not under the feet of a guest. */
-	for (i = 0; slot->guest && i < GUEST_PATIENCE; i++) {
-		if (__atomic_load_n(&slot->guest_left, __ATOMIC_ACQUIRE))
-			break;
-		sys6(__NR_sched_yield, 0, 0, 0, 0, 0, 0);
+	/* The region is ours to unmap, but not under the feet of guests. */
+	for (guest = 0; guest < slot->guests; guest++) {
+		const uint32_t *gone = (const uint32_t *)(slot->guest_gone + guest * slot->guest_stride);
+
+		for (; i < GUEST_PATIENCE && !__atomic_load_n(gone, __ATOMIC_ACQUIRE); i++)
+			sys6(__NR_sched_yield, 0, 0, 0, 0, 0, 0);
 	}
 	__asm__ volatile("jmp *%0" : : "r"(i == GUEST_PATIENCE ? slot->home_keep : slot->home), "b"(slot->home_values));
 	__builtin_unreachable();

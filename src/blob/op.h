@@ -70,8 +70,9 @@ struct blob_slot {
 	uint64_t data_bytes;
 	uint64_t home_values; /* in rbx then */
 	uint64_t home_keep;  /* as home, but without unmapping the region */
-	uint32_t guest;      /* host: a guest may be inside, */
-	uint32_t guest_left; /* and it has left */
+	uint32_t guests;     /* host: so many may be inside; each sets a word when it has left: */
+	uint32_t pad;
+	uint64_t guest_gone, guest_stride; /* address of the first word, distance of the next */
 	uint64_t robust;     /* coordinator: link of its robust list */
 	uint64_t on_list;
 };

@@ -19,20 +19,27 @@
  */
 struct stub_values {
 	uint64_t sequence;      /* 0: free; else the higher, the later */
-	uint64_t region, bytes; /* to unmap */
-	uint64_t left;          /* guests: address of a word to set instead of unmapping */
+	uint64_t region, bytes; /* to unmap; guests: 0 */
+	uint64_t gone;          /* guests: set by the tail, when the region is not needed any more */
 	uint64_t mask, flags;
 	uint64_t tail_address;
 	uint64_t r15, r14, r13, r12, rbp, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, rsp, rbx, rip;
 	uint8_t tail[16]; /* mov rbx(%rip), %rbx; jmp *rip(%rip) */
 };
 
+/* The last instructions of a guest, whose values are in the region: they say that it is not needed any more. */
+struct guest_tail {
+	uint64_t rbx, rip;
+	uint8_t code[24]; /* movl $1, gone(%rbx); mov rbx(%rip), %rbx; jmp *rip(%rip) */
+};
+
 /*
- * Several pairs (host, guest) of values fit behind the code. A visitor that
- * finds the values of one that was killed takes another pair: a signal handler
- * may be running on top of a thread's way home, and will return to it.
+ * Behind the code are two sets: the values of a host and the tails of its
+ * guests. A visitor that finds the values of one that was killed takes the
+ * other set: a signal handler may be running on top of a thread's way home, and
+ * will return to it.
  */
-enum { STUB_MAX_PAIRS = 4 };
+enum { STUB_MAX_SETS = 2 };
 
 /* How stubs are recognised that an earlier visitor left when it was killed. */
 #define STUB_MAGIC "ferry home stub\\0"
@@ -49,13 +56,10 @@ __asm__(".pushsection .rodata\n"
 	"	jmp 1f\n"
 	"ferry_stub_home:\n"
 	"	mov 168(%rbx), %rsp\n"
-	"	mov 24(%rbx), %rax\n"
 	"	mov 8(%rbx), %rdi\n"
-	"	test %rax, %rax\n"
-	"	jz 1f\n"
-	"	movl $1, (%rax)\n"
-	"	jmp ferry_stub_mask\n"
 	"1:	mov 16(%rbx), %rsi\n"
+	"	test %rsi, %rsi\n"
+	"	jz ferry_stub_mask\n"
 	"	mov $11, %eax\n"
 	"ferry_stub_unmap:\n"
 	"	syscall\n" /* munmap */
@@ -100,6 +104,12 @@ __asm__(".pushsection .rodata\n"
 	"	mov -23(%rip), %rbx\n"
 	"	jmp *-21(%rip)\n"
 	".balign 16\n"
+	"ferry_guest_tail:\n" /* 16 bytes after its rbx, 8 after its rip */
+	"	movl $1, 24(%rbx)\n"
+	"	mov -30(%rip), %rbx\n"
+	"	jmp *-28(%rip)\n"
+	".balign 8\n"
+	".zero 8\n"
 	".popsection\n");
 
 extern const uint8_t ferry_stub[] __attribute__((visibility("hidden")));
@@ -109,8 +119,10 @@ extern const uint8_t ferry_stub_unmap[] __attribute__((visibility("hidden")));
 extern const uint8_t ferry_stub_mask[] __attribute__((visibility("hidden")));
 extern const uint8_t ferry_stub_end[] __attribute__((visibility("hidden")));
 extern const uint8_t ferry_stub_tail[] __attribute__((visibility("hidden")));
+extern const uint8_t ferry_guest_tail[] __attribute__((visibility("hidden")));
 
 /* The stub's assembly knows these. */
+_Static_assert(offsetof(struct stub_values, gone) == 24, "layout");
 _Static_assert(offsetof(struct stub_values, mask) == 32, "layout");
 _Static_assert(offsetof(struct stub_values, tail_address) == 48, "layout");
 _Static_assert(offsetof(struct stub_values, r15) == 56, "layout");
@@ -128,13 +140,7 @@ static uint64_t in_stub(uint64_t stub, const uint8_t *label)
 	return stub + (uint64_t)(label - ferry_stub);
 }
 
-/* Address of the values of a pair's host (0) or guest (1). */
-static uint64_t values_at(uint64_t stub, unsigned int pair, unsigned int who)
-{
-	return stub + code_bytes() + (2 * pair + who) * sizeof(struct stub_values);
-}
-
-static struct stub_values values_for(const struct visit_thread *t, uint64_t at)
+static struct stub_values values_for(const struct visit_thread *t)
 {
 	struct user_regs_struct r = t->regs;
 	struct stub_values v = {0};
@@ -144,9 +150,7 @@ static struct stub_values values_for(const struct visit_thread *t, uint64_t at)
 		.mask = t->sigmask, .flags = r.eflags, .r15 = r.r15, .r14 = r.r14, .r13 = r.r13, .r12 = r.r12,
 		.rbp = r.rbp, .rbx = r.rbx, .r11 = r.r11, .r10 = r.r10, .r9 = r.r9, .r8 = r.r8, .rax = r.rax,
 		.rcx = r.rcx, .rdx = r.rdx, .rsi = r.rsi, .rdi = r.rdi, .rsp = r.rsp, .rip = r.rip,
-		.tail_address = at + offsetof(struct stub_values, tail),
 	};
-	memcpy(v.tail, ferry_stub_tail, sizeof(v.tail));
 	return v;
 }
 
@@ -161,10 +165,28 @@ static int poke(struct visit *v, uint64_t addr, const void *data, size_t bytes, 
 
 struct place {
 	uint64_t stub; /* 0: none */
-	unsigned int pairs;
+	unsigned int sets, guests; /* guests a set */
 	bool leftover;
-	struct stub_values values[2 * STUB_MAX_PAIRS]; /* as they are there now */
+	struct stub_values values[STUB_MAX_SETS]; /* as they are there now */
 };
+
+static uint64_t set_bytes(unsigned int guests)
+{
+	return sizeof(struct stub_values) + guests * sizeof(struct guest_tail);
+}
+
+static uint64_t set_at(uint64_t stub, unsigned int guests, unsigned int set)
+{
+	return stub + code_bytes() + set * set_bytes(guests);
+}
+
+/* How the room behind the code is used; always the same for the same room. */
+static void divide_room(struct place *p, size_t room)
+{
+	p->sets = room >= 2 * set_bytes(1) ? STUB_MAX_SETS : 1;
+	p->guests = (unsigned int)MIN((room / p->sets - sizeof(struct stub_values)) / sizeof(struct guest_tail),
+				      (size_t)VISIT_MAX_GUESTS);
+}
 
 /*
  * The place for stubs in the last page of an area: where stubs are already (an
@@ -174,7 +196,8 @@ static bool place_in(int mem_fd, const struct proc_vma *vma, struct place *p)
 {
 	uint8_t page[PAGE_BYTES], *old;
 	uint64_t base = vma->end - PAGE_BYTES;
-	size_t used = PAGE_BYTES, need = code_bytes() + 2 * sizeof(struct stub_values), room;
+	size_t used = PAGE_BYTES;
+	unsigned int i;
 
 	memset(p, 0, sizeof(*p));
 	if (pread(mem_fd, page, sizeof(page), (off_t)base) != (ssize_t)sizeof(page))
@@ -187,14 +210,13 @@ static bool place_in(int mem_fd, const struct proc_vma *vma, struct place *p)
 			used--;
 		used = (used + 31) & ~(size_t)15; /* a zero that belongs to what is before stays */
 	}
-	if (used + need > PAGE_BYTES)
+	if (used + code_bytes() + set_bytes(1) > PAGE_BYTES)
 		return false;
 	p->leftover = old != NULL;
 	p->stub = base + used;
-	room = PAGE_BYTES - used - code_bytes();
-	p->pairs = (unsigned int)MIN(room / (2 * sizeof(struct stub_values)), (size_t)STUB_MAX_PAIRS);
-	if (old)
-		memcpy(p->values, page + used + code_bytes(), p->pairs * 2 * sizeof(struct stub_values));
+	divide_room(p, PAGE_BYTES - used - code_bytes());
+	for (i = 0; i < p->sets && old; i++)
+		memcpy(&p->values[i], page + used + code_bytes() + i * set_bytes(p->guests), sizeof(p->values[i]));
 	return true;
 }
 
@@ -216,31 +238,29 @@ static bool find_place(int mem_fd, const proc_vmas *vmas, struct place *p)
 	return false;
 }
 
-/* The pair to use: a free one, or else the one that was left longest ago. */
-static unsigned int choose_pair(const struct place *p, uint64_t *sequence)
+/* The set to use: a free one, or else the one that was left longest ago. */
+static unsigned int choose_set(const struct place *p, uint64_t *sequence)
 {
 	unsigned int best = 0, i;
 
 	*sequence = 1;
-	for (i = 0; i < p->pairs; i++) {
-		if (p->values[2 * i].sequence < p->values[2 * best].sequence)
+	for (i = 0; i < p->sets; i++) {
+		if (p->values[i].sequence < p->values[best].sequence)
 			best = i;
-		*sequence = MAX(*sequence, p->values[2 * i].sequence + 1);
+		*sequence = MAX(*sequence, p->values[i].sequence + 1);
 	}
 	return best;
 }
 
-/* Is the region that leftover values speak of still mapped? */
-static bool region_mapped(const struct stub_values *values, const proc_vmas *vmas)
+/* Is this area the region of a visitor that was killed? It starts with the blob's code. */
+static bool is_region(int mem_fd, const struct proc_vma *vma)
 {
-	size_t i;
+	uint8_t head[64];
 
-	for (i = 0; i < vmas->n && values->sequence && values->region; i++)
-		if (vmas->v[i].start == values->region && vmas->v[i].shared && vmas->v[i].exec &&
-		    vmas->v[i].end - vmas->v[i].start == VISIT_REGION_BYTES &&
-		    strncmp(vmas->v[i].name, "/dev/zero", 9) == 0)
-			return true;
-	return false;
+	return vma->shared && vma->exec && vma->end - vma->start == VISIT_REGION_BYTES &&
+	       strncmp(vma->name, "/dev/zero", 9) == 0 &&
+	       pread(mem_fd, head, sizeof(head), (off_t)vma->start) == (ssize_t)sizeof(head) &&
+	       memcmp(head, blob_code(), sizeof(head)) == 0;
 }
 
 bool visit_has_leftovers(pid_t pid, const proc_vmas *vmas)
@@ -279,16 +299,15 @@ bool visit_on_way_home(pid_t pid, const proc_vmas *vmas, const struct user_regs_
 	cleanup_close int mem_fd = io_openf(O_RDONLY, "/proc/%d/mem", pid);
 	uint64_t end, rip = regs->rip;
 	struct place p;
-	unsigned int i;
+	size_t i;
 
 	if (mem_fd < 0 || !find_place(mem_fd, vmas, &p) || !p.leftover)
 		return false;
-	end = values_at(p.stub, p.pairs, 0);
+	end = set_at(p.stub, p.guests, p.sets);
 	if (rip >= p.stub && rip < end)
 		return true;
-	for (i = 0; i < p.pairs; i++)
-		if (region_mapped(&p.values[2 * i], vmas) && rip >= p.values[2 * i].region &&
-		    rip < p.values[2 * i].region + VISIT_REGION_BYTES)
+	for (i = 0; i < vmas->n; i++)
+		if (rip >= vmas->v[i].start && rip < vmas->v[i].end && is_region(mem_fd, &vmas->v[i]))
 			return true;
 	return stack_leads_home(mem_fd, vmas, regs->rsp, p.stub, end);
 }
@@ -324,23 +343,41 @@ static int map_region(struct visit *v, struct err *err)
 	return 0;
 }
 
-/* The region: code, host slot (half of the rest), guest slot. */
-enum { CODE_BYTES = 8192, HOST_BYTES = 160 * 1024 };
+/* The region: code, the host's slot, and for each guest its values and its slot. */
+enum { CODE_BYTES = 8192, HOST_BYTES = 160 * 1024, GUEST_BYTES = 16 * 1024 + 512, GUEST_VALUES_BYTES = 512 };
+_Static_assert(CODE_BYTES + HOST_BYTES + VISIT_MAX_GUESTS * GUEST_BYTES <= VISIT_REGION_BYTES, "the region is too small");
+_Static_assert(sizeof(struct stub_values) <= GUEST_VALUES_BYTES, "the values of a guest do not fit");
+
+static size_t guest_offset(unsigned int guest)
+{
+	return CODE_BYTES + HOST_BYTES + guest * GUEST_BYTES;
+}
+
+static struct stub_values *guest_values(struct visit *v, unsigned int guest)
+{
+	return (struct stub_values *)(v->ours + guest_offset(guest));
+}
 
 static void lay_out(struct visit *v)
 {
-	size_t guest = CODE_BYTES + HOST_BYTES;
+	unsigned int i;
+	size_t at;
 
 	memcpy(v->ours, blob_code(), blob_code_bytes());
 	v->slot = blob_slot_init(v->ours + CODE_BYTES, v->theirs + CODE_BYTES, HOST_BYTES, BLOB_SPIN,
 				 in_stub(v->stub, ferry_stub_home));
 	v->slot->home_keep = in_stub(v->stub, ferry_stub_mask);
-	v->slot->home_values = values_at(v->stub, v->pair, 0);
-	v->guest_slot = blob_slot_init(v->ours + guest, v->theirs + guest, VISIT_REGION_BYTES - guest, BLOB_SPIN,
-				       in_stub(v->stub, ferry_stub_home));
-	v->guest_slot->home_values = values_at(v->stub, v->pair, 1);
+	v->slot->home_values = v->set;
+	v->slot->guest_gone = v->theirs + guest_offset(0) + offsetof(struct stub_values, gone);
+	v->slot->guest_stride = GUEST_BYTES;
 	blob_script_init(&v->script, v->slot, v->theirs + CODE_BYTES);
-	blob_script_init(&v->guest_script, v->guest_slot, v->theirs + guest);
+	for (i = 0; i < v->n_guests; i++) {
+		at = guest_offset(i) + GUEST_VALUES_BYTES;
+		v->guest_slot[i] = blob_slot_init(v->ours + at, v->theirs + at, GUEST_BYTES - GUEST_VALUES_BYTES, BLOB_SPIN,
+						  in_stub(v->stub, ferry_stub_home));
+		v->guest_slot[i]->home_values = v->theirs + guest_offset(i);
+		blob_script_init(&v->guest_script[i], v->guest_slot[i], v->theirs + at);
+	}
 }
 
 /* Points a stopped thread at the blob, all signals blocked, and lets it run. */
@@ -364,7 +401,7 @@ static int make_region(struct visit *v, struct err *err)
 	struct user_regs_struct r = v->host.regs;
 
 	r.rip = in_stub(v->stub, ferry_stub_entry);
-	r.rbx = values_at(v->stub, v->pair, 0);
+	r.rbx = v->set;
 	r.rax = SYS_mmap;
 	r.orig_rax = (uint64_t)-1;
 	r.rdi = 0;
@@ -391,14 +428,14 @@ static int set_home(const struct visit_thread *t, struct err *err)
 }
 
 /* Unmaps what killed visitors could not take with them. */
-static int clear_leftovers(struct visit *v, const struct place *p, const proc_vmas *vmas, struct err *err)
+static int clear_leftovers(struct visit *v, const proc_vmas *vmas, struct err *err)
 {
-	unsigned int i;
+	size_t i;
 
-	for (i = 0; i < p->pairs; i++)
-		if (region_mapped(&p->values[2 * i], vmas))
-			script_call(&v->script, "unmap what a killed visitor left", SYS_munmap,
-				    SV(p->values[2 * i].region), SV(VISIT_REGION_BYTES));
+	for (i = 0; i < vmas->n; i++)
+		if (is_region(v->mem_fd, &vmas->v[i]))
+			script_call(&v->script, "unmap what a killed visitor left", SYS_munmap, SV(vmas->v[i].start),
+				    SV(VISIT_REGION_BYTES));
 	if (v->script.n_ops == 0)
 		return 0;
 	if (visit_run(v, err))
@@ -410,12 +447,14 @@ static int clear_leftovers(struct visit *v, const struct place *p, const proc_vm
 /* The code, and the host's values: from here on the host would find home. */
 static int write_host(struct visit *v, struct err *err)
 {
-	struct stub_values values = values_for(&v->host, values_at(v->stub, v->pair, 0));
+	struct stub_values values = values_for(&v->host);
 
+	values.tail_address = v->set + offsetof(struct stub_values, tail);
+	memcpy(values.tail, ferry_stub_tail, sizeof(values.tail));
 	values.sequence = v->sequence;
 	values.region = v->theirs;
 	values.bytes = VISIT_REGION_BYTES;
-	if (poke(v, values_at(v->stub, v->pair, 0), &values, sizeof(values), err))
+	if (poke(v, v->set, &values, sizeof(values), err))
 		return -1;
 	return poke(v, v->stub, ferry_stub, code_bytes(), err);
 }
@@ -433,18 +472,19 @@ int visit_open(struct visit *v, pid_t pid, const struct visit_thread *host, cons
 		return err_sys(err, "cannot open the memory of task %d", pid);
 	if (!find_place(v->mem_fd, vmas, &p)) {
 		err_set(err, ENOSPC, "task %d has no executable mapping with %zu free bytes at its end", pid,
-			code_bytes() + 2 * sizeof(struct stub_values));
+			code_bytes() + set_bytes(1));
 		goto fail;
 	}
 	v->stub = p.stub;
-	v->pair = choose_pair(&p, &v->sequence);
+	v->n_guests = p.guests;
+	v->set = set_at(p.stub, p.guests, choose_set(&p, &v->sequence));
 	v->others = p.leftover;
 	if (write_host(v, err))
 		goto fail;
 	if (make_region(v, err) || write_host(v, err) || map_region(v, err))
 		goto undo;
 	lay_out(v);
-	if (send_in(v, &v->host, v->theirs + CODE_BYTES, err) || clear_leftovers(v, &p, vmas, err))
+	if (send_in(v, &v->host, v->theirs + CODE_BYTES, err) || (p.leftover && clear_leftovers(v, vmas, err)))
 		goto undo;
 	return 0;
 undo:
@@ -464,40 +504,87 @@ int visit_run(struct visit *v, struct err *err)
 
 /* ---- guests ---- */
 
-/* Gets a thread that executes the blob back into our trap. */
-static int fetch(const struct visit_thread *t, struct err *err)
+static int await_stop(const struct visit_thread *t, struct err *err)
 {
-	int stop;
+	int stop = pt_wait_stop(t->tid, 10000, NULL, err);
 
-	if (pt_interrupt(t->tid, err))
-		return -1;
-	stop = pt_wait_stop(t->tid, 10000, NULL, err);
 	if (stop < 0)
 		return -1;
 	return stop == PT_GONE ? err_set(err, ESRCH, "thread %d was killed while it was looked at", t->tid) : 0;
 }
 
-int visit_guest(struct visit *v, const struct visit_thread *guest, struct err *err)
+/* Gets a thread that executes the blob back into our trap. */
+static int fetch(const struct visit_thread *t, struct err *err)
 {
-	struct stub_values values = values_for(guest, values_at(v->stub, v->pair, 1));
-	size_t slot_off = CODE_BYTES + HOST_BYTES;
+	return pt_interrupt(t->tid, err) ? -1 : await_stop(t, err);
+}
+
+/* Their values go to the region, their tails to the stub. */
+static int write_guests(struct visit *v, const struct visit_thread *guests, unsigned int n, struct err *err)
+{
+	struct guest_tail tails[VISIT_MAX_GUESTS];
+	uint64_t at = v->set + sizeof(struct stub_values);
+	unsigned int i;
+
+	for (i = 0; i < n; i++) {
+		struct stub_values values = values_for(&guests[i]);
+
+		tails[i].rbx = values.rbx;
+		tails[i].rip = values.rip;
+		memcpy(tails[i].code, ferry_guest_tail, sizeof(tails[i].code));
+		values.tail_address = at + i * sizeof(tails[i]) + offsetof(struct guest_tail, code);
+		*guest_values(v, i) = values;
+	}
+	return poke(v, at, tails, n * sizeof(tails[0]), err);
+}
+
+/* Runs their scripts and gets those that came in back into our trap; *entered says how many came in. */
+static int run_guests(struct visit *v, const struct visit_thread *guests, unsigned int n, unsigned int *entered,
+		      struct err *err)
+{
+	struct err second;
+	unsigned int i;
+	int rc = 0;
+
+	for (i = 0; i < n && rc == 0; i++) {
+		if (v->guest_script[i].overflow)
+			rc = err_set(err, ENOSPC, "a script for thread %d does not fit", guests[i].tid);
+		else
+			rc = send_in(v, &guests[i], v->theirs + guest_offset(i) + GUEST_VALUES_BYTES, err);
+		if (rc == 0)
+			blob_start(v->guest_slot[i], &v->guest_script[i]);
+		*entered += rc == 0;
+	}
+	for (i = 0; i < *entered && rc == 0; i++)
+		rc = blob_wait(v->guest_slot[i], &v->guest_script[i], thread_alive, (void *)&guests[i].tid, err);
+	for (i = 0; i < *entered; i++)
+		if (pt_interrupt(guests[i].tid, &second) && rc == 0) {
+			*err = second;
+			rc = -1;
+		}
+	return rc;
+}
+
+int visit_guests(struct visit *v, const struct visit_thread *guests, unsigned int n, struct err *err)
+{
+	unsigned int entered = 0, i;
+	struct err second;
 	int rc;
 
-	v->guest = *guest;
-	values.left = v->theirs + CODE_BYTES + offsetof(struct blob_slot, guest_left);
-	if (poke(v, values_at(v->stub, v->pair, 1), &values, sizeof(values), err))
+	if (n > v->n_guests)
+		return err_set(err, EINVAL, "%u guests at a time are too many", n);
+	if (write_guests(v, guests, n, err))
 		return -1;
-	__atomic_store_n(&v->slot->guest_left, 0, __ATOMIC_SEQ_CST);
-	__atomic_store_n(&v->slot->guest, 1, __ATOMIC_SEQ_CST);
-	rc = send_in(v, guest, v->theirs + slot_off, err);
-	if (rc == 0) {
-		rc = script_run(v->guest_slot, &v->guest_script, thread_alive, &v->guest.tid, err);
-		if (rc == 0 || err->no != ESRCH)
-			rc |= fetch(guest, err);
-	}
-	rc |= set_home(guest, err);
-	__atomic_store_n(&v->slot->guest, 0, __ATOMIC_SEQ_CST);
-	return rc ? -1 : 0;
+	__atomic_store_n(&v->slot->guests, n, __ATOMIC_SEQ_CST);
+	rc = run_guests(v, guests, n, &entered, err);
+	for (i = 0; i < n; i++)
+		if ((i < entered && await_stop(&guests[i], &second)) || set_home(&guests[i], &second)) {
+			if (rc == 0)
+				*err = second;
+			rc = -1;
+		}
+	__atomic_store_n(&v->slot->guests, 0, __ATOMIC_SEQ_CST);
+	return rc;
 }
 
 /* ---- getting out ---- */
@@ -510,7 +597,7 @@ static int remove_region(struct visit *v, struct err *err)
 	if (!v->theirs)
 		return 0;
 	r.rip = in_stub(v->stub, ferry_stub_unmap);
-	r.rbx = values_at(v->stub, v->pair, 0);
+	r.rbx = v->set;
 	r.rax = SYS_munmap;
 	r.orig_rax = (uint64_t)-1;
 	r.rdi = v->theirs;
@@ -522,13 +609,14 @@ static int remove_region(struct visit *v, struct err *err)
 static int erase(struct visit *v, struct err *err)
 {
 	static const uint8_t zeros[PAGE_BYTES];
-	uint64_t from = v->others ? values_at(v->stub, v->pair, 0) : v->stub;
+	uint64_t from = v->others ? v->set : v->stub;
 
-	return poke(v, from, zeros, values_at(v->stub, v->pair + 1, 0) - from, err);
+	return poke(v, from, zeros, v->set + set_bytes(v->n_guests) - from, err);
 }
 
 int visit_close(struct visit *v, struct err *err)
 {
+	unsigned int i;
 	int rc = 0;
 
 	if (v->mem_fd < 0)
@@ -542,7 +630,8 @@ int visit_close(struct visit *v, struct err *err)
 	if (rc == 0)
 		rc = erase(v, err);
 	blob_slot_finish(v->slot);
-	blob_slot_finish(v->guest_slot);
+	for (i = 0; i < v->n_guests; i++)
+		blob_slot_finish(v->guest_slot[i]);
 	if (v->ours)
 		munmap(v->ours, VISIT_REGION_BYTES);
 	close(v->mem_fd);

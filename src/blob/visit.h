@@ -23,8 +23,8 @@
  * disturbs the restart block of an interrupted sleep.
  *
  * The thread that opened the visit (the host) stays in the blob until the end
- * and unmaps the region. Other threads of the process may enter one at a time
- * as guests; if we die meanwhile, the host lets the guest leave first.
+ * and unmaps the region. Other threads of the process may enter as guests, a few
+ * at a time; if we die meanwhile, the host lets the guests leave first.
  */
 #ifndef FERRY_BLOB_VISIT_H
 #define FERRY_BLOB_VISIT_H
@@ -40,20 +40,21 @@ struct visit_thread {
 	uint64_t sigmask;
 };
 
-enum { VISIT_REGION_BYTES = 256 * 1024 };
+enum { VISIT_REGION_BYTES = 512 * 1024, VISIT_MAX_GUESTS = 16 };
 
 struct visit {
-	struct visit_thread host, guest;
+	struct visit_thread host;
 	pid_t pid;
 	uint64_t stub;  /* where its code is */
-	unsigned int pair;   /* which of its places for values is ours */
+	uint64_t set;   /* where our values are */
 	uint64_t sequence;
 	bool others;    /* a killed visitor's values are there, too */
 	int mem_fd;     /* /proc/PID/mem */
 	uint8_t *ours;  /* the region */
 	uint64_t theirs;
-	struct blob_slot *slot, *guest_slot;
-	struct script script, guest_script;
+	struct blob_slot *slot, *guest_slot[VISIT_MAX_GUESTS];
+	struct script script, guest_script[VISIT_MAX_GUESTS];
+	unsigned int n_guests; /* how many may come at a time */
 };
 
 /* Has a visitor been killed in this process? Only then the next question makes sense. */
@@ -76,8 +77,11 @@ int visit_open(struct visit *v, pid_t pid, const struct visit_thread *host, cons
 /* Runs v->script in the host thread; results stay readable until the script is reset. */
 int visit_run(struct visit *v, struct err *err) must_check;
 
-/* Another thread runs v->guest_script: enter, run, leave. It is stopped and itself again at return. */
-int visit_guest(struct visit *v, const struct visit_thread *guest, struct err *err) must_check;
+/*
+ * Other threads run v->guest_script[0..n): enter, run, leave. They are stopped
+ * and themselves again at return. @n is at most v->n_guests.
+ */
+int visit_guests(struct visit *v, const struct visit_thread *guests, unsigned int n, struct err *err) must_check;
 
 /* The host leaves, the region and the stub are gone. Always releases what is ours; -1 if the task ended. */
 int visit_close(struct visit *v, struct err *err) must_check;

@@ -444,15 +444,26 @@ static int inspect_leader(struct capture_session *s, struct live_task *t, struct
 	return run_collects(s, t, 0, &v->script, q, err);
 }
 
-static int inspect_guest(struct capture_session *s, struct live_task *t, size_t thread, struct visit *v, struct err *err)
+/* As many other threads as may visit at a time, from @first on. */
+static int inspect_guests(struct capture_session *s, struct live_task *t, size_t first, unsigned int n, struct visit *v,
+			  struct err *err)
 {
-	struct visit_thread guest = visitor_of(&t->threads.v[thread]);
-	struct task_query q[MAX_TASK_KINDS] = {0};
+	struct task_query q[VISIT_MAX_GUESTS][MAX_TASK_KINDS] = {0};
+	struct visit_thread guests[VISIT_MAX_GUESTS];
+	unsigned int i;
 
-	script_reset(&v->guest_script);
-	if (run_queries(s, t, thread, &v->guest_script, q, err) || visit_guest(v, &guest, err))
+	for (i = 0; i < n; i++) {
+		guests[i] = visitor_of(&t->threads.v[first + i]);
+		script_reset(&v->guest_script[i]);
+		if (run_queries(s, t, first + i, &v->guest_script[i], q[i], err))
+			return -1;
+	}
+	if (visit_guests(v, guests, n, err))
 		return -1;
-	return run_collects(s, t, thread, &v->guest_script, q, err);
+	for (i = 0; i < n; i++)
+		if (run_collects(s, t, first + i, &v->guest_script[i], q[i], err))
+			return -1;
+	return 0;
 }
 
 static int inspect_inside(struct capture_session *s, struct live_task *t, struct err *err)
@@ -460,6 +471,7 @@ static int inspect_inside(struct capture_session *s, struct live_task *t, struct
 	struct visit_thread host = visitor_of(&t->threads.v[0]);
 	cleanup_free struct visit *v = malloc(sizeof(*v));
 	struct err second;
+	unsigned int n;
 	size_t i;
 	int rc;
 
@@ -468,8 +480,10 @@ static int inspect_inside(struct capture_session *s, struct live_task *t, struct
 	if (visit_open(v, t->facts.pid, &host, &t->vmas, err))
 		return -1;
 	rc = inspect_leader(s, t, v, err);
-	for (i = 1; i < t->threads.n && rc == 0; i++)
-		rc = inspect_guest(s, t, i, v, err);
+	for (i = 1; i < t->threads.n && rc == 0; i += n) {
+		n = (unsigned int)MIN(t->threads.n - i, (size_t)v->n_guests);
+		rc = inspect_guests(s, t, i, n, v, err);
+	}
 	if (visit_close(v, rc ? &second : err)) {
 		if (rc)
 			log_error("%s", second.text);

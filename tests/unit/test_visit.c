@@ -179,7 +179,7 @@ static void visit_once(pid_t pid, int n_threads)
 	struct visit v;
 	proc_vmas vmas;
 	struct err err;
-	unsigned int op;
+	unsigned int op, ops[8];
 	int i;
 
 	for (i = 0; i < n_threads; i++)
@@ -193,11 +193,14 @@ static void visit_once(pid_t pid, int n_threads)
 	if (visit_run(&v, &err) || script_result(&v.script, op) != pid)
 		fail_child(42, err.text);
 	for (i = 1; i < n_threads; i++) {
-		script_reset(&v.guest_script);
-		op = script_call(&v.guest_script, "ask the tid", SYS_gettid);
-		if (visit_guest(&v, &t[i], &err) || script_result(&v.guest_script, op) != t[i].tid)
-			fail_child(43, err.text);
+		script_reset(&v.guest_script[i - 1]);
+		ops[i] = script_call(&v.guest_script[i - 1], "ask the tid", SYS_gettid);
 	}
+	if (visit_guests(&v, t + 1, (unsigned int)n_threads - 1, &err))
+		fail_child(43, err.text);
+	for (i = 1; i < n_threads; i++)
+		if (script_result(&v.guest_script[i - 1], ops[i]) != t[i].tid)
+			fail_child(51, "a guest is not who it should be");
 	if (visit_close(&v, &err))
 		fail_child(44, err.text);
 	for (i = 0; i < n_threads; i++)

@@ -5,11 +5,11 @@
 #ifndef FERRY_BASE_ATTRS_H
 #define FERRY_BASE_ATTRS_H
 
+#include <dirent.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
-#include <dirent.h>
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 #define must_check __attribute__((warn_unused_result))
@@ -59,11 +59,11 @@ static inline int steal_fd(int *fd)
 	return v;
 }
 
-#define steal_ptr(p)                    \
-	({                              \
+#define steal_ptr(p)                        \
+	({                                  \
 		__typeof__(*(p)) v_ = *(p); \
-		*(p) = NULL;            \
-		v_;                     \
+		*(p) = NULL;                \
+		v_;                         \
 	})
 
 #endif

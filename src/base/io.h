@@ -26,7 +26,8 @@ int io_openf(int flags, const char *fmt, ...) printf_like(2, 3);
  * -1 with errno.
  */
 int io_read_file(int dirfd, const char *path, char **text_out, size_t *len_out) must_check;
-int io_read_filef(char **text_out, size_t *len_out, const char *fmt, ...) printf_like(3, 4) must_check;
+int io_read_filef(char **text_out, size_t *len_out, const char *fmt, ...) printf_like(3, 4)
+	must_check;
 
 /* readlink(2) of a formatted path into buf (NUL added); -1 with errno, ENAMETOOLONG when cut. */
 int io_readlinkf(char *buf, size_t size, const char *fmt, ...) printf_like(3, 4) must_check;

@@ -35,7 +35,8 @@ void log_write(enum log_level level, const char *module, const char *fmt, ...)
 	if (level > sink.level)
 		return;
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	t = (double)(now.tv_sec - sink.start.tv_sec) + (double)(now.tv_nsec - sink.start.tv_nsec) / 1e9;
+	t = (double)(now.tv_sec - sink.start.tv_sec) +
+	    (double)(now.tv_nsec - sink.start.tv_nsec) / 1e9;
 	n = snprintf(line, sizeof(line), "%10.6f %s %s: ", t, tag[level], module);
 	va_start(ap, fmt);
 	n += vsnprintf(line + n, sizeof(line) - (size_t)n - 1, fmt, ap);

@@ -19,15 +19,15 @@
 /* Makes room for one more element of @size bytes; false if memory ran out. */
 bool vec_grow(void **v, size_t *cap, size_t n, size_t size);
 
-#define vec_push(vec, ...)                                                                    \
-	(vec_grow((void **)&(vec)->v, &(vec)->cap, (vec)->n, sizeof(*(vec)->v)) ?             \
-		 ((vec)->v[(vec)->n++] = (__VA_ARGS__), true) :                               \
+#define vec_push(vec, ...)                                                        \
+	(vec_grow((void **)&(vec)->v, &(vec)->cap, (vec)->n, sizeof(*(vec)->v)) ? \
+		 ((vec)->v[(vec)->n++] = (__VA_ARGS__), true) :                   \
 		 false)
 
-#define vec_free(vec)                    \
-	do {                             \
-		free((vec)->v);          \
-		(vec)->v = NULL;         \
+#define vec_free(vec)                      \
+	do {                               \
+		free((vec)->v);            \
+		(vec)->v = NULL;           \
 		(vec)->n = (vec)->cap = 0; \
 	} while (0)
 

@@ -21,7 +21,8 @@ size_t blob_entry(void); /* offset of the entry; rsp need not be set: the slot s
  * (8 KiB) and the data area are laid out behind the struct. Registers this
  * thread's robust futex for the owner word.
  */
-struct blob_slot *blob_slot_init(void *ours, uint64_t theirs, size_t bytes, uint32_t flags, uint64_t home);
+struct blob_slot *blob_slot_init(void *ours, uint64_t theirs, size_t bytes, uint32_t flags,
+				 uint64_t home);
 enum { BLOB_STACK_BYTES = 8192, BLOB_SLOT_MIN_BYTES = 16384 };
 
 /* Takes the slot off the robust list, before its memory is unmapped. */
@@ -38,11 +39,11 @@ void blob_start(struct blob_slot *slot, const struct script *s);
  * can still answer: 0, or -1 with the reason. Fails with the label of the
  * operation that failed (script_error).
  */
-int blob_wait(struct blob_slot *slot, const struct script *s, int (*alive)(void *arg, struct err *err),
-	      void *arg, struct err *err) must_check;
+int blob_wait(struct blob_slot *slot, const struct script *s,
+	      int (*alive)(void *arg, struct err *err), void *arg, struct err *err) must_check;
 
 /* Start and wait. */
-int script_run(struct blob_slot *slot, const struct script *s, int (*alive)(void *arg, struct err *err),
-	       void *arg, struct err *err) must_check;
+int script_run(struct blob_slot *slot, const struct script *s,
+	       int (*alive)(void *arg, struct err *err), void *arg, struct err *err) must_check;
 
 #endif

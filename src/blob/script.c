@@ -87,7 +87,8 @@ int script_error(const struct script *s, const struct blob_slot *slot, struct er
 	int64_t res;
 
 	if (slot->failed == 0 || i >= s->n_ops)
-		return err_set(err, EIO, "the task answered that operation %u of %u failed", i, s->n_ops);
+		return err_set(err, EIO, "the task answered that operation %u of %u failed", i,
+			       s->n_ops);
 	res = script_result(s, i);
 	if ((uint64_t)res >= (uint64_t)-4095)
 		return err_sysno(err, (int)-res, "cannot %s", s->label[i]);

@@ -20,8 +20,8 @@
 enum { SCRIPT_MAX_OPS = 1024 };
 
 struct script {
-	uint8_t *ours;     /* the data area as the coordinator sees it */
-	uint64_t theirs;   /* and as the task sees it */
+	uint8_t *ours;           /* the data area as the coordinator sees it */
+	uint64_t theirs;         /* and as the task sees it */
 	size_t bytes, low, high; /* operations grow up from low, data down from high */
 	unsigned int n_ops;
 	const char *label[SCRIPT_MAX_OPS]; /* string literals or longer-lived strings */
@@ -49,17 +49,17 @@ unsigned int script_op(struct script *s, const char *label, int64_t nr, enum blo
 		       int64_t want, const struct script_arg *args, unsigned int n_args);
 
 /* A system call that must not fail: script_call(s, "label", SYS_prctl, SV(PR_SET_NAME), SV(addr)) */
-#define script_call(s, label, nr, ...)                                                        \
+#define script_call(s, label, nr, ...)                                                             \
 	script_op((s), (label), (nr), BLOB_EXPECT_OK, 0, (const struct script_arg[]){__VA_ARGS__}, \
 		  sizeof((const struct script_arg[]){__VA_ARGS__}) / sizeof(struct script_arg))
 /* A system call whose result the coordinator reads with script_result(). */
-#define script_try(s, label, nr, ...)                                                         \
+#define script_try(s, label, nr, ...)                                                               \
 	script_op((s), (label), (nr), BLOB_EXPECT_ANY, 0, (const struct script_arg[]){__VA_ARGS__}, \
 		  sizeof((const struct script_arg[]){__VA_ARGS__}) / sizeof(struct script_arg))
 /* One that must give exactly @want. */
-#define script_same(s, label, want, nr, ...)                                                  \
-	script_op((s), (label), (nr), BLOB_EXPECT_SAME, (int64_t)(want),                       \
-		  (const struct script_arg[]){__VA_ARGS__},                                    \
+#define script_same(s, label, want, nr, ...)                             \
+	script_op((s), (label), (nr), BLOB_EXPECT_SAME, (int64_t)(want), \
+		  (const struct script_arg[]){__VA_ARGS__},              \
 		  sizeof((const struct script_arg[]){__VA_ARGS__}) / sizeof(struct script_arg))
 
 /* Copies data into the area (or zeroes it if data is NULL); returns its address in the task, 8-aligned (16 from 16 bytes on). */

@@ -50,13 +50,11 @@ static void forget_tree(struct capture_session *s)
 {
 	fds_forget(s);
 	vec_free(&s->c.tasks);
-	vec_foreach(t, &s->tasks)
-	{
+	vec_foreach (t, &s->tasks) {
 		live_task_free(*t);
 	}
 	vec_free(&s->tasks);
-	vec_foreach(m, &s->c.shmem)
-	{
+	vec_foreach (m, &s->c.shmem) {
 		close(m->fd);
 	}
 	vec_free(&s->c.shmem);
@@ -251,7 +249,8 @@ static int describe_clocks(struct capture_session *s, struct err *err)
 		return err_nomem(err);
 	snap->timens->monotonic = clock_of(snap, CLOCK_MONOTONIC, theirs[0] - ours[0]);
 	snap->timens->boottime = clock_of(snap, CLOCK_BOOTTIME, theirs[1] - ours[1]);
-	snap->timens_id = snap->tasks.v[0]->ids->time_ns_id == 5 ? 0 : snap->tasks.v[0]->ids->time_ns_id;
+	snap->timens_id = snap->tasks.v[0]->ids->time_ns_id == 5 ? 0 :
+								   snap->tasks.v[0]->ids->time_ns_id;
 	return snap->timens->monotonic && snap->timens->boottime ? 0 : err_nomem(err);
 }
 
@@ -260,15 +259,13 @@ int capture_collect(struct capture_session *s, struct err *err)
 	s->collected = true;
 	if (tasks_describe(s, err) || fds_gather(s, err))
 		return -1;
-	vec_foreach(t, &s->tasks)
-	{
+	vec_foreach (t, &s->tasks) {
 		if (!(*t)->facts.zombie && areas_describe(s, *t, err))
 			return -1;
 	}
 	if (fds_capture(s, err) || locks_capture(&s->c, err))
 		return -1;
-	vec_foreach(t, &s->tasks)
-	{
+	vec_foreach (t, &s->tasks) {
 		if (!(*t)->facts.zombie && task_inspect(s, *t, err))
 			return -1;
 		s->stats.n_threads += (*t)->threads.n;
@@ -277,7 +274,8 @@ int capture_collect(struct capture_session *s, struct err *err)
 	if (describe_inventory(s, err) || describe_clocks(s, err))
 		return -1;
 	log_info("collected: %zu tasks, %lu threads, %zu descriptions after %.3f ms", s->tasks.n,
-		 (unsigned long)s->stats.n_threads, s->c.fds.n, (double)(now_ns() - s->freeze_started_ns) / 1e6);
+		 (unsigned long)s->stats.n_threads, s->c.fds.n,
+		 (double)(now_ns() - s->freeze_started_ns) / 1e6);
 	return 0;
 }
 
@@ -306,8 +304,7 @@ static struct snap_pagemap *new_pagemap(struct capture_session *s, bool shmem, u
 
 static int plan_memory(struct capture_session *s, portions *out, struct err *err)
 {
-	vec_foreach(t, &s->tasks)
-	{
+	vec_foreach (t, &s->tasks) {
 		struct portion p = {.task = *t, .fd = -1};
 
 		if ((*t)->facts.zombie)
@@ -321,8 +318,7 @@ static int plan_memory(struct capture_session *s, portions *out, struct err *err
 		if (!vec_push(out, p))
 			return err_nomem(err);
 	}
-	vec_foreach(m, &s->c.shmem)
-	{
+	vec_foreach (m, &s->c.shmem) {
 		struct portion p = {.fd = m->fd, .pm = new_pagemap(s, true, m->shmid)};
 
 		if (!p.pm || !vec_push(&s->c.snap->shmem, p.pm))
@@ -339,14 +335,13 @@ static int drain_all(struct capture_session *s, struct drain *d, const portions 
 {
 	int rc = 0;
 
-	vec_foreach(p, all)
-	{
+	vec_foreach (p, all) {
 		d->total_bytes += mem_ranges_bytes(&p->plan);
 	}
-	vec_foreach(p, all)
-	{
+	vec_foreach (p, all) {
 		if (p->task)
-			rc = drain_task(d, p->task->facts.pid, p->task->facts.snap->mm, &p->plan, p->pm, err);
+			rc = drain_task(d, p->task->facts.pid, p->task->facts.snap->mm, &p->plan,
+					p->pm, err);
 		else
 			rc = drain_file(d, p->fd, &p->plan, p->pm, err);
 		if (rc)
@@ -359,7 +354,8 @@ static int drain_all(struct capture_session *s, struct drain *d, const portions 
 }
 
 int capture_memory(struct capture_session *s, struct store *store,
-		   void (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes), void *arg, struct err *err)
+		   void (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes),
+		   void *arg, struct err *err)
 {
 	portions all = {0};
 	struct drain d;
@@ -373,8 +369,7 @@ int capture_memory(struct capture_session *s, struct store *store,
 	if (rc == 0)
 		rc = drain_all(s, &d, &all, err);
 	drain_finish(&d);
-	vec_foreach(p, &all)
-	{
+	vec_foreach (p, &all) {
 		vec_free(&p->plan);
 	}
 	vec_free(&all);
@@ -416,7 +411,8 @@ int capture_finish(struct capture_session *s, enum capture_end end, struct err *
 	}
 	if (end == CAPTURE_KILL)
 		fds_drop(s);
-	log_info("%s after %.3f ms", end == CAPTURE_KILL ? "ended" : "let go", (double)s->stats.freeze_ns / 1e6);
+	log_info("%s after %.3f ms", end == CAPTURE_KILL ? "ended" : "let go",
+		 (double)s->stats.freeze_ns / 1e6);
 	return rc;
 }
 

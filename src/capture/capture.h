@@ -27,13 +27,14 @@ struct capture_session;
 enum capture_end { CAPTURE_THAW, CAPTURE_LEAVE_STOPPED, CAPTURE_KILL };
 
 struct capture_stats {
-	uint64_t freeze_ns;  /* from the first stop until capture_finish let go */
+	uint64_t freeze_ns; /* from the first stop until capture_finish let go */
 	uint64_t n_tasks, n_threads, n_fds;
 	uint64_t pages, zero_pages, bytes;
 };
 
 /* @pid is the root of the tree. @opt must outlive the session. */
-struct capture_session *capture_open(pid_t pid, const struct kind_options *opt, struct err *err) must_check;
+struct capture_session *capture_open(pid_t pid, const struct kind_options *opt, struct err *err)
+	must_check;
 
 /* The struct kinds work on: its snapshot is what capture_collect fills. */
 struct capture *capture_state(struct capture_session *s);
@@ -45,8 +46,8 @@ int capture_check(struct capture_session *s, struct err *err) must_check;
 int capture_freeze(struct capture_session *s, unsigned int timeout_ms, struct err *err) must_check;
 int capture_collect(struct capture_session *s, struct err *err) must_check;
 int capture_memory(struct capture_session *s, struct store *store,
-		   void (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes), void *arg,
-		   struct err *err) must_check;
+		   void (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes),
+		   void *arg, struct err *err) must_check;
 int capture_save(struct capture_session *s, struct store *store, struct err *err) must_check;
 
 /* Undoes what the kinds changed (unless killing), and ends the freeze. Goes on after errors; reports the first. */

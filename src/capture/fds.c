@@ -38,8 +38,8 @@ static int compare(const struct fd_facts *a, const struct fd_facts *b)
 
 	if (ka != kb)
 		return ka < kb ? -1 : 1;
-	r = syscall(SYS_kcmp, first_holder(a)->pid, first_holder(b)->pid, KCMP_FILE, first_holder(a)->fd,
-		    first_holder(b)->fd);
+	r = syscall(SYS_kcmp, first_holder(a)->pid, first_holder(b)->pid, KCMP_FILE,
+		    first_holder(a)->fd, first_holder(b)->fd);
 	return r == 0 ? 0 : r == 1 ? -1 : 1;
 }
 
@@ -83,7 +83,8 @@ static bool is_cloexec(const char *info)
 }
 
 /* A facts struct for one descriptor, not yet known to be new. */
-static struct fd_facts *look_at(struct capture_session *s, struct live_task *t, int fd, struct err *err)
+static struct fd_facts *look_at(struct capture_session *s, struct live_task *t, int fd,
+				struct err *err)
 {
 	struct fd_holder h = {.pid = t->facts.pid, .fd = fd};
 	struct fd_facts *f = calloc(1, sizeof(*f));
@@ -201,7 +202,8 @@ static int may_go(struct capture_session *s, struct fd_facts *f, struct err *err
 	const struct fd_holder *h = first_holder(f);
 
 	if (!f->kind)
-		return err_set(err, ENOTSUP, "fd %d of pid %d: %s %s is of a kind that this version does not carry",
+		return err_set(err, ENOTSUP,
+			       "fd %d of pid %d: %s %s is of a kind that this version does not carry",
 			       h->fd, h->pid, type_name(f), f->link);
 	if (f->kind->allowed && f->kind->allowed(&s->c, f, err))
 		return err_wrap(err, "fd %d of pid %d (%s)", h->fd, h->pid, f->kind->name);
@@ -238,15 +240,15 @@ int fds_gather(struct capture_session *s, struct err *err)
 
 static struct snap_task *snap_of(struct capture_session *s, pid_t pid)
 {
-	vec_foreach(t, &s->tasks)
-	{
+	vec_foreach (t, &s->tasks) {
 		if ((*t)->facts.pid == pid)
 			return (*t)->facts.snap;
 	}
 	return NULL;
 }
 
-static int add_fdinfo(struct capture_session *s, const struct fd_facts *f, const struct fd_holder *h, struct err *err)
+static int add_fdinfo(struct capture_session *s, const struct fd_facts *f,
+		      const struct fd_holder *h, struct err *err)
 {
 	FdinfoEntry *e = snap_new(s->c.snap, FdinfoEntry, fdinfo_entry);
 	struct snap_task *t = snap_of(s, h->pid);
@@ -269,20 +271,17 @@ static int by_number(const void *a, const void *b)
 
 int fds_capture(struct capture_session *s, struct err *err)
 {
-	vec_foreach(f, &s->c.fds)
-	{
+	vec_foreach (f, &s->c.fds) {
 		const struct fd_holder *h = first_holder(*f);
 
 		if ((*f)->kind->capture(&s->c, *f, err))
 			return err_wrap(err, "fd %d of pid %d (%s)", h->fd, h->pid, (*f)->kind->name);
-		vec_foreach(holder, &(*f)->holders)
-		{
+		vec_foreach (holder, &(*f)->holders) {
 			if (add_fdinfo(s, *f, holder, err))
 				return -1;
 		}
 	}
-	vec_foreach(t, &s->c.snap->tasks)
-	{
+	vec_foreach (t, &s->c.snap->tasks) {
 		if ((*t)->fds.n)
 			qsort((*t)->fds.v, (*t)->fds.n, sizeof(*(*t)->fds.v), by_number);
 	}
@@ -294,11 +293,11 @@ int fds_undo(struct capture_session *s, struct err *err)
 	struct err one;
 	int rc = file_undo_links(&s->c, err); /* also those of mapped files and directories */
 
-	vec_foreach(f, &s->c.fds)
-	{
+	vec_foreach (f, &s->c.fds) {
 		if (!(*f)->kind || !(*f)->kind->undo || !(*f)->kind->undo(&s->c, *f, &one))
 			continue;
-		log_error("fd %d of pid %d: %s", first_holder(*f)->fd, first_holder(*f)->pid, one.text);
+		log_error("fd %d of pid %d: %s", first_holder(*f)->fd, first_holder(*f)->pid,
+			  one.text);
 		if (rc == 0)
 			*err = one;
 		rc = -1;
@@ -308,15 +307,14 @@ int fds_undo(struct capture_session *s, struct err *err)
 
 void fds_drop(struct capture_session *s)
 {
-	vec_foreach(f, &s->c.fds)
+	vec_foreach (f, &s->c.fds)
 		if ((*f)->kind && (*f)->kind->drop)
 			(*f)->kind->drop(&s->c, *f);
 }
 
 void fds_forget(struct capture_session *s)
 {
-	vec_foreach(f, &s->c.fds)
-	{
+	vec_foreach (f, &s->c.fds) {
 		facts_free(*f);
 	}
 	vec_free(&s->c.fds);

@@ -13,8 +13,8 @@
 
 struct live_thread {
 	pid_t tid;
-	bool stopped;  /* in a ptrace stop */
-	int group_sig; /* it is in a group stop by this signal, or 0 */
+	bool stopped;                 /* in a ptrace stop */
+	int group_sig;                /* it is in a group stop by this signal, or 0 */
 	struct user_regs_struct regs; /* its own; what it gets back */
 	uint64_t sigmask;
 };
@@ -62,7 +62,8 @@ int task_allowed(struct capture_session *s, pid_t pid, struct err *err) must_che
 int task_inspect(struct capture_session *s, struct live_task *t, struct err *err) must_check;
 
 /* areas.c */
-int areas_allowed(const struct capture_session *s, pid_t pid, const proc_vmas *vmas, struct err *err) must_check;
+int areas_allowed(const struct capture_session *s, pid_t pid, const proc_vmas *vmas, struct err *err)
+	must_check;
 int areas_describe(struct capture_session *s, struct live_task *t, struct err *err) must_check;
 
 /* fds.c: gather descriptions into c.fds and give each its kind. */

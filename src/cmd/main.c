@@ -5,13 +5,7 @@
 #include <string.h>
 
 static const struct cmd *const commands[] = {
-	&cmd_agent,
-	&cmd_check,
-	&cmd_dump,
-	&cmd_migrate,
-	&cmd_restore,
-	&cmd_show,
-	NULL,
+	&cmd_agent, &cmd_check, &cmd_dump, &cmd_migrate, &cmd_restore, &cmd_show, NULL,
 };
 
 static void print_help(FILE *to)

@@ -16,10 +16,10 @@
 #endif
 
 enum { /* kernel-internal results of interrupted calls, include/linux/errno.h */
-	ERESTARTSYS = 512,
-	ERESTARTNOINTR = 513,
-	ERESTARTNOHAND = 514,
-	ERESTART_RESTARTBLOCK = 516,
+       ERESTARTSYS = 512,
+       ERESTARTNOINTR = 513,
+       ERESTARTNOHAND = 514,
+       ERESTART_RESTARTBLOCK = 516,
 };
 
 static long request(long req, pid_t tid, void *addr, void *data)
@@ -45,7 +45,9 @@ int pt_seize(pid_t tid, unsigned long options, struct err *err)
 
 int pt_interrupt(pid_t tid, struct err *err)
 {
-	return request(PTRACE_INTERRUPT, tid, NULL, NULL) ? err_sys(err, "cannot stop thread %d", tid) : 0;
+	return request(PTRACE_INTERRUPT, tid, NULL, NULL) ?
+		       err_sys(err, "cannot stop thread %d", tid) :
+		       0;
 }
 
 static int64_t now_us(void)
@@ -79,7 +81,8 @@ static int wait_status(pid_t tid, int timeout_ms, int *status, struct err *err)
 			continue;
 		}
 		if (now_us() > end)
-			return err_set(err, ETIMEDOUT, "thread %d did not stop within %d ms", tid, timeout_ms);
+			return err_set(err, ETIMEDOUT, "thread %d did not stop within %d ms", tid,
+				       timeout_ms);
 		nanosleep(&nap, NULL);
 	}
 }
@@ -98,7 +101,8 @@ int pt_wait(pid_t tid, int timeout_ms, int *sig_out, struct err *err)
 	if (status >> 16 == PTRACE_EVENT_STOP)
 		return sig == SIGTRAP ? PT_STOPPED : PT_GROUP_STOPPED;
 	if (status >> 16)
-		return err_set(err, EPROTO, "thread %d: unexpected ptrace event %d", tid, status >> 16);
+		return err_set(err, EPROTO, "thread %d: unexpected ptrace event %d", tid,
+			       status >> 16);
 	return sig == (SIGTRAP | 0x80) || sig == SIGTRAP ? PT_TRAP : PT_SIGNAL;
 }
 
@@ -120,12 +124,16 @@ int pt_wait_stop(pid_t tid, int timeout_ms, int *sig_out, struct err *err)
 
 int pt_cont(pid_t tid, int sig, struct err *err)
 {
-	return request(PTRACE_CONT, tid, NULL, (void *)(long)sig) ? err_sys(err, "cannot continue thread %d", tid) : 0;
+	return request(PTRACE_CONT, tid, NULL, (void *)(long)sig) ?
+		       err_sys(err, "cannot continue thread %d", tid) :
+		       0;
 }
 
 int pt_to_syscall(pid_t tid, struct err *err)
 {
-	return request(PTRACE_SYSCALL, tid, NULL, NULL) ? err_sys(err, "cannot resume thread %d", tid) : 0;
+	return request(PTRACE_SYSCALL, tid, NULL, NULL) ?
+		       err_sys(err, "cannot resume thread %d", tid) :
+		       0;
 }
 
 int pt_step_syscall(pid_t tid, struct err *err)
@@ -141,7 +149,8 @@ int pt_step_syscall(pid_t tid, struct err *err)
 		if (stop == PT_GONE)
 			return err_set(err, ESRCH, "thread %d ended while it was looked at", tid);
 		if (stop == PT_SIGNAL)
-			return err_set(err, EINTR, "thread %d got a signal while its signals were blocked", tid);
+			return err_set(err, EINTR,
+				       "thread %d got a signal while its signals were blocked", tid);
 		if (stop == PT_TRAP)
 			traps--;
 	}
@@ -150,7 +159,9 @@ int pt_step_syscall(pid_t tid, struct err *err)
 
 int pt_detach(pid_t tid, int sig, struct err *err)
 {
-	return request(PTRACE_DETACH, tid, NULL, (void *)(long)sig) ? err_sys(err, "cannot let thread %d go", tid) : 0;
+	return request(PTRACE_DETACH, tid, NULL, (void *)(long)sig) ?
+		       err_sys(err, "cannot let thread %d go", tid) :
+		       0;
 }
 
 int pt_get_regs(pid_t tid, struct user_regs_struct *regs, struct err *err)
@@ -160,7 +171,8 @@ int pt_get_regs(pid_t tid, struct user_regs_struct *regs, struct err *err)
 	if (request(PTRACE_GETREGSET, tid, (void *)NT_PRSTATUS, &iov))
 		return err_sys(err, "cannot read the registers of thread %d", tid);
 	if (iov.iov_len != sizeof(*regs))
-		return err_set(err, ENOTSUP, "thread %d runs 32-bit code, which ferry does not carry", tid);
+		return err_set(err, ENOTSUP,
+			       "thread %d runs 32-bit code, which ferry does not carry", tid);
 	return 0;
 }
 
@@ -225,7 +237,8 @@ int pt_get_rseq(pid_t tid, struct pt_rseq *out, struct err *err)
 	return 0;
 }
 
-int pt_syscall(pid_t tid, uint64_t insn, long nr, const uint64_t args[6], int64_t *result_out, struct err *err)
+int pt_syscall(pid_t tid, uint64_t insn, long nr, const uint64_t args[6], int64_t *result_out,
+	       struct err *err)
 {
 	struct user_regs_struct saved, regs;
 
@@ -277,8 +290,10 @@ void pt_restart_regs(struct user_regs_struct *regs, bool same_task)
 void pt_hide_interrupt(struct user_regs_struct *regs, bool signals_due)
 {
 	static const int calls[] = {
-		SYS_epoll_wait, SYS_epoll_pwait, 441 /* epoll_pwait2 */, SYS_semop, SYS_semtimedop,
-		SYS_rt_sigtimedwait, SYS_io_getevents, 333 /* io_pgetevents */, SYS_msgrcv, SYS_msgsnd,
+		SYS_epoll_wait,   SYS_epoll_pwait,         441 /* epoll_pwait2 */,
+		SYS_semop,        SYS_semtimedop,          SYS_rt_sigtimedwait,
+		SYS_io_getevents, 333 /* io_pgetevents */, SYS_msgrcv,
+		SYS_msgsnd,
 	};
 	size_t i;
 

@@ -66,7 +66,8 @@ int pt_get_sigmask(pid_t tid, uint64_t *mask, struct err *err) must_check;
 int pt_set_sigmask(pid_t tid, uint64_t mask, struct err *err) must_check;
 
 /* Pending signals in queue order, 128 bytes each. Returns how many (at most @max) or -1. */
-int pt_peek_signals(pid_t tid, bool process_wide, siginfo_t *info, size_t max, struct err *err) must_check;
+int pt_peek_signals(pid_t tid, bool process_wide, siginfo_t *info, size_t max, struct err *err)
+	must_check;
 
 /* PTRACE_GET_RSEQ_CONFIGURATION (Linux 5.13). pointer is 0 if nothing is registered. */
 struct pt_rseq {

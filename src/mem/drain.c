@@ -54,8 +54,8 @@ uint64_t mem_ranges_bytes(const mem_ranges *r)
 }
 
 /* Ranges of [start, end) that match. 0; 1: the kernel has no such ioctl; -1. */
-static int scan(int pagemap, uint64_t start, uint64_t end, const struct pm_scan_arg *what, mem_ranges *out,
-		struct err *err)
+static int scan(int pagemap, uint64_t start, uint64_t end, const struct pm_scan_arg *what,
+		mem_ranges *out, struct err *err)
 {
 	struct page_region regions[SCAN_REGIONS];
 	struct pm_scan_arg arg = *what;
@@ -70,7 +70,8 @@ static int scan(int pagemap, uint64_t start, uint64_t end, const struct pm_scan_
 		if (n < 0 && (errno == ENOTTY || errno == EINVAL))
 			return 1;
 		if (n < 0)
-			return err_sys(err, "cannot scan the pages at %llx", (unsigned long long)arg.start);
+			return err_sys(err, "cannot scan the pages at %llx",
+				       (unsigned long long)arg.start);
 		for (i = 0; i < n; i++)
 			if (push_range(out, regions[i].start, regions[i].end, err))
 				return -1;
@@ -82,7 +83,8 @@ static int scan(int pagemap, uint64_t start, uint64_t end, const struct pm_scan_
 
 int mem_find_guards(pid_t pid, mem_ranges *out, struct err *err)
 {
-	static const struct pm_scan_arg guards = {.category_mask = PAGE_GUARD, .return_mask = PAGE_GUARD};
+	static const struct pm_scan_arg guards = {.category_mask = PAGE_GUARD,
+						  .return_mask = PAGE_GUARD};
 	cleanup_close int pagemap = io_openf(O_RDONLY, "/proc/%d/pagemap", pid);
 
 	if (pagemap < 0)
@@ -102,9 +104,11 @@ static int scan_entries(int pagemap, uint64_t start, uint64_t end, mem_ranges *o
 	while (start < end) {
 		n = MIN((end - start) / PAGE_BYTES, (uint64_t)PM_ENTRIES);
 		if (io_pread_full(pagemap, entries, n * 8, (off_t)(start / PAGE_BYTES * 8)))
-			return err_sys(err, "cannot read the pagemap at %llx", (unsigned long long)start);
+			return err_sys(err, "cannot read the pagemap at %llx",
+				       (unsigned long long)start);
 		for (i = 0; i < n; i++, start += PAGE_BYTES) {
-			bool there = entries[i] >> 63 & 1 || entries[i] >> 62 & 1, file = entries[i] >> 61 & 1;
+			bool there = entries[i] >> 63 & 1 || entries[i] >> 62 & 1,
+			     file = entries[i] >> 61 & 1;
 
 			if (there && !file && push_range(out, start, start + PAGE_BYTES, err))
 				return -1;
@@ -117,7 +121,8 @@ static int scan_entries(int pagemap, uint64_t start, uint64_t end, mem_ranges *o
 
 static bool is_private(const VmaEntry *e)
 {
-	return (e->status & VMA_REGULAR) && (e->status & (VMA_FILE_PRIVATE | VMA_ANON_PRIVATE)) && !(e->status & VMA_VVAR);
+	return (e->status & VMA_REGULAR) && (e->status & (VMA_FILE_PRIVATE | VMA_ANON_PRIVATE)) &&
+	       !(e->status & VMA_VVAR);
 }
 
 static int plan_area(int pagemap, const VmaEntry *e, mem_ranges *out, bool *no_scan, struct err *err)
@@ -168,7 +173,8 @@ int drain_plan_file(int fd, uint64_t bytes, mem_ranges *out, struct err *err)
 		hole = lseek(fd, data, SEEK_HOLE);
 		if (hole < 0)
 			return err_sys(err, "cannot look for holes in shared memory");
-		if (push_range(out, (uint64_t)data & ~(PAGE_BYTES - 1), PAGE_ALIGN((uint64_t)hole), err))
+		if (push_range(out, (uint64_t)data & ~(PAGE_BYTES - 1), PAGE_ALIGN((uint64_t)hole),
+			       err))
 			return -1;
 		data = hole;
 	}
@@ -182,7 +188,8 @@ int drain_init(struct drain *d, struct snapshot *snap, struct store *store, stru
 	memset(d, 0, sizeof(*d));
 	d->snap = snap;
 	d->store = store;
-	d->buf = mmap(NULL, DRAIN_CHUNK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	d->buf = mmap(NULL, DRAIN_CHUNK_BYTES, PROT_READ | PROT_WRITE,
+		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 	if (d->buf == MAP_FAILED) {
 		d->buf = NULL;
 		return err_nomem(err);
@@ -198,8 +205,8 @@ void drain_finish(struct drain *d)
 }
 
 /* The entry that a page at @vaddr with @flags belongs to: the last one if it continues it. */
-static int add_page_run(struct drain *d, struct snap_pagemap *pm, uint64_t vaddr, uint64_t n, uint32_t flags,
-			struct err *err)
+static int add_page_run(struct drain *d, struct snap_pagemap *pm, uint64_t vaddr, uint64_t n,
+			uint32_t flags, struct err *err)
 {
 	PagemapEntry *last = pm->entries.n ? pm->entries.v[pm->entries.n - 1] : NULL;
 	PagemapEntry *e;
@@ -230,8 +237,8 @@ static bool is_zero_page(const uint8_t *page)
 }
 
 /* Stores a chunk that is in the buffer, but for zero pages where absent pages read as zero. */
-static int store_chunk(struct drain *d, struct snap_pagemap *pm, uint64_t vaddr, size_t bytes, uint32_t flags,
-		       bool skip_zero, struct err *err)
+static int store_chunk(struct drain *d, struct snap_pagemap *pm, uint64_t vaddr, size_t bytes,
+		       uint32_t flags, bool skip_zero, struct err *err)
 {
 	size_t at = 0, run, end = bytes;
 
@@ -240,7 +247,8 @@ static int store_chunk(struct drain *d, struct snap_pagemap *pm, uint64_t vaddr,
 			at += PAGE_BYTES;
 			d->zero_pages++;
 		}
-		for (run = at; run < end && !(skip_zero && is_zero_page(d->buf + run)); run += PAGE_BYTES)
+		for (run = at; run < end && !(skip_zero && is_zero_page(d->buf + run));
+		     run += PAGE_BYTES)
 			;
 		if (run == at)
 			continue;
@@ -265,27 +273,29 @@ static int read_memory(pid_t pid, int mem_fd, uint64_t addr, void *buf, size_t b
 		return 0;
 	if (io_pread_full(mem_fd, buf, bytes, (off_t)addr) == 0)
 		return 0;
-	return err_sys(err, "cannot read %zu bytes of memory of pid %d at %llx", bytes, pid, (unsigned long long)addr);
+	return err_sys(err, "cannot read %zu bytes of memory of pid %d at %llx", bytes, pid,
+		       (unsigned long long)addr);
 }
 
 static const VmaEntry *area_at(const MmEntry *mm, uint64_t addr, size_t *hint)
 {
 	for (; *hint < mm->n_vmas; ++*hint)
-		if (addr < mm->vmas[*hint]->end && addr >= mm->vmas[*hint]->start && !(mm->vmas[*hint]->status & VMA_GUARD))
+		if (addr < mm->vmas[*hint]->end && addr >= mm->vmas[*hint]->start &&
+		    !(mm->vmas[*hint]->status & VMA_GUARD))
 			return mm->vmas[*hint];
 	return NULL;
 }
 
 static uint32_t entry_flags(const VmaEntry *e)
 {
-	bool lazy = (e->flags & MAP_ANONYMOUS) && (e->flags & MAP_PRIVATE) && !(e->flags & MAP_LOCKED) &&
-		    !(e->status & (VMA_VDSO | VMA_VVAR));
+	bool lazy = (e->flags & MAP_ANONYMOUS) && (e->flags & MAP_PRIVATE) &&
+		    !(e->flags & MAP_LOCKED) && !(e->status & (VMA_VDSO | VMA_VVAR));
 
 	return PE_PRESENT | (lazy ? PE_LAZY : 0);
 }
 
-int drain_task(struct drain *d, pid_t pid, const MmEntry *mm, const mem_ranges *plan, struct snap_pagemap *pm,
-	       struct err *err)
+int drain_task(struct drain *d, pid_t pid, const MmEntry *mm, const mem_ranges *plan,
+	       struct snap_pagemap *pm, struct err *err)
 {
 	cleanup_close int mem_fd = io_openf(O_RDONLY, "/proc/%d/mem", pid);
 	size_t i, hint = 0, bytes;
@@ -298,18 +308,21 @@ int drain_task(struct drain *d, pid_t pid, const MmEntry *mm, const mem_ranges *
 		for (at = plan->v[i].start; at < plan->v[i].end; at += bytes) {
 			e = area_at(mm, at, &hint);
 			if (!e)
-				return err_set(err, EPROTO, "pid %d has a page at %llx outside of its areas", pid,
-					       (unsigned long long)at);
+				return err_set(err, EPROTO,
+					       "pid %d has a page at %llx outside of its areas",
+					       pid, (unsigned long long)at);
 			bytes = MIN(MIN(plan->v[i].end, e->end) - at, (uint64_t)DRAIN_CHUNK_BYTES);
 			if (read_memory(pid, mem_fd, at, d->buf, bytes, err) ||
 			    store_chunk(d, pm, at, bytes, entry_flags(e),
-					(e->status & VMA_ANON_PRIVATE) && !(e->status & VMA_VDSO), err))
+					(e->status & VMA_ANON_PRIVATE) && !(e->status & VMA_VDSO),
+					err))
 				return -1;
 		}
 	return store_put_pages(d->store, pm->pages_id, NULL, 0, err);
 }
 
-int drain_file(struct drain *d, int fd, const mem_ranges *plan, struct snap_pagemap *pm, struct err *err)
+int drain_file(struct drain *d, int fd, const mem_ranges *plan, struct snap_pagemap *pm,
+	       struct err *err)
 {
 	uint64_t at;
 	size_t i, bytes;
@@ -320,8 +333,10 @@ int drain_file(struct drain *d, int fd, const mem_ranges *plan, struct snap_page
 			bytes = MIN(plan->v[i].end - at, (uint64_t)DRAIN_CHUNK_BYTES);
 			n = pread(fd, d->buf, bytes, (off_t)at);
 			if (n <= 0)
-				return err_sys(err, "cannot read shared memory at offset %llx", (unsigned long long)at);
-			memset(d->buf + n, 0, PAGE_ALIGN((size_t)n) - (size_t)n); /* the file may end within a page */
+				return err_sys(err, "cannot read shared memory at offset %llx",
+					       (unsigned long long)at);
+			memset(d->buf + n, 0,
+			       PAGE_ALIGN((size_t)n) - (size_t)n); /* the file may end within a page */
 			bytes = PAGE_ALIGN((size_t)n);
 			if (store_chunk(d, pm, at, bytes, PE_PRESENT, true, err))
 				return -1;

@@ -36,19 +36,21 @@ struct drain {
 	uint64_t pages, zero_pages;
 };
 
-int drain_init(struct drain *d, struct snapshot *snap, struct store *store, struct err *err) must_check;
+int drain_init(struct drain *d, struct snapshot *snap, struct store *store, struct err *err)
+	must_check;
 void drain_finish(struct drain *d);
 
 /* What is to be read of a task's private areas: ascending ranges. */
 int drain_plan_task(pid_t pid, const MmEntry *mm, mem_ranges *out, struct err *err) must_check;
 
 /* Reads planned ranges of a task into pagemap @pm, whose pages_id is set. */
-int drain_task(struct drain *d, pid_t pid, const MmEntry *mm, const mem_ranges *plan, struct snap_pagemap *pm,
-	       struct err *err) must_check;
+int drain_task(struct drain *d, pid_t pid, const MmEntry *mm, const mem_ranges *plan,
+	       struct snap_pagemap *pm, struct err *err) must_check;
 
 /* Data ranges of a file of @bytes (SEEK_DATA, SEEK_HOLE). */
 int drain_plan_file(int fd, uint64_t bytes, mem_ranges *out, struct err *err) must_check;
-int drain_file(struct drain *d, int fd, const mem_ranges *plan, struct snap_pagemap *pm, struct err *err) must_check;
+int drain_file(struct drain *d, int fd, const mem_ranges *plan, struct snap_pagemap *pm,
+	       struct err *err) must_check;
 
 uint64_t mem_ranges_bytes(const mem_ranges *r);
 

@@ -31,7 +31,8 @@ static struct blob_slot *new_slot(unsigned int i)
 
 static int setup(void **state)
 {
-	region = mmap(NULL, REGION_BYTES, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	region = mmap(NULL, REGION_BYTES, PROT_READ | PROT_WRITE | PROT_EXEC,
+		      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (region == MAP_FAILED || blob_code_bytes() > 16384)
 		return -1;
 	memcpy(region, blob_code(), blob_code_bytes());
@@ -40,7 +41,8 @@ static int setup(void **state)
 
 static pid_t start_child(struct blob_slot *slot)
 {
-	void (*enter)(struct blob_slot *) = (void (*)(struct blob_slot *))(uintptr_t)(region + blob_entry());
+	void (*enter)(struct blob_slot *) = (void (*)(struct blob_slot *))(uintptr_t)(region +
+										      blob_entry());
 	pid_t pid = fork();
 
 	if (pid == 0)
@@ -95,8 +97,8 @@ static void test_clone_child_obeys(void **state)
 	ca.stack = kid->stack_top - BLOB_STACK_BYTES;
 	ca.stack_size = BLOB_STACK_BYTES;
 	blob_script_init(&s, slot, (uintptr_t)slot);
-	op = script_call(&s, "clone", BLOB_OP_CLONE, SV(script_data(&s, &ca, sizeof(ca))), SV(sizeof(ca)),
-			 SV((uintptr_t)kid));
+	op = script_call(&s, "clone", BLOB_OP_CLONE, SV(script_data(&s, &ca, sizeof(ca))),
+			 SV(sizeof(ca)), SV((uintptr_t)kid));
 	assert_int_equal(script_run(slot, &s, NULL, NULL, &err), 0);
 	assert_true(script_result(&s, op) > 0);
 

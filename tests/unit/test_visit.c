@@ -148,7 +148,8 @@ static void let_go_home(pid_t pid, struct visit_thread *t)
 		if (pt_cont(t->tid, 0, &err))
 			fail_child(49, err.text);
 		usleep(200);
-		if (pt_interrupt(t->tid, &err) || pt_wait_stop(t->tid, 5000, NULL, &err) != PT_STOPPED ||
+		if (pt_interrupt(t->tid, &err) ||
+		    pt_wait_stop(t->tid, 5000, NULL, &err) != PT_STOPPED ||
 		    pt_get_regs(t->tid, &t->regs, &err) || pt_get_sigmask(t->tid, &t->sigmask, &err))
 			fail_child(50, err.text);
 	}

@@ -67,8 +67,7 @@ static void compare(size_t nr, const struct descriptor *was)
 	      was->fl, is.fl);
 	CHECK(was->offset == is.offset, "file %zu: offset was %ld, is %ld", nr, (long)was->offset,
 	      (long)is.offset);
-	CHECK(victim_moved() ||
-		      (was->st.st_ino == is.st.st_ino && was->st.st_dev == is.st.st_dev),
+	CHECK(victim_moved() || (was->st.st_ino == is.st.st_ino && was->st.st_dev == is.st.st_dev),
 	      "file %zu: another file", nr);
 	CHECK(strcmp(was->link, is.link) == 0, "file %zu: was %s, is %s", nr, was->link, is.link);
 }

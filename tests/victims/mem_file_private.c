@@ -58,7 +58,8 @@ int main(int argc, char **argv)
 	victim_wait();
 	for (int i = 0; i < 5; i++) {
 		now = victim_maps_line(*areas[i]);
-		CHECK(now && victim_same_area(lines[i], now), "maps: was '%s', is '%s'", lines[i], now);
+		CHECK(now && victim_same_area(lines[i], now), "maps: was '%s', is '%s'", lines[i],
+		      now);
 	}
 	for (int i = 0; i < PAGES; i++)
 		CHECK(victim_check(whole + i * VICTIM_PAGE, VICTIM_PAGE, i % 3 ? i : 100 + i) < 0,

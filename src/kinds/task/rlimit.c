@@ -26,8 +26,8 @@ static int rlimit_query(struct capture *c, struct task_facts *t, size_t thread, 
 	return 0;
 }
 
-static int rlimit_collect(struct capture *c, struct task_facts *t, size_t thread, const struct script *s,
-			  const struct task_query *q, struct err *err)
+static int rlimit_collect(struct capture *c, struct task_facts *t, size_t thread,
+			  const struct script *s, const struct task_query *q, struct err *err)
 {
 	const struct rlimit *lim = script_ptr(s, q->data);
 	TaskRlimitsEntry *all = snap_new(c->snap, TaskRlimitsEntry, task_rlimits_entry);
@@ -71,17 +71,19 @@ static int rlimit_check(struct restore *r, const struct snap_task *t, size_t thr
 		struct rlimit can = possible_limit(e, (int)i);
 
 		if (e->cur > e->max)
-			return err_set(err, EINVAL, "core-%u.img: resource limit %zu has a soft limit above its hard limit",
+			return err_set(err, EINVAL,
+				       "core-%u.img: resource limit %zu has a soft limit above its hard limit",
 				       t->ps->pid, i);
 		if (can.rlim_max != e->max)
 			log_warn("pid %u: hard limit %zu was %llu and can only be %llu here without CAP_SYS_RESOURCE",
-				 t->ps->pid, i, (unsigned long long)e->max, (unsigned long long)can.rlim_max);
+				 t->ps->pid, i, (unsigned long long)e->max,
+				 (unsigned long long)can.rlim_max);
 	}
 	return 0;
 }
 
-static int rlimit_emit(struct restore *r, const struct snap_task *t, size_t thread, struct script *s,
-		       struct err *err)
+static int rlimit_emit(struct restore *r, const struct snap_task *t, size_t thread,
+		       struct script *s, struct err *err)
 {
 	const TaskRlimitsEntry *all = t->core[0]->tc->rlimits;
 	struct rlimit lim;
@@ -89,8 +91,8 @@ static int rlimit_emit(struct restore *r, const struct snap_task *t, size_t thre
 
 	for (i = 0; all && i < all->n_rlimits && i < N_LIMITS; i++) {
 		lim = possible_limit(all->rlimits[i], (int)i);
-		script_call(s, "set a resource limit", SYS_prlimit64, SV(0), SV(i), SV(script_data(s, &lim, sizeof(lim))),
-			    SV(0));
+		script_call(s, "set a resource limit", SYS_prlimit64, SV(0), SV(i),
+			    SV(script_data(s, &lim, sizeof(lim))), SV(0));
 	}
 	return 0;
 }

@@ -34,13 +34,14 @@ static int sigaction_query(struct capture *c, struct task_facts *t, size_t threa
 
 	q->data = script_data(s, NULL, N_SIGACTIONS * sizeof(struct kernel_sigaction));
 	for (i = 0; i < N_SIGACTIONS; i++)
-		script_call(s, "read a signal's disposition", SYS_rt_sigaction, SV(signal_at(i)), SV(0),
-			    SV(q->data + (uint64_t)i * sizeof(struct kernel_sigaction)), SV(8));
+		script_call(s, "read a signal's disposition", SYS_rt_sigaction, SV(signal_at(i)),
+			    SV(0), SV(q->data + (uint64_t)i * sizeof(struct kernel_sigaction)),
+			    SV(8));
 	return 0;
 }
 
-static int sigaction_collect(struct capture *c, struct task_facts *t, size_t thread, const struct script *s,
-			     const struct task_query *q, struct err *err)
+static int sigaction_collect(struct capture *c, struct task_facts *t, size_t thread,
+			     const struct script *s, const struct task_query *q, struct err *err)
 {
 	const struct kernel_sigaction *sa = script_ptr(s, q->data);
 	TaskCoreEntry *tc = t->snap->core[0]->tc;
@@ -62,8 +63,8 @@ static int sigaction_collect(struct capture *c, struct task_facts *t, size_t thr
 	return tc->sigactions ? 0 : err_nomem(err);
 }
 
-static int sigaction_emit(struct restore *r, const struct snap_task *t, size_t thread, struct script *s,
-			  struct err *err)
+static int sigaction_emit(struct restore *r, const struct snap_task *t, size_t thread,
+			  struct script *s, struct err *err)
 {
 	const TaskCoreEntry *tc = t->core[0]->tc;
 	struct kernel_sigaction sa;
@@ -103,7 +104,8 @@ static SignalQueueEntry *queue_entry(struct capture *c, const uint8_t *infos, si
 		if (!e)
 			return NULL;
 		e->siginfo.len = SIGINFO_BYTES;
-		e->siginfo.data = arena_dup(&c->snap->arena, infos + i * SIGINFO_BYTES, SIGINFO_BYTES);
+		e->siginfo.data = arena_dup(&c->snap->arena, infos + i * SIGINFO_BYTES,
+					    SIGINFO_BYTES);
 		if (!e->siginfo.data)
 			return NULL;
 		q->signals[q->n_signals++] = e;
@@ -111,7 +113,8 @@ static SignalQueueEntry *queue_entry(struct capture *c, const uint8_t *infos, si
 	return q->signals ? q : NULL;
 }
 
-static int read_queue(struct capture *c, pid_t tid, bool process_wide, SignalQueueEntry **out, struct err *err)
+static int read_queue(struct capture *c, pid_t tid, bool process_wide, SignalQueueEntry **out,
+		      struct err *err)
 {
 	cleanup_free siginfo_t *infos = calloc(MAX_PENDING, sizeof(*infos));
 	int n;
@@ -122,7 +125,8 @@ static int read_queue(struct capture *c, pid_t tid, bool process_wide, SignalQue
 	if (n < 0)
 		return -1;
 	if (n == MAX_PENDING)
-		return err_set(err, E2BIG, "thread %d has more than %d pending signals", tid, MAX_PENDING - 1);
+		return err_set(err, E2BIG, "thread %d has more than %d pending signals", tid,
+			       MAX_PENDING - 1);
 	if (n == 0)
 		return 0;
 	*out = queue_entry(c, (const uint8_t *)infos, (size_t)n);
@@ -139,7 +143,8 @@ static int pending_outside(struct capture *c, struct task_facts *t, size_t threa
 	return read_queue(c, tid, false, &core->thread_core->signals_p, err);
 }
 
-static int emit_queue(const SignalQueueEntry *q, uint32_t pid, uint32_t tid, struct script *s, struct err *err)
+static int emit_queue(const SignalQueueEntry *q, uint32_t pid, uint32_t tid, struct script *s,
+		      struct err *err)
 {
 	uint64_t info;
 	int32_t signo;
@@ -147,25 +152,26 @@ static int emit_queue(const SignalQueueEntry *q, uint32_t pid, uint32_t tid, str
 
 	for (i = 0; q && i < q->n_signals; i++) {
 		if (q->signals[i]->siginfo.len != SIGINFO_BYTES)
-			return err_set(err, EINVAL, "a pending signal of pid %u has %zu bytes instead of %d", pid,
-				       q->signals[i]->siginfo.len, SIGINFO_BYTES);
+			return err_set(err, EINVAL,
+				       "a pending signal of pid %u has %zu bytes instead of %d",
+				       pid, q->signals[i]->siginfo.len, SIGINFO_BYTES);
 		memcpy(&signo, q->signals[i]->siginfo.data, sizeof(signo));
 		if (signo == SIGKILL || signo == SIGSTOP)
 			continue; /* cannot be pending in a task that is carried; a stopped one is stopped at the end */
 		info = script_data(s, q->signals[i]->siginfo.data, SIGINFO_BYTES);
 		if (tid)
-			script_call(s, "queue a pending signal of the thread", SYS_rt_tgsigqueueinfo, SV(pid), SV(tid),
-				    SV(signo), SV(info));
+			script_call(s, "queue a pending signal of the thread",
+				    SYS_rt_tgsigqueueinfo, SV(pid), SV(tid), SV(signo), SV(info));
 		else
-			script_call(s, "queue a pending signal of the process", SYS_rt_sigqueueinfo, SV(pid), SV(signo),
-				    SV(info));
+			script_call(s, "queue a pending signal of the process", SYS_rt_sigqueueinfo,
+				    SV(pid), SV(signo), SV(info));
 	}
 	return 0;
 }
 
 /* To itself a thread may queue any siginfo; all signals are blocked meanwhile. */
-static int pending_emit(struct restore *r, const struct snap_task *t, size_t thread, struct script *s,
-			struct err *err)
+static int pending_emit(struct restore *r, const struct snap_task *t, size_t thread,
+			struct script *s, struct err *err)
 {
 	const CoreEntry *core = t->core[thread];
 

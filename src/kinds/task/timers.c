@@ -56,8 +56,8 @@ static ItimerEntry *itimer_entry_of(struct capture *c, const struct itimerval *i
 	return e;
 }
 
-static int itimer_collect(struct capture *c, struct task_facts *t, size_t thread, const struct script *s,
-			  const struct task_query *q, struct err *err)
+static int itimer_collect(struct capture *c, struct task_facts *t, size_t thread,
+			  const struct script *s, const struct task_query *q, struct err *err)
 {
 	const struct itimerval *it = script_ptr(s, q->data);
 	TaskTimersEntry *e = timers_of(c, t);
@@ -70,8 +70,8 @@ static int itimer_collect(struct capture *c, struct task_facts *t, size_t thread
 	return e->real && e->virt && e->prof ? 0 : err_nomem(err);
 }
 
-static int itimer_emit(struct restore *r, const struct snap_task *t, size_t thread, struct script *s,
-		       struct err *err)
+static int itimer_emit(struct restore *r, const struct snap_task *t, size_t thread,
+		       struct script *s, struct err *err)
 {
 	const TaskTimersEntry *e = t->core[0]->tc->timers;
 	const ItimerEntry *all[3];
@@ -91,8 +91,8 @@ static int itimer_emit(struct restore *r, const struct snap_task *t, size_t thre
 		if (!all[i]->vsec && !all[i]->vusec) /* due at this moment, or not armed at all */
 			it.it_value = it.it_interval;
 		if (it.it_value.tv_sec || it.it_value.tv_usec)
-			script_call(s, "set an interval timer", SYS_setitimer, SV(i), SV(script_data(s, &it, sizeof(it))),
-				    SV(0));
+			script_call(s, "set an interval timer", SYS_setitimer, SV(i),
+				    SV(script_data(s, &it, sizeof(it))), SV(0));
 	}
 	return 0;
 }
@@ -115,15 +115,18 @@ static const char *parse_timer(struct capture *c, const char *text, PosixTimerEn
 	char how[16], who[8];
 	uint64_t value;
 
-	*ok = sscanf(text, "ID: %u signal: %d/%" SCNx64 " notify: %15[a-z]/%7[a-z].%d ClockID: %u%n", &id, &signo, &value, how,
-		     who, &target, &clock, &n) == 7 && n > 0;
+	*ok = sscanf(text, "ID: %u signal: %d/%" SCNx64 " notify: %15[a-z]/%7[a-z].%d ClockID: %u%n",
+		     &id, &signo, &value, how, who, &target, &clock, &n) == 7 &&
+	      n > 0;
 	if (!*ok)
 		return text;
 	e->it_id = id;
 	e->clock_id = clock;
 	e->si_signo = (uint32_t)signo;
 	e->sival_ptr = value;
-	e->it_sigev_notify = strcmp(how, "none") == 0 ? SIGEV_NONE : strcmp(how, "thread") == 0 ? SIGEV_THREAD : SIGEV_SIGNAL;
+	e->it_sigev_notify = strcmp(how, "none") == 0   ? SIGEV_NONE :
+			     strcmp(how, "thread") == 0 ? SIGEV_THREAD :
+							  SIGEV_SIGNAL;
 	if (strcmp(who, "tid") == 0) {
 		e->it_sigev_notify |= SIGEV_THREAD_ID;
 		e->has_notify_thread_id = true;
@@ -175,13 +178,14 @@ static int ptimer_query(struct capture *c, struct task_facts *t, size_t thread, 
 	for (i = 0; i < all->n_posix; i++) {
 		script_call(s, "read a POSIX timer", SYS_timer_gettime, SV(all->posix[i]->it_id),
 			    SV(q->data + i * sizeof(struct itimerspec)));
-		script_call(s, "read a POSIX timer's overruns", SYS_timer_getoverrun, SV(all->posix[i]->it_id));
+		script_call(s, "read a POSIX timer's overruns", SYS_timer_getoverrun,
+			    SV(all->posix[i]->it_id));
 	}
 	return 0;
 }
 
-static int ptimer_collect(struct capture *c, struct task_facts *t, size_t thread, const struct script *s,
-			  const struct task_query *q, struct err *err)
+static int ptimer_collect(struct capture *c, struct task_facts *t, size_t thread,
+			  const struct script *s, const struct task_query *q, struct err *err)
 {
 	const struct itimerspec *its = script_ptr(s, q->data);
 	const TaskTimersEntry *all = timers_of(c, t);
@@ -229,8 +233,8 @@ static void emit_timer(const PosixTimerEntry *e, bool restore_ids, struct script
 			    SV(script_data(s, &its, sizeof(its))), SV(0));
 }
 
-static int ptimer_emit(struct restore *r, const struct snap_task *t, size_t thread, struct script *s,
-		       struct err *err)
+static int ptimer_emit(struct restore *r, const struct snap_task *t, size_t thread,
+		       struct script *s, struct err *err)
 {
 	const TaskTimersEntry *all = t->core[0]->tc->timers;
 	bool restore_ids = prctl(PR_TIMER_CREATE_RESTORE_IDS, RESTORE_IDS_GET, 0, 0, 0) >= 0;
@@ -239,13 +243,14 @@ static int ptimer_emit(struct restore *r, const struct snap_task *t, size_t thre
 	if (!all || !all->n_posix)
 		return 0;
 	if (restore_ids)
-		script_call(s, "ask for POSIX timer ids", SYS_prctl, SV(PR_TIMER_CREATE_RESTORE_IDS), SV(RESTORE_IDS_ON),
-			    SV(0), SV(0), SV(0));
+		script_call(s, "ask for POSIX timer ids", SYS_prctl, SV(PR_TIMER_CREATE_RESTORE_IDS),
+			    SV(RESTORE_IDS_ON), SV(0), SV(0), SV(0));
 	for (i = 0; i < all->n_posix; i++)
 		emit_timer(all->posix[i], restore_ids, s);
 	if (restore_ids)
-		script_call(s, "ask for POSIX timer ids no more", SYS_prctl, SV(PR_TIMER_CREATE_RESTORE_IDS),
-			    SV(RESTORE_IDS_OFF), SV(0), SV(0), SV(0));
+		script_call(s, "ask for POSIX timer ids no more", SYS_prctl,
+			    SV(PR_TIMER_CREATE_RESTORE_IDS), SV(RESTORE_IDS_OFF), SV(0), SV(0),
+			    SV(0));
 	return 0;
 }
 

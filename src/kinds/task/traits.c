@@ -33,8 +33,8 @@ static int personality_outside(struct capture *c, struct task_facts *t, size_t t
 	return 0;
 }
 
-static int personality_emit(struct restore *r, const struct snap_task *t, size_t thread, struct script *s,
-			    struct err *err)
+static int personality_emit(struct restore *r, const struct snap_task *t, size_t thread,
+			    struct script *s, struct err *err)
 {
 	const TaskCoreEntry *tc = t->core[0]->tc;
 	uint32_t value = tc->ferry_personality;
@@ -66,15 +66,17 @@ static int prctl_query(struct capture *c, struct task_facts *t, size_t thread, s
 		       struct task_query *q, struct err *err)
 {
 	q->data = script_data(s, NULL, 8);
-	q->op = script_call(s, "read the subreaper flag", SYS_prctl, SV(PR_GET_CHILD_SUBREAPER), SV(q->data));
-	script_call(s, "read the huge page flag", SYS_prctl, SV(PR_GET_THP_DISABLE), SV(0), SV(0), SV(0), SV(0));
-	script_try(s, "read the membarrier registrations", SYS_membarrier, SV(MEMBARRIER_CMD_GET_REGISTRATIONS), SV(0),
-		   SV(0));
+	q->op = script_call(s, "read the subreaper flag", SYS_prctl, SV(PR_GET_CHILD_SUBREAPER),
+			    SV(q->data));
+	script_call(s, "read the huge page flag", SYS_prctl, SV(PR_GET_THP_DISABLE), SV(0), SV(0),
+		    SV(0), SV(0));
+	script_try(s, "read the membarrier registrations", SYS_membarrier,
+		   SV(MEMBARRIER_CMD_GET_REGISTRATIONS), SV(0), SV(0));
 	return 0;
 }
 
-static int prctl_collect(struct capture *c, struct task_facts *t, size_t thread, const struct script *s,
-			 const struct task_query *q, struct err *err)
+static int prctl_collect(struct capture *c, struct task_facts *t, size_t thread,
+			 const struct script *s, const struct task_query *q, struct err *err)
 {
 	TaskCoreEntry *tc = t->snap->core[0]->tc;
 	int64_t barriers = script_result(s, q->op + Q_MEMBARRIER);
@@ -100,13 +102,15 @@ static int prctl_emit(struct restore *r, const struct snap_task *t, size_t threa
 	int bit;
 
 	if (tc->child_subreaper)
-		script_call(s, "set the subreaper flag", SYS_prctl, SV(PR_SET_CHILD_SUBREAPER), SV(1));
+		script_call(s, "set the subreaper flag", SYS_prctl, SV(PR_SET_CHILD_SUBREAPER),
+			    SV(1));
 	/* Inherited over fork, so said in both cases. */
-	script_call(s, "set the huge page flag", SYS_prctl, SV(PR_SET_THP_DISABLE), SV(t->mm && t->mm->thp_disabled),
-		    SV(0), SV(0), SV(0));
+	script_call(s, "set the huge page flag", SYS_prctl, SV(PR_SET_THP_DISABLE),
+		    SV(t->mm && t->mm->thp_disabled), SV(0), SV(0), SV(0));
 	for (bit = 0; bit < 32; bit++)
 		if (mask >> bit & 1)
-			script_call(s, "register for membarriers", SYS_membarrier, SV(1u << bit), SV(0), SV(0));
+			script_call(s, "register for membarriers", SYS_membarrier, SV(1u << bit),
+				    SV(0), SV(0));
 	return 0;
 }
 
@@ -126,13 +130,14 @@ static int traits_query(struct capture *c, struct task_facts *t, size_t thread, 
 			struct task_query *q, struct err *err)
 {
 	q->data = script_data(s, NULL, 8);
-	q->op = script_call(s, "read the parent-death signal", SYS_prctl, SV(PR_GET_PDEATHSIG), SV(q->data));
+	q->op = script_call(s, "read the parent-death signal", SYS_prctl, SV(PR_GET_PDEATHSIG),
+			    SV(q->data));
 	script_call(s, "read the dumpable flag", SYS_prctl, SV(PR_GET_DUMPABLE));
 	return 0;
 }
 
-static int traits_collect(struct capture *c, struct task_facts *t, size_t thread, const struct script *s,
-			  const struct task_query *q, struct err *err)
+static int traits_collect(struct capture *c, struct task_facts *t, size_t thread,
+			  const struct script *s, const struct task_query *q, struct err *err)
 {
 	ThreadCoreEntry *tc = t->snap->core[thread]->thread_core;
 	int sig = *(const int *)script_ptr(s, q->data);
@@ -148,15 +153,17 @@ static int traits_collect(struct capture *c, struct task_facts *t, size_t thread
 	return 0;
 }
 
-static int traits_emit(struct restore *r, const struct snap_task *t, size_t thread, struct script *s,
-		       struct err *err)
+static int traits_emit(struct restore *r, const struct snap_task *t, size_t thread,
+		       struct script *s, struct err *err)
 {
 	const ThreadCoreEntry *tc = t->core[thread]->thread_core;
 
-	script_call(s, "set the parent-death signal", SYS_prctl, SV(PR_SET_PDEATHSIG), SV(tc->pdeath_sig));
+	script_call(s, "set the parent-death signal", SYS_prctl, SV(PR_SET_PDEATHSIG),
+		    SV(tc->pdeath_sig));
 	/* 2 (root only) cannot be asked for: it is what the change of credentials has left where it was so. */
 	if (thread == 0 && t->mm && t->mm->has_dumpable && t->mm->dumpable != 2)
-		script_call(s, "set the dumpable flag", SYS_prctl, SV(PR_SET_DUMPABLE), SV(t->mm->dumpable));
+		script_call(s, "set the dumpable flag", SYS_prctl, SV(PR_SET_DUMPABLE),
+			    SV(t->mm->dumpable));
 	return 0;
 }
 
@@ -186,19 +193,21 @@ static int oom_outside(struct capture *c, struct task_facts *t, size_t thread, s
 	return 0;
 }
 
-static int oom_apply(struct restore *r, const struct snap_task *t, size_t thread, pid_t tid, struct err *err)
+static int oom_apply(struct restore *r, const struct snap_task *t, size_t thread, pid_t tid,
+		     struct err *err)
 {
 	const TaskCoreEntry *tc = t->core[0]->tc;
 	char text[16];
 
 	snprintf(text, sizeof(text), "%d", tc->oom_score_adj);
 	if (io_write_textf(text, "/proc/%d/oom_score_adj", tid))
-		log_warn("cannot give pid %u the OOM score %s it had: %s (needs CAP_SYS_RESOURCE)", t->ps->pid, text,
-			 strerror(errno));
+		log_warn("cannot give pid %u the OOM score %s it had: %s (needs CAP_SYS_RESOURCE)",
+			 t->ps->pid, text, strerror(errno));
 	if (tc->has_loginuid && tc->loginuid != UINT32_MAX) {
 		snprintf(text, sizeof(text), "%u", tc->loginuid);
 		if (io_write_textf(text, "/proc/%d/loginuid", tid))
-			log_warn("cannot give pid %u the audit login uid %s it had: %s", t->ps->pid, text, strerror(errno));
+			log_warn("cannot give pid %u the audit login uid %s it had: %s", t->ps->pid,
+				 text, strerror(errno));
 	}
 	return 0;
 }

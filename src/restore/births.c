@@ -76,6 +76,7 @@ static int queue_birth(struct restore_session *s, struct rtask *t, struct err *e
 
 	t->dirty = c->dirty || c->memory_done;
 	t->vdso_now = c->vdso_now;
+	t->exe_now = c->exe_now;
 	t->now_pgid = c->now_pgid;
 	t->queued = true;
 	return births_clone(s, leader(c), leader(t), t->vpid, flags, err);
@@ -105,8 +106,8 @@ static int found_session(struct restore_session *s, struct rtask *t, struct err 
 		return -1;
 	script_call(&leader(t)->script, "found a session (setsid)", SYS_setsid, SV(0));
 	if (tty != TTY_NO_SESSION)
-		script_call(&leader(t)->script, "take a controlling terminal (TIOCSCTTY)", SYS_ioctl, SV(tty),
-			    SV(TIOCSCTTY), SV(0));
+		script_call(&leader(t)->script, "take a controlling terminal (TIOCSCTTY)",
+			    SYS_ioctl, SV(tty), SV(TIOCSCTTY), SV(0));
 	t->setsid_done = true;
 	t->now_pgid = t->vpid;
 	return 0;
@@ -287,8 +288,15 @@ static void start_death(struct rtask *t, int status)
 
 static int start_zombie(struct restore_session *s, struct rtask *t, struct err *err)
 {
-	if (t->zombie)
-		start_death(t, (int)t->snap->core[0]->tc->exit_code);
+	int status;
+
+	if (!t->zombie)
+		return 0;
+	status = (int)t->snap->core[0]->tc->exit_code;
+	if (WIFSTOPPED(status) || (WIFSIGNALED(status) && WTERMSIG(status) > 64))
+		return err_set(err, EINVAL, "core-%d.img: 0x%x is no status that a zombie can have",
+			       t->vpid, status);
+	start_death(t, status);
 	return 0;
 }
 

@@ -62,6 +62,7 @@ struct rtask {
 
 	struct space *space; /* space.c; NULL for zombies and helpers */
 	uint64_t vdso_now;   /* where its vdso set is */
+	uint32_t exe_now;    /* file id of its executable link; 0: ours */
 	bool dirty;          /* it was born with somebody's memory */
 	bool memory_done;    /* its own memory is in place */
 };

@@ -437,8 +437,15 @@ static int mm_script(struct restore_session *s, struct rtask *t, struct err *err
 
 	if (slot_room(s, rs, 1, auxv_bytes + sizeof(map) + 64, err) < 0)
 		return -1;
-	/* forked with the parent's areas, it has the parent's executable already */
-	map.exe_fd = t->inherits ? (uint32_t)-1 : (uint32_t)held_fd(s, mm->exe_file_id, O_RDONLY);
+	/*
+	 * The link cannot be changed while areas show the file that it names (EBUSY);
+	 * from the task that forked it, this one may have the right link already.
+	 */
+	if (t->exe_now && same_file(s, t->exe_now, mm->exe_file_id))
+		map.exe_fd = (uint32_t)-1;
+	else
+		map.exe_fd = (uint32_t)held_fd(s, mm->exe_file_id, O_RDONLY);
+	t->exe_now = mm->exe_file_id;
 	if (auxv_bytes) {
 		map.auxv = (void *)script_data(&rs->script, mm->mm_saved_auxv, auxv_bytes);
 		map.auxv_size = (uint32_t)auxv_bytes;

@@ -38,6 +38,9 @@ struct space {
 	unsigned int uffd_op;
 };
 
+/* The same file behind two file ids: one id, or two entries with one name. */
+bool same_file(const struct restore_session *s, uint64_t a, uint64_t b);
+
 /*
  * Walks the pages of a pagemap upwards: the next range between @start and @end
  * that has not been given yet; false when there is no more below @end.

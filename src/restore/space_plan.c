@@ -227,8 +227,7 @@ static void plan_fill(struct rtask *t)
 		sp->fill[sp->n_fill++] = (struct fill_area){vdso->start, vdso->end, FILL_SKIP};
 }
 
-/* The same file behind two areas: one id, or two entries with one name. */
-static bool same_file(const struct restore_session *s, uint64_t a, uint64_t b)
+bool same_file(const struct restore_session *s, uint64_t a, uint64_t b)
 {
 	const FileEntry *x, *y;
 
@@ -236,6 +235,8 @@ static bool same_file(const struct restore_session *s, uint64_t a, uint64_t b)
 		return true;
 	x = snapshot_file(s->r.snap, (uint32_t)a);
 	y = snapshot_file(s->r.snap, (uint32_t)b);
+	if (snapshot_remap(s->r.snap, (uint32_t)a) || snapshot_remap(s->r.snap, (uint32_t)b))
+		return false; /* one of them is no longer what its name says */
 	return x && y && x->type == y->type && x->reg && y->reg &&
 	       strcmp(x->reg->name, y->reg->name) == 0;
 }

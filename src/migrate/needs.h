@@ -14,9 +14,12 @@
 
 #include <sys/types.h>
 
-/* Both are filled in @arena, which owns everything behind them. */
+/* Filled in @arena, which owns everything behind it; so are the paths. */
 int needs_gather(pid_t root, struct arena *arena, Wire__Needs *out, struct err *err) must_check;
-int needs_paths(pid_t root, struct arena *arena, Wire__FileList *out, struct err *err) must_check;
+
+/* @extra: more paths, which the tree does not show (NULL-terminated, or NULL). */
+int needs_paths(pid_t root, const char *const *extra, struct arena *arena, Wire__FileList *out,
+		struct err *err) must_check;
 
 /* Names of processor features that programs can use, as this processor has them; NULL-terminated. */
 struct cpu_features {

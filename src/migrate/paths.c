@@ -230,11 +230,14 @@ static int walk_tree(struct walk *w, struct err *err)
 	return rc;
 }
 
-int needs_paths(pid_t root, struct arena *arena, Wire__FileList *out, struct err *err)
+int needs_paths(pid_t root, const char *const *extra, struct arena *arena, Wire__FileList *out,
+		struct err *err)
 {
 	struct walk w = {.root = root, .arena = arena};
 	int rc = walk_tree(&w, err);
 
+	for (; extra && *extra && !rc; extra++)
+		rc = add_path(&w, *extra, false, err);
 	if (!rc) {
 		out->n_files = w.notes.n;
 		out->files = arena_dup(arena, w.notes.v, w.notes.n * sizeof(*w.notes.v));

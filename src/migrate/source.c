@@ -110,11 +110,37 @@ int source_preflight(struct source *s, struct err *err)
 	return rc < 0 ? -1 : hear_verdict(s, err);
 }
 
+/* Links that the capture made for deleted files (--link-remap): a restore opens them. In @arena. */
+static const char **link_paths(struct source *s, struct arena *arena)
+{
+	const struct snapshot *snap = capture_state(s->capture)->snap;
+	const char **paths = arena_array(arena, const char *, snap->remaps.n + 1);
+	size_t n = 0;
+
+	vec_foreach (remap, &snap->remaps) {
+		const FileEntry *link = NULL;
+
+		/* remaps are few, and not yet indexed */
+		vec_foreach (file, &snap->files) {
+			if ((*remap)->remap_type == REMAP_TYPE__LINKED &&
+			    (*file)->id == (*remap)->remap_id)
+				link = *file;
+		}
+		if (paths && link && link->reg)
+			paths[n++] = link->reg->name;
+	}
+	return paths;
+}
+
 static int send_files(struct source *s, struct err *err)
 {
+	const char **extra = NULL;
+
 	arena_free(&s->paths_arena);
 	wire__file_list__init(&s->paths);
-	if (needs_paths(s->opt->pid, &s->paths_arena, &s->paths, err) < 0)
+	if (s->frozen && !(extra = link_paths(s, &s->paths_arena)))
+		return err_nomem(err);
+	if (needs_paths(s->opt->pid, extra, &s->paths_arena, &s->paths, err) < 0)
 		return -1;
 	return files_send(s->files, &s->ch, &s->paths, on_refused, on_progress, s, err);
 }
@@ -131,7 +157,10 @@ int source_freeze(struct source *s, struct err *err)
 {
 	s->freeze_start_ns = monotonic_ns();
 	s->frozen = true; /* partly, even when it fails */
-	return capture_freeze(s->capture, s->opt->timeout_s * 1000, err);
+	if (capture_freeze(s->capture, s->opt->timeout_s * 1000, err) < 0 ||
+	    source_check_interrupt(s, err) < 0)
+		return -1;
+	return capture_collect(s->capture, err);
 }
 
 /* Ends the freeze once. */
@@ -158,8 +187,7 @@ int source_changes(struct source *s, struct err *err)
 
 static int send_state(struct source *s, struct store *store, struct err *err)
 {
-	if (capture_collect(s->capture, err) < 0 || source_check_interrupt(s, err) < 0 ||
-	    capture_memory(s->capture, store, on_progress, s, err) < 0 ||
+	if (capture_memory(s->capture, store, on_progress, s, err) < 0 ||
 	    capture_save(s->capture, store, err) < 0)
 		return -1;
 	return store_complete(store, err);
@@ -241,6 +269,10 @@ static void end_tree(struct source *s)
 			kill(t->pid, SIGKILL);
 	}
 	keeper_disarm(s->link, &s->kept, false);
+	/* no images will be restored from here */
+	capture_state(s->capture)->saved = false;
+	if (file_undo_links(capture_state(s->capture), &err) < 0)
+		log_warn("%s", err.text);
 }
 
 int source_commit(struct source *s, struct err *err)

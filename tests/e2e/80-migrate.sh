@@ -17,20 +17,23 @@ victim_options() {
 there_and_back() {
 	local pid before options
 	pid=$(start_victim a "$1") || complain "$1 does not start" || return 1
-	before=$(tree a "$pid")
+	before=$(tree a "$pid" "$1")
 	options=$(victim_options "$1")
 	# shellcheck disable=SC2086 # words
 	must_migrate a "$pid" $options && moved a "$pid" || return 1
-	[ "$(tree b "$pid")" = "$before" ] || complain "the tree changed: $before, then $(tree b "$pid")" || return 1
+	[ "$(tree b "$pid" "$1")" = "$before" ] || complain "the tree changed: $before, then $(tree b "$pid")" || return 1
 	# shellcheck disable=SC2086 # words
 	must_migrate b "$pid" --overwrite-files $options && moved b "$pid" || return 1
-	[ "$(tree a "$pid")" = "$before" ] || complain "the tree changed on the way back" || return 1
+	[ "$(tree a "$pid" "$1")" = "$before" ] || complain "the tree changed on the way back" || return 1
 	verdict a "$1"
 }
 
 # PIDs, thread ids, groups, states and names of a session. The parent of its first task is whoever
-# started it.
+# started it. Threads of the victims that test sleeping end when they have slept enough.
 tree() {
+	case ${3:-} in
+	restart_*) on "$1" ps -o pid=,pgid=,comm= --sid "$2" | sort -n | tr -s ' \n' '  ' && return ;;
+	esac
 	on "$1" ps -L -o pid=,lwp=,pgid=,comm= --sid "$2" | sort -n | tr -s ' \n' '  '
 }
 

@@ -10,18 +10,34 @@
 
 rounds=${ROUNDS:-25}
 
-# Kills, by a pattern over whole command lines, on one host.
+# kill_on HOST PATTERN SECONDS: waits for a process whose command line matches, then as long again,
+# and kills it. All in one shell there, so that no start of a program blurs the moment.
+kill_on() {
+	on "$1" sh -c 'i=0
+		until pgrep -f "$1" >/dev/null; do
+			[ $i -lt 200 ] || exit 1
+			i=$((i + 1))
+			sleep 0.02
+		done
+		sleep "$2"
+		pkill -KILL -f "$1"' sh "$2" "$3"
+}
+
+# strike WHAT SECONDS
 strike() {
 	case $1 in
-	command) on "$home" pkill -KILL -f '^ferry migrate' ;;
-	agent) on "$away" pkill -KILL -f '^ferry agent' ;;
-	sshd) on "$away" pkill -KILL -f '^sshd: root@' ;;
-	ssh) on "$home" pkill -KILL -x ssh ;;
-	both) on "$home" pkill -KILL -x ferry && on "$away" pkill -KILL -x ferry ;;
+	command) kill_on "$home" '^ferry migrate' "$2" ;;
+	agent) kill_on "$away" '^ferry agent' "$2" ;;
+	sshd) kill_on "$away" '^sshd: root@' "$2" ;;
+	ssh) kill_on "$home" '^ssh ' "$2" ;;
+	both)
+		kill_on "$home" '^ferry migrate' "$2" &
+		kill_on "$away" '^ferry agent' "$2"
+		wait $!
+		;;
 	any)
-		set -- command agent sshd ssh both
-		shift $((RANDOM % 5))
-		strike "$1"
+		local all=(command agent sshd ssh both)
+		strike "${all[RANDOM % 5]}" "$2"
 		;;
 	esac
 }
@@ -54,24 +70,31 @@ state() {
 		esac' sh "$2"
 }
 
+# The moment is random in a span that grows with each strike that hit and shrinks with each that
+# came too late, so that many come near the commit.
 survives() {
-	local what=$1 pid round span=1500 started
+	local what=$1 pid round span_ms=400 hits=0 moves=0 was
 	home=a
 	pid=$(start_bench a "$2" "$3") || return 1
 	for ((round = 1; round <= rounds; round++)); do
 		away=$(other "$home")
-		started=${EPOCHREALTIME/./}
+		was=$home
 		migrate "$home" "$pid" --overwrite-files &
-		sleep "$(awk -v r=$RANDOM -v span="$span" 'BEGIN { printf "%.3f", r / 32768 * span / 1000 }')"
-		strike "$what"
-		wait $!
-		echo "round $round: $what struck, home was $home"
-		# A span that fits: strikes are to hit migrations, not what comes after them.
-		span=$(((span + (${EPOCHREALTIME/./} - started) / 1000) / 2 + 50))
+		strike "$what" "$(awk -v r=$RANDOM -v span=$span_ms 'BEGIN { printf "%.3f", r / 32768 * span / 1000 }')"
+		if wait $!; then
+			span_ms=$((span_ms * 9 / 10 + 5))
+		else
+			span_ms=$((span_ms * 11 / 10))
+			hits=$((hits + 1))
+		fi
 		settle "$pid" || complain "round $round, $what" || return 1
+		[ "$home" = "$was" ] || moves=$((moves + 1))
+		echo "round $round: $what struck within $span_ms ms, from $was, now on $home"
 		bench_report "$home" "$pid" >/dev/null || complain "round $round, $what" || return 1
 		no_remains || complain "round $round, $what" || return 1
 	done
+	echo "$rounds rounds: $hits migrations failed, $moves times the program moved"
+	[ $hits -gt 0 ] || complain "no strike hit a migration"
 }
 
 # What a migration started is gone a while after it, on both hosts.

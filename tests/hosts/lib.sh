@@ -62,7 +62,7 @@ complain() {
 
 # test_case NAME FUNCTION [ARGUMENT]...: runs FUNCTION in a subshell, prints the result. It fails by
 # returning non-zero; "complain" notes why. What it prints goes to a log that is shown then. It
-# skips by "skip_case REASON".
+# skips by "skip_case REASON". With SHOW set the log is shown always.
 test_case() {
 	local name=$1 status
 	shift
@@ -70,6 +70,7 @@ test_case() {
 	rm -f "$TEST_TMP/why" "$TEST_TMP/skip"
 	("$@") >"$TEST_TMP/case.log" 2>&1
 	status=$?
+	[ -z "${SHOW:-}" ] || sed 's/^/# /' "$TEST_TMP/case.log"
 	if [ -e "$TEST_TMP/skip" ]; then
 		echo "skip $name: $(cat "$TEST_TMP/skip")"
 	elif [ $status = 0 ] && [ ! -e "$TEST_TMP/why" ]; then

@@ -84,7 +84,7 @@ survives() {
 		if wait $!; then
 			span_ms=$((span_ms * 9 / 10 + 5))
 		else
-			span_ms=$((span_ms * 11 / 10))
+			span_ms=$((span_ms * 5 / 4))
 			hits=$((hits + 1))
 		fi
 		settle "$pid" || complain "round $round, $what" || return 1

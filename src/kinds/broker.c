@@ -214,8 +214,8 @@ static int open_slot(struct broker *b, struct slot *slot, struct err *err)
 	return slot->fd >= 0 ? 0 : wrap(b->r, slot->fe->id, err);
 }
 
-/* link() of everything open; what a link() opens on the way is linked in the next round. */
-static int link_all(struct broker *b, struct err *err)
+/* link() of everything open, but of kinds that want to be @last; what a link() opens is linked in the next round. */
+static int link_all(struct broker *b, bool last, struct err *err)
 {
 	bool again = true;
 
@@ -224,7 +224,7 @@ static int link_all(struct broker *b, struct err *err)
 		for (size_t i = 0; i < b->n_slots; i++) {
 			struct slot *slot = &b->slots[i];
 
-			if (slot->state != SLOT_OPEN)
+			if (slot->state != SLOT_OPEN || (slot->kind->links_last && !last))
 				continue;
 			slot->state = SLOT_LINKED;
 			again = true;
@@ -257,10 +257,10 @@ int broker_open_all(struct broker *b, struct err *err)
 		if (slot->wanted && slot->state == SLOT_CLOSED && open_slot(b, slot, err))
 			return -1;
 	}
-	if (link_all(b, err))
+	if (link_all(b, false, err))
 		return -1;
 	clear_shelf(b);
-	return 0;
+	return link_all(b, true, err);
 }
 
 int broker_fd(struct restore *r, uint32_t file_id, struct err *err)

@@ -72,7 +72,7 @@ struct proc_status;
 
 struct thread_facts {
 	const struct proc_status *status; /* while outside() runs: /proc/TID/status, read once for all kinds */
-	pid_t tid;  /* in our pid namespace */
+	pid_t tid;                        /* in our pid namespace */
 	pid_t vtid; /* in the tree's own (innermost) pid namespace: what images hold */
 };
 
@@ -205,6 +205,7 @@ struct fd_kind {
 	int (*open)(struct restore *r, const FileEntry *fe, int *fd_out, struct err *err);
 	/* Every description of the tree is open now: connect peers, fill queues. Optional. */
 	int (*link)(struct restore *r, const FileEntry *fe, int fd, struct err *err);
+	bool links_last; /* link() looks at what others are ready for (epoll): queues are full, spare ends closed */
 	/* Operations that a holder must run itself, when all its descriptors are in place (epoll_ctl, TIOCSCTTY). Optional. */
 	int (*emit)(struct restore *r, const FileEntry *fe, const struct fd_place *place,
 		    struct script *s, struct err *err);

@@ -362,6 +362,46 @@ static void test_epoll(void **state)
 	close(e2);
 }
 
+static void test_epoll_entries_that_have_fired_once(void **state)
+{
+	int set = epoll_create1(0), ends[2], e = eventfd(1, 0), fresh = eventfd(0, 0);
+	struct epoll_event got[4], again = {.events = EPOLLIN | EPOLLONESHOT, .data.u64 = 5};
+	struct fd_facts *fs, *fe;
+	uint64_t one = 1;
+
+	assert_int_equal(pipe2(ends, 0), 0);
+	close(ends[1]);
+	add_watch(set, ends[0], EPOLLIN | EPOLLONESHOT, 1);
+	add_watch(set, e, EPOLLIN | EPOLLONESHOT, 2);
+	assert_int_equal(epoll_wait(set, got, 4, 0), 2);
+	assert_int_equal(epoll_wait(set, got, 4, 0), 0);
+	add_watch(set, fresh, EPOLLIN | EPOLLONESHOT, 3);
+	/* The event that was reported is over by now. */
+	assert_int_equal(read(e, &one, 8), 8);
+	fs = round_add(&t, set);
+	round_add(&t, ends[0]);
+	fe = round_add(&t, e);
+	round_add(&t, fresh);
+	round_capture(&t);
+	round_restore(&t);
+	/* Not even the hang-up of the pipe is reported again, nor what comes to the eventfd. */
+	one = 1;
+	assert_int_equal(write(round_fd(&t, fe), &one, 8), 8);
+	assert_int_equal(epoll_wait(round_fd(&t, fs), got, 4, 0), 0);
+	assert_int_equal(write(round_fd(&t, t.c.fds.v[3]), &one, 8), 8);
+	assert_int_equal(epoll_wait(round_fd(&t, fs), got, 4, 0), 1);
+	assert_true(got[0].data.u64 == 3);
+	/* The program arms it again. */
+	assert_int_equal(dup2(round_fd(&t, fe), e), e);
+	assert_int_equal(epoll_ctl(round_fd(&t, fs), EPOLL_CTL_MOD, e, &again), 0);
+	assert_int_equal(epoll_wait(round_fd(&t, fs), got, 4, 0), 1);
+	assert_true(got[0].data.u64 == 5);
+	close(set);
+	close(ends[0]);
+	close(e);
+	close(fresh);
+}
+
 static void test_epoll_with_a_target_outside_is_refused(void **state)
 {
 	int set = epoll_create1(0), e = eventfd(0, 0);
@@ -582,6 +622,7 @@ int main(void)
 		t_round(test_signalfd),
 		t_round(test_timerfd),
 		t_round(test_epoll),
+		t_round(test_epoll_entries_that_have_fired_once),
 		t_round(test_epoll_with_a_target_outside_is_refused),
 		t_round(test_epoll_of_criu_images),
 		cmocka_unit_test(test_epoll_lines),

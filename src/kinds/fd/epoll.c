@@ -13,6 +13,7 @@
  * tables of the tasks look like.
  */
 #include "kinds/fd/epoll.h"
+#include "base/io.h"
 #include "kinds/broker.h"
 #include "kinds/fd/fd.h"
 
@@ -283,26 +284,87 @@ static int step_aside(struct filling *f)
 	return 0;
 }
 
+/* Puts target @i at its number and adds or changes its entry; -1 + ->no. */
+static int set_entry(struct filling *f, size_t i, int op, uint32_t events)
+{
+	const EventpollTfdEntry *t = f->entry->tfd[i];
+	struct epoll_event ev = {.events = events, .data.u64 = t->data};
+	int number = (int)added_number(t);
+
+	if (dup2(f->targets[i], number) >= 0 && epoll_ctl(f->epfd, op, number, &ev) == 0)
+		return 0;
+	f->no = errno;
+	f->failed = i;
+	return -1;
+}
+
+/* An EPOLLONESHOT entry that has fired and was not armed again: every other one watches for these two. */
+static bool is_spent(uint32_t events)
+{
+	return (events & EPOLLONESHOT) && !(events & (EPOLLERR | EPOLLHUP));
+}
+
+/* Takes from the spent entries that did not fire what can be taken; the kernel leaves errors and hang-ups. */
+static int quiet_spent(struct filling *f)
+{
+	cleanup_free char *info = NULL;
+	struct epoll_target t;
+
+	if (io_read_filef(&info, NULL, "/proc/thread-self/fdinfo/%d", f->epfd)) {
+		f->no = errno;
+		return -1;
+	}
+	for (const char *line = strstr(info, "tfd:"); line; line = strstr(line + 1, "tfd:")) {
+		if (!epoll_parse_target(line, &t) || is_spent(t.events))
+			continue;
+		for (size_t i = 0; i < f->entry->n_tfd; i++)
+			if (added_number(f->entry->tfd[i]) == t.tfd &&
+			    is_spent(f->entry->tfd[i]->events) &&
+			    set_entry(f, i, EPOLL_CTL_MOD, f->entry->tfd[i]->events))
+				return -1;
+	}
+	return 0;
+}
+
+/*
+ * A spent entry cannot be added as such. So it is armed for everything, and
+ * what is ready is fetched, which spends it. Before all other entries, whose
+ * events must stay.
+ */
+static int add_spent(struct filling *f)
+{
+	struct epoll_event got[16];
+	size_t n_spent = 0;
+
+	for (size_t i = 0; i < f->entry->n_tfd; i++) {
+		uint32_t events = f->entry->tfd[i]->events;
+
+		if (!is_spent(events))
+			continue;
+		n_spent++;
+		if (set_entry(f, i, EPOLL_CTL_ADD, events | EPOLLIN | EPOLLOUT))
+			return -1;
+	}
+	while (n_spent && epoll_wait(f->epfd, got, ARRAY_SIZE(got), 0) > 0)
+		;
+	return n_spent ? quiet_spent(f) : 0;
+}
+
 static void *fill(void *arg)
 {
 	struct filling *f = arg;
-	struct epoll_event ev;
 
 	if (unshare(CLONE_FILES) || step_aside(f)) {
 		f->no = errno;
 		return NULL;
 	}
+	if (add_spent(f))
+		return NULL;
 	for (size_t i = 0; i < f->entry->n_tfd; i++) {
-		const EventpollTfdEntry *t = f->entry->tfd[i];
-		int number = (int)added_number(t);
+		uint32_t events = f->entry->tfd[i]->events;
 
-		ev = (struct epoll_event){.events = t->events, .data.u64 = t->data};
-		if (dup2(f->targets[i], number) < 0 ||
-		    epoll_ctl(f->epfd, EPOLL_CTL_ADD, number, &ev)) {
-			f->no = errno;
-			f->failed = i;
+		if (!is_spent(events) && set_entry(f, i, EPOLL_CTL_ADD, events))
 			return NULL;
-		}
 	}
 	return NULL;
 }
@@ -356,5 +418,6 @@ const struct fd_kind epoll_kind = {
 	.capture = epoll_capture,
 	.open = epoll_open,
 	.link = epoll_link,
+	.links_last = true,
 	.emit = epoll_emit,
 };

@@ -289,19 +289,18 @@ for _ in range(600000): print(r.random())' >"$vdir/data"
 
 # Objects of an interrupted build are those of an undisturbed one.
 test_gcc_build() {
-	need gcc make || return 2
-	local i
+	need gcc make python3 || return 2
 	mkdir "$vdir/reference"
-	for i in $(seq 16); do
-		cat >"$vdir/unit$i.c" <<-END
-			#include <stdio.h>
-			#include <stdlib.h>
-			#include <string.h>
-			static int table[$i + 100];
-			int unit$i(int n) { for (int k = 0; k < n; k++) table[k % ($i + 100)] += k * $i; return table[n % $i]; }
-			char *text$i(const char *s) { char *t = malloc(strlen(s) + $i); return t ? strcpy(t, s) : t; }
-		END
-	done
+	python3 - "$vdir" <<-'END'
+		import sys
+		for unit in range(24):
+		    with open(f"{sys.argv[1]}/unit{unit}.c", "w") as file:
+		        file.write("#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n")
+		        for n in range(120):
+		            file.write(f"int f{unit}_{n}(int n) {{ int t[{n + 2}]; memset(t, n, sizeof t);"
+		                       f" for (int k = 0; k < n; k++) t[k % {n + 2}] += k * {unit + n};"
+		                       f" return t[(unsigned)n % {n + 2}] * 3 + n; }}\n")
+	END
 	cat >"$vdir/Makefile" <<-'END'
 		.RECIPEPREFIX = >
 		OBJECTS = $(patsubst %.c,%.o,$(wildcard *.c))

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// timerfd: clocks, relative and absolute, one-shot and periodic, disarmed, expired but not read (a
-// periodic one of that sort: timerfd_unread).
+// timerfd: clocks, relative and absolute, one-shot and periodic, disarmed, expired but not read.
+// (A periodic one of that sort: timerfd_unread.)
 #include "victim.h"
 
 #include <fcntl.h>
-#include <poll.h>
 #include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
@@ -33,10 +32,9 @@ static void expect(int fd, const char *what, long first_s, long interval_ns)
 
 int main(int argc, char **argv)
 {
-	int relative, absolute, real, disarmed, expired, ticking;
+	int relative, absolute, real, disarmed, expired;
 	uint64_t count = 0;
 	struct timespec ts;
-	struct pollfd pfd;
 
 	victim_start(argc, argv);
 	clock_gettime(CLOCK_REALTIME, &ts);
@@ -45,8 +43,7 @@ int main(int argc, char **argv)
 	real = make(CLOCK_BOOTTIME, TFD_NONBLOCK, 7000, 1, 1);
 	disarmed = make(CLOCK_MONOTONIC, TFD_NONBLOCK, 0, 0, 0);
 	expired = make(CLOCK_MONOTONIC, TFD_NONBLOCK, 0, 1000, 0);
-	ticking = make(CLOCK_MONOTONIC, 0, 0, 200000000, 200000000);
-	MUST(read(ticking, &count, 8));
+	victim_sleep_ms(5);
 	victim_ready();
 	victim_wait();
 	expect(relative, "relative", 5000, 3000000500);
@@ -57,9 +54,5 @@ int main(int argc, char **argv)
 	CHECK(read(disarmed, &count, 8) < 0 && errno == EAGAIN, "the disarmed one has fired");
 	CHECK(read(expired, &count, 8) == 8 && count == 1, "expiry is lost: %s", strerror(errno));
 	CHECK(read(expired, &count, 8) < 0 && errno == EAGAIN, "one expiry too many");
-	MUST(read(ticking, &count, 8));
-	CHECK(count >= 1, "%lu ticks", count);
-	pfd = (struct pollfd){ticking, POLLIN, 0};
-	CHECK(poll(&pfd, 1, 3000) == 1, "it does not tick any more");
 	victim_pass();
 }

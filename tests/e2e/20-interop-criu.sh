@@ -30,7 +30,7 @@ criu_lacks() { # dump|restore VICTIM
 	*:eventfd_semaphore) echo "does not record EFD_SEMAPHORE" ;;
 	restore:eventfd_highest) echo "cuts the counter to 32 bits" ;;
 	dump:locks) echo "records the POSIX locks of one task only" ;;
-	restore:orphans) echo "loses the subreaper's adopted children" ;;
+	restore:orphans | restore:adopted) echo "loses the subreaper's adopted children" ;;
 	restore:personality) echo "does not restore the personality" ;;
 	*:pipe_packet) echo "has no packet mode" ;;
 	*:threads_more) echo "has no I/O priority, timer slack and affinity" ;;

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# timeout: 900
+# timeout: 1800
 #
 # ferry migrate between two hosts over real ssh: every victim there and back, PIDs, files, users,
 # messages. ONLY='glob' runs some cases only.

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# timeout: 600
+# timeout: 1200
 #
 # Real programs of the distribution, at work, migrated there and back over ssh, and checked from
 # outside for lost or repeated work.

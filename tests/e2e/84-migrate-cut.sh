@@ -1,14 +1,14 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# timeout: 900
+# timeout: 1800
 #
 # Whatever dies during a migration, and whenever: exactly one copy of the program runs afterwards,
 # at home or at the destination, and nothing in it is damaged. One program lives through all rounds
-# of a case: where it is after one round, the next begins. ROUNDS (25) is how many.
+# of a case: where it is after one round, the next begins. ROUNDS (10) is how many.
 # shellcheck disable=SC2016,SC2015,SC2154 # expanded in the hosts; "complain" always fails
 . "$(dirname "$0")/../hosts/lib.sh"
 
-rounds=${ROUNDS:-25}
+rounds=${ROUNDS:-10}
 
 # kill_on HOST PATTERN SECONDS: waits for a process whose command line matches, then as long again,
 # and kills it. All in one shell there, so that no start of a program blurs the moment.

@@ -21,11 +21,11 @@ if [ "${1:-}" = --fix ]; then
     find src tests -name '*.[ch]' -print0 | xargs -0 "$tool" -i
     exit
 fi
-bad=0
-for file in $(find src tests -name '*.[ch]' | sort); do
-    if ! "$tool" --dry-run -Werror "$file" >/dev/null 2>&1; then
-        echo "$file: not formatted (make format)"
-        bad=1
-    fi
+# One run for all files: "FILE:LINE:COLUMN: error: ..." for each difference.
+bad=$(find src tests -name '*.[ch]' -print0 | sort -z | xargs -0 "$tool" --dry-run -Werror 2>&1 |
+    sed -n 's/^\([^: ]*\):[0-9]*:[0-9]*: error: .*/\1/p' | sort -u)
+[ -n "$bad" ] || exit 0
+for file in $bad; do
+    echo "$file: not formatted (make format)"
 done
-exit $bad
+exit 1

@@ -28,8 +28,9 @@ struct waitv {
 /* The first function of the section's order is found by symbol, not by position. */
 void blob_enter(void);
 
-__attribute__((always_inline)) static inline int64_t sys6(int64_t nr, uint64_t a, uint64_t b, uint64_t c,
-							  uint64_t d, uint64_t e, uint64_t f)
+__attribute__((always_inline)) static inline int64_t sys6(int64_t nr, uint64_t a, uint64_t b,
+							  uint64_t c, uint64_t d, uint64_t e,
+							  uint64_t f)
 {
 	register uint64_t r10 __asm__("r10") = d;
 	register uint64_t r8 __asm__("r8") = e;
@@ -98,7 +99,8 @@ BLOB int64_t run_op(const struct blob_op *ops, const struct blob_op *op)
 	int i;
 
 	for (i = 0; i < 6; i++)
-		a[i] = op->arg_kind[i] == BLOB_ARG_RESULT ? (uint64_t)ops[op->arg[i]].result : op->arg[i];
+		a[i] = op->arg_kind[i] == BLOB_ARG_RESULT ? (uint64_t)ops[op->arg[i]].result :
+							    op->arg[i];
 	if (op->nr >= 0)
 		return sys6(op->nr, a[0], a[1], a[2], a[3], a[4], a[5]);
 	if (op->nr == BLOB_OP_CLONE)
@@ -156,12 +158,16 @@ BLOB void leave(struct blob_slot *slot)
 			sys6(__NR_exit_group, 1, 0, 0, 0, 0, 0);
 	/* The region is ours to unmap, but not under the feet of guests. */
 	for (guest = 0; guest < slot->guests; guest++) {
-		const uint32_t *gone = (const uint32_t *)(slot->guest_gone + guest * slot->guest_stride);
+		const uint32_t *gone = (const uint32_t *)(slot->guest_gone +
+							  guest * slot->guest_stride);
 
 		for (; i < GUEST_PATIENCE && !__atomic_load_n(gone, __ATOMIC_ACQUIRE); i++)
 			sys6(__NR_sched_yield, 0, 0, 0, 0, 0, 0);
 	}
-	__asm__ volatile("jmp *%0" : : "r"(i == GUEST_PATIENCE ? slot->home_keep : slot->home), "b"(slot->home_values));
+	__asm__ volatile("jmp *%0"
+			 :
+			 : "r"(i == GUEST_PATIENCE ? slot->home_keep : slot->home),
+			   "b"(slot->home_values));
 	__builtin_unreachable();
 }
 

@@ -35,10 +35,11 @@ enum blob_expect {
 /* Operation numbers below zero are not system calls. */
 enum blob_op_nr {
 	BLOB_OP_CLONE = -2, /* arg: clone_args (its stack fields are the child slot's), size, child slot address */
-	BLOB_OP_TIMER_CREATE = -3, /* arg: clock, sigevent, id wanted, address of an int: create until the id fits */
-	BLOB_OP_STORE32 = -4,      /* arg: address, value */
-	BLOB_OP_STORE64 = -5,      /* arg: address, value */
-	BLOB_OP_RDTSC = -6,        /* result: the time stamp counter; for tests */
+	BLOB_OP_TIMER_CREATE =
+		-3, /* arg: clock, sigevent, id wanted, address of an int: create until the id fits */
+	BLOB_OP_STORE32 = -4, /* arg: address, value */
+	BLOB_OP_STORE64 = -5, /* arg: address, value */
+	BLOB_OP_RDTSC = -6,   /* result: the time stamp counter; for tests */
 };
 
 struct blob_op {
@@ -59,21 +60,21 @@ enum blob_flags {
 struct blob_slot {
 	uint32_t command; /* futex; coordinator: number of the command to run, 0 at first */
 	uint32_t done;    /* futex; blob: number of the last command that ended */
-	uint32_t owner;   /* robust futex word of the coordinator (its tid, then FUTEX_OWNER_DIED) */
+	uint32_t owner; /* robust futex word of the coordinator (its tid, then FUTEX_OWNER_DIED) */
 	uint32_t flags;
-	uint64_t home;   /* where to jump when the owner died, see visit.h */
-	uint64_t ops;    /* address of the script, in the task's space */
+	uint64_t home; /* where to jump when the owner died, see visit.h */
+	uint64_t ops;  /* address of the script, in the task's space */
 	uint32_t n_ops;
 	uint32_t failed; /* 0, or 1 + index of the operation that failed */
 	uint64_t stack_top;
-	uint64_t data;   /* address and size of the slot's data area */
+	uint64_t data; /* address and size of the slot's data area */
 	uint64_t data_bytes;
 	uint64_t home_values; /* in rbx then */
-	uint64_t home_keep;  /* as home, but without unmapping the region */
-	uint32_t guests;     /* host: so many may be inside; each sets a word when it has left: */
+	uint64_t home_keep;   /* as home, but without unmapping the region */
+	uint32_t guests;      /* host: so many may be inside; each sets a word when it has left: */
 	uint32_t pad;
 	uint64_t guest_gone, guest_stride; /* address of the first word, distance of the next */
-	uint64_t robust;     /* coordinator: link of its robust list */
+	uint64_t robust;                   /* coordinator: link of its robust list */
 	uint64_t on_list;
 };
 

@@ -12,7 +12,7 @@ extern const uint8_t __start_blob_text[] __attribute__((visibility("hidden")));
 extern const uint8_t __stop_blob_text[] __attribute__((visibility("hidden")));
 void blob_enter(void);
 
-enum { SPINS = 1000 }; /* looks before sleeping, with BLOB_SPIN */
+enum { SPINS = 1000 };      /* looks before sleeping, with BLOB_SPIN */
 enum { ROBUST_MAX = 1500 }; /* the kernel walks at most 2048 entries at exit */
 
 /* Robust futexes of this thread: entries are the slots' robust links, in our mappings. */
@@ -75,7 +75,8 @@ void blob_slot_finish(struct blob_slot *slot)
 	slot->on_list = 0;
 }
 
-struct blob_slot *blob_slot_init(void *ours, uint64_t theirs, size_t bytes, uint32_t flags, uint64_t home)
+struct blob_slot *blob_slot_init(void *ours, uint64_t theirs, size_t bytes, uint32_t flags,
+				 uint64_t home)
 {
 	struct blob_slot *slot = ours;
 	size_t head = (sizeof(*slot) + 63) & ~(size_t)63;
@@ -109,8 +110,8 @@ void blob_start(struct blob_slot *slot, const struct script *s)
 	futex_wake(&slot->command);
 }
 
-int blob_wait(struct blob_slot *slot, const struct script *s, int (*alive)(void *arg, struct err *err),
-	      void *arg, struct err *err)
+int blob_wait(struct blob_slot *slot, const struct script *s,
+	      int (*alive)(void *arg, struct err *err), void *arg, struct err *err)
 {
 	static const struct timespec tick = {.tv_nsec = 5 * 1000 * 1000};
 	uint32_t done;
@@ -133,11 +134,12 @@ int blob_wait(struct blob_slot *slot, const struct script *s, int (*alive)(void 
 	return slot->failed ? script_error(s, slot, err) : 0;
 }
 
-int script_run(struct blob_slot *slot, const struct script *s, int (*alive)(void *arg, struct err *err),
-	       void *arg, struct err *err)
+int script_run(struct blob_slot *slot, const struct script *s,
+	       int (*alive)(void *arg, struct err *err), void *arg, struct err *err)
 {
 	if (s->overflow)
-		return err_set(err, ENOSPC, "a script of %u operations does not fit in its area", s->n_ops);
+		return err_set(err, ENOSPC, "a script of %u operations does not fit in its area",
+			       s->n_ops);
 	if (s->n_ops == 0)
 		return 0;
 	blob_start(slot, s);

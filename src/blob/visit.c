@@ -20,7 +20,7 @@
 struct stub_values {
 	uint64_t sequence;      /* 0: free; else the higher, the later */
 	uint64_t region, bytes; /* to unmap; guests: 0 */
-	uint64_t gone;          /* guests: set by the tail, when the region is not needed any more */
+	uint64_t gone; /* guests: set by the tail, when the region is not needed any more */
 	uint64_t mask, flags;
 	uint64_t tail_address;
 	uint64_t r15, r14, r13, r12, rbp, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, rsp, rbx, rip;
@@ -128,7 +128,8 @@ _Static_assert(offsetof(struct stub_values, tail_address) == 48, "layout");
 _Static_assert(offsetof(struct stub_values, r15) == 56, "layout");
 _Static_assert(offsetof(struct stub_values, rdi) == 160, "layout");
 _Static_assert(offsetof(struct stub_values, rsp) == 168, "layout");
-_Static_assert(offsetof(struct stub_values, tail) - offsetof(struct stub_values, rbx) == 16, "layout");
+_Static_assert(offsetof(struct stub_values, tail) - offsetof(struct stub_values, rbx) == 16,
+	       "layout");
 
 static size_t code_bytes(void)
 {
@@ -147,9 +148,25 @@ static struct stub_values values_for(const struct visit_thread *t)
 
 	pt_restart_regs(&r, true);
 	v = (struct stub_values){
-		.mask = t->sigmask, .flags = r.eflags, .r15 = r.r15, .r14 = r.r14, .r13 = r.r13, .r12 = r.r12,
-		.rbp = r.rbp, .rbx = r.rbx, .r11 = r.r11, .r10 = r.r10, .r9 = r.r9, .r8 = r.r8, .rax = r.rax,
-		.rcx = r.rcx, .rdx = r.rdx, .rsi = r.rsi, .rdi = r.rdi, .rsp = r.rsp, .rip = r.rip,
+		.mask = t->sigmask,
+		.flags = r.eflags,
+		.r15 = r.r15,
+		.r14 = r.r14,
+		.r13 = r.r13,
+		.r12 = r.r12,
+		.rbp = r.rbp,
+		.rbx = r.rbx,
+		.r11 = r.r11,
+		.r10 = r.r10,
+		.r9 = r.r9,
+		.r8 = r.r8,
+		.rax = r.rax,
+		.rcx = r.rcx,
+		.rdx = r.rdx,
+		.rsi = r.rsi,
+		.rdi = r.rdi,
+		.rsp = r.rsp,
+		.rip = r.rip,
 	};
 	return v;
 }
@@ -164,7 +181,7 @@ static int poke(struct visit *v, uint64_t addr, const void *data, size_t bytes, 
 /* ---- a place for it ---- */
 
 struct place {
-	uint64_t stub; /* 0: none */
+	uint64_t stub;             /* 0: none */
 	unsigned int sets, guests; /* guests a set */
 	bool leftover;
 	struct stub_values values[STUB_MAX_SETS]; /* as they are there now */
@@ -184,7 +201,8 @@ static uint64_t set_at(uint64_t stub, unsigned int guests, unsigned int set)
 static void divide_room(struct place *p, size_t room)
 {
 	p->sets = room >= 2 * set_bytes(1) ? STUB_MAX_SETS : 1;
-	p->guests = (unsigned int)MIN((room / p->sets - sizeof(struct stub_values)) / sizeof(struct guest_tail),
+	p->guests = (unsigned int)MIN((room / p->sets - sizeof(struct stub_values)) /
+					      sizeof(struct guest_tail),
 				      (size_t)VISIT_MAX_GUESTS);
 }
 
@@ -216,7 +234,8 @@ static bool place_in(int mem_fd, const struct proc_vma *vma, struct place *p)
 	p->stub = base + used;
 	divide_room(p, PAGE_BYTES - used - code_bytes());
 	for (i = 0; i < p->sets && old; i++)
-		memcpy(&p->values[i], page + used + code_bytes() + i * set_bytes(p->guests), sizeof(p->values[i]));
+		memcpy(&p->values[i], page + used + code_bytes() + i * set_bytes(p->guests),
+		       sizeof(p->values[i]));
 	return true;
 }
 
@@ -272,7 +291,8 @@ bool visit_has_leftovers(pid_t pid, const proc_vmas *vmas)
 }
 
 /* Does the live part of a stack hold an address of the stub, as the frame of a signal handler would? */
-static bool stack_leads_home(int mem_fd, const proc_vmas *vmas, uint64_t rsp, uint64_t from, uint64_t to)
+static bool stack_leads_home(int mem_fd, const proc_vmas *vmas, uint64_t rsp, uint64_t from,
+			     uint64_t to)
 {
 	uint64_t words[1024], bytes;
 	size_t i, n;
@@ -330,7 +350,8 @@ static int thread_alive(void *arg, struct err *err)
 
 static int map_region(struct visit *v, struct err *err)
 {
-	cleanup_close int fd = io_openf(O_RDWR, "/proc/%d/map_files/%llx-%llx", v->pid, (unsigned long long)v->theirs,
+	cleanup_close int fd = io_openf(O_RDWR, "/proc/%d/map_files/%llx-%llx", v->pid,
+					(unsigned long long)v->theirs,
 					(unsigned long long)v->theirs + VISIT_REGION_BYTES);
 
 	if (fd < 0)
@@ -344,8 +365,14 @@ static int map_region(struct visit *v, struct err *err)
 }
 
 /* The region: code, the host's slot, and for each guest its values and its slot. */
-enum { CODE_BYTES = 8192, HOST_BYTES = 160 * 1024, GUEST_BYTES = 16 * 1024 + 512, GUEST_VALUES_BYTES = 512 };
-_Static_assert(CODE_BYTES + HOST_BYTES + VISIT_MAX_GUESTS * GUEST_BYTES <= VISIT_REGION_BYTES, "the region is too small");
+enum {
+	CODE_BYTES = 8192,
+	HOST_BYTES = 160 * 1024,
+	GUEST_BYTES = 16 * 1024 + 512,
+	GUEST_VALUES_BYTES = 512
+};
+_Static_assert(CODE_BYTES + HOST_BYTES + VISIT_MAX_GUESTS * GUEST_BYTES <= VISIT_REGION_BYTES,
+	       "the region is too small");
 _Static_assert(sizeof(struct stub_values) <= GUEST_VALUES_BYTES, "the values of a guest do not fit");
 
 static size_t guest_offset(unsigned int guest)
@@ -364,8 +391,8 @@ static void lay_out(struct visit *v)
 	size_t at;
 
 	memcpy(v->ours, blob_code(), blob_code_bytes());
-	v->slot = blob_slot_init(v->ours + CODE_BYTES, v->theirs + CODE_BYTES, HOST_BYTES, BLOB_SPIN,
-				 in_stub(v->stub, ferry_stub_home));
+	v->slot = blob_slot_init(v->ours + CODE_BYTES, v->theirs + CODE_BYTES, HOST_BYTES,
+				 BLOB_SPIN, in_stub(v->stub, ferry_stub_home));
 	v->slot->home_keep = in_stub(v->stub, ferry_stub_mask);
 	v->slot->home_values = v->set;
 	v->slot->guest_gone = v->theirs + guest_offset(0) + offsetof(struct stub_values, gone);
@@ -373,7 +400,8 @@ static void lay_out(struct visit *v)
 	blob_script_init(&v->script, v->slot, v->theirs + CODE_BYTES);
 	for (i = 0; i < v->n_guests; i++) {
 		at = guest_offset(i) + GUEST_VALUES_BYTES;
-		v->guest_slot[i] = blob_slot_init(v->ours + at, v->theirs + at, GUEST_BYTES - GUEST_VALUES_BYTES, BLOB_SPIN,
+		v->guest_slot[i] = blob_slot_init(v->ours + at, v->theirs + at,
+						  GUEST_BYTES - GUEST_VALUES_BYTES, BLOB_SPIN,
 						  in_stub(v->stub, ferry_stub_home));
 		v->guest_slot[i]->home_values = v->theirs + guest_offset(i);
 		blob_script_init(&v->guest_script[i], v->guest_slot[i], v->theirs + at);
@@ -414,7 +442,8 @@ static int make_region(struct visit *v, struct err *err)
 	    pt_step_syscall(v->host.tid, err) || pt_get_regs(v->host.tid, &r, err))
 		return -1;
 	if (r.rax >= (uint64_t)-4095)
-		return err_sysno(err, (int)-(int64_t)r.rax, "cannot map the blob into task %d", v->pid);
+		return err_sysno(err, (int)-(int64_t)r.rax, "cannot map the blob into task %d",
+				 v->pid);
 	v->theirs = r.rax;
 	return 0;
 }
@@ -434,8 +463,8 @@ static int clear_leftovers(struct visit *v, const proc_vmas *vmas, struct err *e
 
 	for (i = 0; i < vmas->n; i++)
 		if (is_region(v->mem_fd, &vmas->v[i]))
-			script_call(&v->script, "unmap what a killed visitor left", SYS_munmap, SV(vmas->v[i].start),
-				    SV(VISIT_REGION_BYTES));
+			script_call(&v->script, "unmap what a killed visitor left", SYS_munmap,
+				    SV(vmas->v[i].start), SV(VISIT_REGION_BYTES));
 	if (v->script.n_ops == 0)
 		return 0;
 	if (visit_run(v, err))
@@ -459,7 +488,8 @@ static int write_host(struct visit *v, struct err *err)
 	return poke(v, v->stub, ferry_stub, code_bytes(), err);
 }
 
-int visit_open(struct visit *v, pid_t pid, const struct visit_thread *host, const proc_vmas *vmas, struct err *err)
+int visit_open(struct visit *v, pid_t pid, const struct visit_thread *host, const proc_vmas *vmas,
+	       struct err *err)
 {
 	struct err second;
 	struct place p;
@@ -471,7 +501,8 @@ int visit_open(struct visit *v, pid_t pid, const struct visit_thread *host, cons
 	if (v->mem_fd < 0)
 		return err_sys(err, "cannot open the memory of task %d", pid);
 	if (!find_place(v->mem_fd, vmas, &p)) {
-		err_set(err, ENOSPC, "task %d has no executable mapping with %zu free bytes at its end", pid,
+		err_set(err, ENOSPC,
+			"task %d has no executable mapping with %zu free bytes at its end", pid,
 			code_bytes() + set_bytes(1));
 		goto fail;
 	}
@@ -484,7 +515,8 @@ int visit_open(struct visit *v, pid_t pid, const struct visit_thread *host, cons
 	if (make_region(v, err) || write_host(v, err) || map_region(v, err))
 		goto undo;
 	lay_out(v);
-	if (send_in(v, &v->host, v->theirs + CODE_BYTES, err) || (p.leftover && clear_leftovers(v, vmas, err)))
+	if (send_in(v, &v->host, v->theirs + CODE_BYTES, err) ||
+	    (p.leftover && clear_leftovers(v, vmas, err)))
 		goto undo;
 	return 0;
 undo:
@@ -510,7 +542,9 @@ static int await_stop(const struct visit_thread *t, struct err *err)
 
 	if (stop < 0)
 		return -1;
-	return stop == PT_GONE ? err_set(err, ESRCH, "thread %d was killed while it was looked at", t->tid) : 0;
+	return stop == PT_GONE ?
+		       err_set(err, ESRCH, "thread %d was killed while it was looked at", t->tid) :
+		       0;
 }
 
 /* Gets a thread that executes the blob back into our trap. */
@@ -520,7 +554,8 @@ static int fetch(const struct visit_thread *t, struct err *err)
 }
 
 /* Their values go to the region, their tails to the stub. */
-static int write_guests(struct visit *v, const struct visit_thread *guests, unsigned int n, struct err *err)
+static int write_guests(struct visit *v, const struct visit_thread *guests, unsigned int n,
+			struct err *err)
 {
 	struct guest_tail tails[VISIT_MAX_GUESTS];
 	uint64_t at = v->set + sizeof(struct stub_values);
@@ -539,8 +574,8 @@ static int write_guests(struct visit *v, const struct visit_thread *guests, unsi
 }
 
 /* Runs their scripts and gets those that came in back into our trap; *entered says how many came in. */
-static int run_guests(struct visit *v, const struct visit_thread *guests, unsigned int n, unsigned int *entered,
-		      struct err *err)
+static int run_guests(struct visit *v, const struct visit_thread *guests, unsigned int n,
+		      unsigned int *entered, struct err *err)
 {
 	struct err second;
 	unsigned int i;
@@ -548,15 +583,18 @@ static int run_guests(struct visit *v, const struct visit_thread *guests, unsign
 
 	for (i = 0; i < n && rc == 0; i++) {
 		if (v->guest_script[i].overflow)
-			rc = err_set(err, ENOSPC, "a script for thread %d does not fit", guests[i].tid);
+			rc = err_set(err, ENOSPC, "a script for thread %d does not fit",
+				     guests[i].tid);
 		else
-			rc = send_in(v, &guests[i], v->theirs + guest_offset(i) + GUEST_VALUES_BYTES, err);
+			rc = send_in(v, &guests[i],
+				     v->theirs + guest_offset(i) + GUEST_VALUES_BYTES, err);
 		if (rc == 0)
 			blob_start(v->guest_slot[i], &v->guest_script[i]);
 		*entered += rc == 0;
 	}
 	for (i = 0; i < *entered && rc == 0; i++)
-		rc = blob_wait(v->guest_slot[i], &v->guest_script[i], thread_alive, (void *)&guests[i].tid, err);
+		rc = blob_wait(v->guest_slot[i], &v->guest_script[i], thread_alive,
+			       (void *)&guests[i].tid, err);
 	for (i = 0; i < *entered; i++)
 		if (pt_interrupt(guests[i].tid, &second) && rc == 0) {
 			*err = second;
@@ -578,7 +616,8 @@ int visit_guests(struct visit *v, const struct visit_thread *guests, unsigned in
 	__atomic_store_n(&v->slot->guests, n, __ATOMIC_SEQ_CST);
 	rc = run_guests(v, guests, n, &entered, err);
 	for (i = 0; i < n; i++)
-		if ((i < entered && await_stop(&guests[i], &second)) || set_home(&guests[i], &second)) {
+		if ((i < entered && await_stop(&guests[i], &second)) ||
+		    set_home(&guests[i], &second)) {
 			if (rc == 0)
 				*err = second;
 			rc = -1;

@@ -45,12 +45,12 @@ enum { VISIT_REGION_BYTES = 512 * 1024, VISIT_MAX_GUESTS = 16 };
 struct visit {
 	struct visit_thread host;
 	pid_t pid;
-	uint64_t stub;  /* where its code is */
-	uint64_t set;   /* where our values are */
+	uint64_t stub; /* where its code is */
+	uint64_t set;  /* where our values are */
 	uint64_t sequence;
-	bool others;    /* a killed visitor's values are there, too */
-	int mem_fd;     /* /proc/PID/mem */
-	uint8_t *ours;  /* the region */
+	bool others;   /* a killed visitor's values are there, too */
+	int mem_fd;    /* /proc/PID/mem */
+	uint8_t *ours; /* the region */
 	uint64_t theirs;
 	struct blob_slot *slot, *guest_slot[VISIT_MAX_GUESTS];
 	struct script script, guest_script[VISIT_MAX_GUESTS];
@@ -67,7 +67,8 @@ bool visit_has_leftovers(pid_t pid, const proc_vmas *vmas) must_check;
  * May say yes for a while for a thread that is home (a dead value on its stack),
  * so ask a limited number of times.
  */
-bool visit_on_way_home(pid_t pid, const proc_vmas *vmas, const struct user_regs_struct *regs) must_check;
+bool visit_on_way_home(pid_t pid, const proc_vmas *vmas, const struct user_regs_struct *regs)
+	must_check;
 enum { VISIT_HOME_TRIES = 200 };
 
 /* Brings the blob in. @vmas: the process's areas. On failure the thread is as it was. */
@@ -81,7 +82,8 @@ int visit_run(struct visit *v, struct err *err) must_check;
  * Other threads run v->guest_script[0..n): enter, run, leave. They are stopped
  * and themselves again at return. @n is at most v->n_guests.
  */
-int visit_guests(struct visit *v, const struct visit_thread *guests, unsigned int n, struct err *err) must_check;
+int visit_guests(struct visit *v, const struct visit_thread *guests, unsigned int n, struct err *err)
+	must_check;
 
 /* The host leaves, the region and the stub are gone. Always releases what is ours; -1 if the task ended. */
 int visit_close(struct visit *v, struct err *err) must_check;

@@ -44,8 +44,7 @@ void live_task_free(struct live_task *t)
 
 static struct live_task *find_task(const struct capture_session *s, pid_t pid)
 {
-	vec_foreach(t, &s->tasks)
-	{
+	vec_foreach (t, &s->tasks) {
 		if ((*t)->facts.pid == pid)
 			return *t;
 	}
@@ -56,8 +55,7 @@ static bool knows_thread(const struct live_task *t, pid_t tid, size_t hint)
 {
 	if (hint < t->threads.n && t->threads.v[hint].tid == tid)
 		return true;
-	vec_foreach(th, &t->threads)
-	{
+	vec_foreach (th, &t->threads) {
 		if (th->tid == tid)
 			return true;
 	}
@@ -102,7 +100,8 @@ static int seize_threads(struct live_task *t, bool *found, struct err *err)
 		th = (struct live_thread){.tid = tids.v[i]};
 		if (pt_seize(th.tid, 0, err)) {
 			/* An exiting thread cannot be seized, with EPERM. */
-			rc = err->no == ESRCH || (err->no == EPERM && leader_is_gone(th.tid)) ? 0 : -1;
+			rc = err->no == ESRCH || (err->no == EPERM && leader_is_gone(th.tid)) ? 0 :
+												-1;
 			continue;
 		}
 		*found = true;
@@ -138,10 +137,10 @@ static int seize_pass(struct capture_session *s, bool *found, struct err *err)
 }
 
 /* Removes element @i of an array, keeping the order. */
-#define vec_remove(vec, i)                                                                              \
-	do {                                                                                            \
-		memmove(&(vec)->v[i], &(vec)->v[(i) + 1], ((vec)->n - (i) - 1) * sizeof((vec)->v[0])); \
-		(vec)->n--;                                                                             \
+#define vec_remove(vec, i)                                                                           \
+	do {                                                                                         \
+		memmove(&(vec)->v[i], &(vec)->v[(i) + 1], ((vec)->n - (i)-1) * sizeof((vec)->v[0])); \
+		(vec)->n--;                                                                          \
 	} while (0)
 
 /* Waits for every thread's stop. 0; 1: somebody cannot stop now; -1. */
@@ -149,8 +148,7 @@ static int wait_all(struct capture_session *s, struct err *err)
 {
 	size_t i;
 
-	vec_foreach(it, &s->tasks)
-	{
+	vec_foreach (it, &s->tasks) {
 		struct live_task *t = *it;
 
 		for (i = 0; i < t->threads.n; i++) {
@@ -182,20 +180,18 @@ static void release_all(struct capture_session *s)
 
 	/* Those that are stopped first: the others may be waiting for them. */
 	for (pass = 0; pass < 2; pass++)
-		vec_foreach(t, &s->tasks)
-		{
-			vec_foreach(th, &(*t)->threads)
-			{
+		vec_foreach (t, &s->tasks) {
+			vec_foreach (th, &(*t)->threads) {
 				if (pass == 0 && !th->stopped)
 					continue;
-				if (pass == 1 && (th->stopped || pt_wait_stop(th->tid, 5000, NULL, &err) < 0))
+				if (pass == 1 &&
+				    (th->stopped || pt_wait_stop(th->tid, 5000, NULL, &err) < 0))
 					continue;
 				if (pt_detach(th->tid, 0, &err) && err.no != ESRCH)
 					log_warn("%s", err.text);
 			}
 		}
-	vec_foreach(t, &s->tasks)
-	{
+	vec_foreach (t, &s->tasks) {
 		live_task_free(*t);
 	}
 	s->tasks.n = 0;
@@ -233,10 +229,12 @@ static int sort_out(struct capture_session *s, struct err *err)
 		}
 		t->facts.zombie = t->stat.state == 'Z';
 		if (t->facts.zombie && t->threads.n)
-			return err_set(err, ENOTSUP, "pid %d: its first thread has ended while others run, which cannot be carried",
+			return err_set(err, ENOTSUP,
+				       "pid %d: its first thread has ended while others run, which cannot be carried",
 				       t->facts.pid);
 		if (!t->facts.zombie && !t->threads.n)
-			return err_set(err, EAGAIN, "pid %d is ending right now; try again", t->facts.pid);
+			return err_set(err, EAGAIN, "pid %d is ending right now; try again",
+				       t->facts.pid);
 		t->parent = find_task(s, t->stat.ppid);
 	}
 	if (!s->tasks.n || s->tasks.v[0]->facts.pid != s->root || s->tasks.v[0]->facts.zombie)
@@ -263,7 +261,8 @@ static int let_home(struct live_task *t, struct live_thread *th, struct err *err
 		if (pt_cont(th->tid, 0, err))
 			return -1;
 		nanosleep(&nap, NULL);
-		if (pt_interrupt(th->tid, err) || pt_wait_stop(th->tid, 5000, NULL, err) < 0 || read_thread(th, err))
+		if (pt_interrupt(th->tid, err) || pt_wait_stop(th->tid, 5000, NULL, err) < 0 ||
+		    read_thread(th, err))
 			return -1;
 		proc_vmas_finish(&t->vmas);
 		if (proc_vmas_read(t->facts.pid, true, &t->vmas, err))
@@ -294,7 +293,8 @@ static void abort_rseq(struct live_task *t, struct live_thread *th)
 	if (fd < 0)
 		return;
 	if (pread(fd, &cs_addr, 8, (off_t)(conf.pointer + 8)) == 8 && cs_addr &&
-	    pread(fd, cs, sizeof(cs), (off_t)cs_addr) == (ssize_t)sizeof(cs) && th->regs.rip - cs[1] < cs[2])
+	    pread(fd, cs, sizeof(cs), (off_t)cs_addr) == (ssize_t)sizeof(cs) &&
+	    th->regs.rip - cs[1] < cs[2])
 		th->regs.rip = cs[3];
 	close(fd);
 }
@@ -304,7 +304,8 @@ static void hide_interrupt(struct live_thread *th)
 	struct proc_status st;
 	struct err err;
 
-	if ((int64_t)th->regs.rax != -EINTR || (int64_t)th->regs.orig_rax < 0 || proc_status(th->tid, &st, &err))
+	if ((int64_t)th->regs.rax != -EINTR || (int64_t)th->regs.orig_rax < 0 ||
+	    proc_status(th->tid, &st, &err))
 		return;
 	pt_hide_interrupt(&th->regs, ((st.sig_pending | st.shared_pending) & ~th->sigmask) != 0);
 	proc_status_finish(&st);
@@ -324,8 +325,7 @@ static int read_states(struct capture_session *s, struct err *err)
 {
 	bool leftovers;
 
-	vec_foreach(it, &s->tasks)
-	{
+	vec_foreach (it, &s->tasks) {
 		struct live_task *t = *it;
 
 		if (t->facts.zombie)
@@ -333,8 +333,7 @@ static int read_states(struct capture_session *s, struct err *err)
 		if (proc_vmas_read(t->facts.pid, true, &t->vmas, err))
 			return -1;
 		leftovers = visit_has_leftovers(t->facts.pid, &t->vmas);
-		vec_foreach(th, &t->threads)
-		{
+		vec_foreach (th, &t->threads) {
 			if (read_thread(th, err) || (leftovers && let_home(t, th, err)))
 				return -1;
 			if (settle_regs(t, th, err))
@@ -357,7 +356,8 @@ int freeze_tree(struct capture_session *s, unsigned int timeout_ms, struct err *
 			break;
 		release_all(s);
 		if (timeout_ms && now_ns() > end) {
-			err_wrap(err, "cannot freeze the tree of pid %d within %u ms (--timeout)", s->root, timeout_ms);
+			err_wrap(err, "cannot freeze the tree of pid %d within %u ms (--timeout)",
+				 s->root, timeout_ms);
 			return -1;
 		}
 		nanosleep(&nap, NULL);
@@ -372,7 +372,8 @@ int freeze_tree(struct capture_session *s, unsigned int timeout_ms, struct err *
 		release_all(s);
 		return -1;
 	}
-	log_info("frozen: %zu tasks in %.3f ms", s->tasks.n, (double)(now_ns() - s->freeze_started_ns) / 1e6);
+	log_info("frozen: %zu tasks in %.3f ms", s->tasks.n,
+		 (double)(now_ns() - s->freeze_started_ns) / 1e6);
 	return 0;
 }
 
@@ -381,13 +382,11 @@ static int kill_all(struct capture_session *s, struct err *err)
 {
 	int rc = 0;
 
-	vec_foreach(it, &s->tasks)
-	{
+	vec_foreach (it, &s->tasks) {
 		if (!(*it)->facts.zombie && kill((*it)->facts.pid, SIGKILL) && errno != ESRCH)
 			rc = err_sys(err, "cannot end pid %d", (*it)->facts.pid);
 	}
-	vec_foreach(it, &s->tasks)
-	{
+	vec_foreach (it, &s->tasks) {
 		struct live_task *t = *it;
 		size_t i;
 		int status;
@@ -406,17 +405,14 @@ static int detach_all(struct capture_session *s, bool stop, struct err *err)
 	struct err one;
 	int rc = 0;
 
-	vec_foreach(it, &s->tasks)
-	{
+	vec_foreach (it, &s->tasks) {
 		struct live_task *t = *it;
 
 		if (stop && !t->facts.zombie && kill(t->facts.pid, SIGSTOP))
 			rc = err_sys(err, "cannot stop pid %d", t->facts.pid);
 	}
-	vec_foreach(it, &s->tasks)
-	{
-		vec_foreach(th, &(*it)->threads)
-		{
+	vec_foreach (it, &s->tasks) {
+		vec_foreach (th, &(*it)->threads) {
 			if (pt_detach(th->tid, 0, &one) && one.no != ESRCH) {
 				log_error("%s", one.text);
 				*err = one;
@@ -434,7 +430,8 @@ int thaw_tree(struct capture_session *s, enum capture_end end, struct err *err)
 	if (!s->frozen)
 		return 0;
 	s->frozen = false;
-	rc = end == CAPTURE_KILL ? kill_all(s, err) : detach_all(s, end == CAPTURE_LEAVE_STOPPED, err);
+	rc = end == CAPTURE_KILL ? kill_all(s, err) :
+				   detach_all(s, end == CAPTURE_LEAVE_STOPPED, err);
 	s->stats.freeze_ns = now_ns() - s->freeze_started_ns;
 	return rc;
 }

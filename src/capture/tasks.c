@@ -47,12 +47,15 @@ static int namespaces_allowed(pid_t pid, struct err *err)
 static int status_allowed(pid_t pid, const struct proc_status *st, struct err *err)
 {
 	if (st->tracer && st->tracer != getpid())
-		return err_set(err, EBUSY, "pid %d is traced by pid %d; detach the debugger first", pid, st->tracer);
+		return err_set(err, EBUSY, "pid %d is traced by pid %d; detach the debugger first",
+			       pid, st->tracer);
 	if (st->seccomp)
-		return err_set(err, ENOTSUP, "pid %d has seccomp filters, which this version does not carry", pid);
+		return err_set(err, ENOTSUP,
+			       "pid %d has seccomp filters, which this version does not carry", pid);
 	if (st->nspid.n > 1 && st->nspid.v[st->nspid.n - 1] == 1)
 		return err_set(err, ENOTSUP,
-			       "pid %d is the init of a pid namespace (a container), which this version does not carry", pid);
+			       "pid %d is the init of a pid namespace (a container), which this version does not carry",
+			       pid);
 	return 0;
 }
 
@@ -69,7 +72,8 @@ int task_allowed(struct capture_session *s, pid_t pid, struct err *err)
 	if (stat.flags & 0x200000 /* PF_KTHREAD */)
 		return err_set(err, EINVAL, "pid %d is a kernel thread", pid);
 	if (pid == getpid() || pid == 1)
-		return err_set(err, EINVAL, "pid %d is %s and cannot be carried", pid, pid == 1 ? "init" : "ferry itself");
+		return err_set(err, EINVAL, "pid %d is %s and cannot be carried", pid,
+			       pid == 1 ? "init" : "ferry itself");
 	if (proc_status(pid, &st, err))
 		return -1;
 	rc = status_allowed(pid, &st, err);
@@ -92,10 +96,13 @@ static int describe_ids(struct capture_session *s, struct live_task *t, struct e
 	if (!ids)
 		return err_nomem(err);
 	if (p && same_object(t->facts.pid, p->facts.pid, KCMP_VM))
-		return err_set(err, ENOTSUP, "pids %d and %d share their memory (vfork or clone), which is not carried",
+		return err_set(err, ENOTSUP,
+			       "pids %d and %d share their memory (vfork or clone), which is not carried",
 			       p->facts.pid, t->facts.pid);
-	if (p && (same_object(t->facts.pid, p->facts.pid, KCMP_FS) || same_object(t->facts.pid, p->facts.pid, KCMP_SIGHAND)))
-		return err_set(err, ENOTSUP, "pids %d and %d share their working directory or signal handlers, which is not carried",
+	if (p && (same_object(t->facts.pid, p->facts.pid, KCMP_FS) ||
+		  same_object(t->facts.pid, p->facts.pid, KCMP_SIGHAND)))
+		return err_set(err, ENOTSUP,
+			       "pids %d and %d share their working directory or signal handlers, which is not carried",
 			       p->facts.pid, t->facts.pid);
 	t->shares_files = p && same_object(t->facts.pid, p->facts.pid, KCMP_FILES);
 	ids->vm_id = ids->fs_id = ids->sighand_id = s->next_id;
@@ -174,7 +181,8 @@ static int name_threads(struct capture_session *s, struct live_task *t, bool nes
 	return vec_push(&s->c.tasks, &t->facts) ? 0 : err_nomem(err);
 }
 
-static int describe_pstree(struct capture_session *s, struct live_task *t, bool nested, struct err *err)
+static int describe_pstree(struct capture_session *s, struct live_task *t, bool nested,
+			   struct err *err)
 {
 	PstreeEntry *ps = snap_new(s->c.snap, PstreeEntry, pstree_entry);
 	size_t i;
@@ -252,13 +260,15 @@ static CoreEntry *new_core(struct capture_session *s, bool leader, bool zombie)
 	return core->thread_info && core->thread_core && core->thread_info->gpregs ? core : NULL;
 }
 
-static int describe_registers(struct capture_session *s, const struct live_thread *th, CoreEntry *core, struct err *err)
+static int describe_registers(struct capture_session *s, const struct live_thread *th,
+			      CoreEntry *core, struct err *err)
 {
 	uint8_t xsave[PT_XSTATE_MAX_BYTES] __attribute__((aligned(64)));
 	size_t bytes = sizeof(xsave);
 
 	if (th->regs.cs != 0x33)
-		return err_set(err, ENOTSUP, "thread %d runs 32-bit code, which is not carried", th->tid);
+		return err_set(err, ENOTSUP, "thread %d runs 32-bit code, which is not carried",
+			       th->tid);
 	describe_gpregs(&th->regs, core->thread_info->gpregs);
 	if (pt_get_xstate(th->tid, xsave, &bytes, err))
 		return -1;
@@ -309,7 +319,8 @@ static int describe_cores(struct capture_session *s, struct live_task *t, struct
 
 /* ---- working directory, root, umask ---- */
 
-static int describe_dir(struct capture_session *s, pid_t pid, const char *which, uint32_t *id_out, struct err *err)
+static int describe_dir(struct capture_session *s, pid_t pid, const char *which, uint32_t *id_out,
+			struct err *err)
 {
 	cleanup_close int fd = io_openf(O_PATH, "/proc/%d/%s", pid, which);
 	char link[PATH_MAX];
@@ -363,14 +374,12 @@ int tasks_describe(struct capture_session *s, struct err *err)
 	bool nested = in_nested_ns(s->root);
 
 	s->next_id = 2; /* 1 is ours */
-	vec_foreach(it, &s->tasks)
-	{
+	vec_foreach (it, &s->tasks) {
 		if (describe_task(s, *it, nested, err))
 			return -1;
 	}
 	/* Paths: exe, directories; after every pid is known. */
-	vec_foreach(it, &s->tasks)
-	{
+	vec_foreach (it, &s->tasks) {
 		if (!(*it)->facts.zombie && describe_fs(s, *it, err))
 			return -1;
 	}
@@ -399,8 +408,8 @@ static int run_outside(struct capture_session *s, struct live_task *t, size_t th
 	return rc;
 }
 
-static int run_queries(struct capture_session *s, struct live_task *t, size_t thread, struct script *script,
-		       struct task_query q[MAX_TASK_KINDS], struct err *err)
+static int run_queries(struct capture_session *s, struct live_task *t, size_t thread,
+		       struct script *script, struct task_query q[MAX_TASK_KINDS], struct err *err)
 {
 	size_t i;
 
@@ -413,8 +422,9 @@ static int run_queries(struct capture_session *s, struct live_task *t, size_t th
 	return 0;
 }
 
-static int run_collects(struct capture_session *s, struct live_task *t, size_t thread, const struct script *script,
-			const struct task_query q[MAX_TASK_KINDS], struct err *err)
+static int run_collects(struct capture_session *s, struct live_task *t, size_t thread,
+			const struct script *script, const struct task_query q[MAX_TASK_KINDS],
+			struct err *err)
 {
 	size_t i;
 
@@ -432,7 +442,8 @@ static struct visit_thread visitor_of(const struct live_thread *th)
 	return (struct visit_thread){.tid = th->tid, .regs = th->regs, .sigmask = th->sigmask};
 }
 
-static int inspect_leader(struct capture_session *s, struct live_task *t, struct visit *v, struct err *err)
+static int inspect_leader(struct capture_session *s, struct live_task *t, struct visit *v,
+			  struct err *err)
 {
 	struct task_query q[MAX_TASK_KINDS] = {0};
 	unsigned int brk_op;
@@ -445,8 +456,8 @@ static int inspect_leader(struct capture_session *s, struct live_task *t, struct
 }
 
 /* As many other threads as may visit at a time, from @first on. */
-static int inspect_guests(struct capture_session *s, struct live_task *t, size_t first, unsigned int n, struct visit *v,
-			  struct err *err)
+static int inspect_guests(struct capture_session *s, struct live_task *t, size_t first,
+			  unsigned int n, struct visit *v, struct err *err)
 {
 	struct task_query q[VISIT_MAX_GUESTS][MAX_TASK_KINDS] = {0};
 	struct visit_thread guests[VISIT_MAX_GUESTS];

@@ -113,22 +113,24 @@ static int parse_status_line(const char *line, struct proc_status *out)
 	static const struct {
 		const char *key;
 		size_t off;
-	} hex64[] = {
-		{"SigPnd", offsetof(struct proc_status, sig_pending)},
-		{"ShdPnd", offsetof(struct proc_status, shared_pending)},
-		{"SigBlk", offsetof(struct proc_status, sig_blocked)},
-		{"CapInh", offsetof(struct proc_status, cap_inh)},
-		{"CapPrm", offsetof(struct proc_status, cap_prm)},
-		{"CapEff", offsetof(struct proc_status, cap_eff)},
-		{"CapBnd", offsetof(struct proc_status, cap_bnd)},
-		{"CapAmb", offsetof(struct proc_status, cap_amb)},
-	}, dec[] = {
-		{"PPid", offsetof(struct proc_status, ppid)},
-		{"TracerPid", offsetof(struct proc_status, tracer)},
-		{"NoNewPrivs", offsetof(struct proc_status, no_new_privs)},
-		{"Seccomp", offsetof(struct proc_status, seccomp)},
-		{"Threads", offsetof(struct proc_status, threads)},
-	};
+	} hex64[] =
+		{
+			{"SigPnd", offsetof(struct proc_status, sig_pending)},
+			{"ShdPnd", offsetof(struct proc_status, shared_pending)},
+			{"SigBlk", offsetof(struct proc_status, sig_blocked)},
+			{"CapInh", offsetof(struct proc_status, cap_inh)},
+			{"CapPrm", offsetof(struct proc_status, cap_prm)},
+			{"CapEff", offsetof(struct proc_status, cap_eff)},
+			{"CapBnd", offsetof(struct proc_status, cap_bnd)},
+			{"CapAmb", offsetof(struct proc_status, cap_amb)},
+		},
+	  dec[] = {
+		  {"PPid", offsetof(struct proc_status, ppid)},
+		  {"TracerPid", offsetof(struct proc_status, tracer)},
+		  {"NoNewPrivs", offsetof(struct proc_status, no_new_privs)},
+		  {"Seccomp", offsetof(struct proc_status, seccomp)},
+		  {"Threads", offsetof(struct proc_status, threads)},
+	  };
 	const char *v;
 	char *end;
 	size_t i;
@@ -205,13 +207,13 @@ static const struct {
 	char name[3];
 	uint32_t bit;
 } vm_flags[] = {
-	{"gd", PROC_VMF_GROWSDOWN}, {"lo", PROC_VMF_LOCKED},      {"sr", PROC_VMF_SEQUENTIAL},
-	{"rr", PROC_VMF_RANDOM},    {"dc", PROC_VMF_DONTFORK},    {"nr", PROC_VMF_NORESERVE},
-	{"ht", PROC_VMF_HUGETLB},   {"dd", PROC_VMF_DONTDUMP},    {"hg", PROC_VMF_HUGEPAGE},
-	{"nh", PROC_VMF_NOHUGEPAGE}, {"mg", PROC_VMF_MERGEABLE},  {"wf", PROC_VMF_WIPEONFORK},
-	{"io", PROC_VMF_IO},        {"pf", PROC_VMF_PFNMAP},      {"sl", PROC_VMF_SEALED},
-	{"ss", PROC_VMF_SHADOW_STACK}, {"um", PROC_VMF_UFFD},     {"uw", PROC_VMF_UFFD},
-	{"ui", PROC_VMF_UFFD},      {"dp", PROC_VMF_DROPPABLE},   {"ac", PROC_VMF_ACCOUNT},
+	{"gd", PROC_VMF_GROWSDOWN},    {"lo", PROC_VMF_LOCKED},    {"sr", PROC_VMF_SEQUENTIAL},
+	{"rr", PROC_VMF_RANDOM},       {"dc", PROC_VMF_DONTFORK},  {"nr", PROC_VMF_NORESERVE},
+	{"ht", PROC_VMF_HUGETLB},      {"dd", PROC_VMF_DONTDUMP},  {"hg", PROC_VMF_HUGEPAGE},
+	{"nh", PROC_VMF_NOHUGEPAGE},   {"mg", PROC_VMF_MERGEABLE}, {"wf", PROC_VMF_WIPEONFORK},
+	{"io", PROC_VMF_IO},           {"pf", PROC_VMF_PFNMAP},    {"sl", PROC_VMF_SEALED},
+	{"ss", PROC_VMF_SHADOW_STACK}, {"um", PROC_VMF_UFFD},      {"uw", PROC_VMF_UFFD},
+	{"ui", PROC_VMF_UFFD},         {"dp", PROC_VMF_DROPPABLE}, {"ac", PROC_VMF_ACCOUNT},
 	{"lf", PROC_VMF_LOCKONFAULT},
 };
 
@@ -378,7 +380,8 @@ static int add_children(pid_t pid, proc_pids *tree, struct err *err)
 
 		if (io_read_filef(&text, NULL, "/proc/%d/task/%d/children", pid, threads.v[i]))
 			continue;
-		for (p = text, n = strtol(p, &end, 10); end != p && rc == 0; p = end, n = strtol(p, &end, 10))
+		for (p = text, n = strtol(p, &end, 10); end != p && rc == 0;
+		     p = end, n = strtol(p, &end, 10))
 			if (!vec_push(tree, (pid_t)n))
 				rc = err_nomem(err);
 	}

@@ -48,7 +48,8 @@ static int fill_creds(struct capture *c, const struct proc_status *st, CredsEntr
 		e->has_no_new_privs = true;
 		e->no_new_privs = 1;
 	}
-	return e->cap_inh && e->cap_prm && e->cap_eff && e->cap_bnd && e->cap_amb && e->groups ? 0 : -1;
+	return e->cap_inh && e->cap_prm && e->cap_eff && e->cap_bnd && e->cap_amb && e->groups ? 0 :
+												 -1;
 }
 
 static int creds_outside(struct capture *c, struct task_facts *t, size_t thread, struct err *err)
@@ -68,8 +69,8 @@ static int creds_query(struct capture *c, struct task_facts *t, size_t thread, s
 	return 0;
 }
 
-static int creds_collect(struct capture *c, struct task_facts *t, size_t thread, const struct script *s,
-			 const struct task_query *q, struct err *err)
+static int creds_collect(struct capture *c, struct task_facts *t, size_t thread,
+			 const struct script *s, const struct task_query *q, struct err *err)
 {
 	t->snap->core[thread]->thread_core->creds->secbits = (uint32_t)script_result(s, q->op);
 	return 0;
@@ -101,11 +102,12 @@ bool have_capability(int cap)
 static int creds_check(struct restore *r, const struct snap_task *t, size_t thread, struct err *err)
 {
 	const CredsEntry *e = t->core[thread]->thread_core->creds;
-	uint64_t lacking = words_to_caps(e->n_cap_prm, e->cap_prm) & ~own_caps(offsetof(struct proc_status, cap_prm));
+	uint64_t lacking = words_to_caps(e->n_cap_prm, e->cap_prm) &
+			   ~own_caps(offsetof(struct proc_status, cap_prm));
 
 	if (lacking && thread == 0)
-		log_warn("pid %u had capabilities that we do not have and cannot give it: %llx", t->ps->pid,
-			 (unsigned long long)lacking);
+		log_warn("pid %u had capabilities that we do not have and cannot give it: %llx",
+			 t->ps->pid, (unsigned long long)lacking);
 	return 0;
 }
 
@@ -125,14 +127,17 @@ static void emit_caps(const CredsEntry *e, struct script *s)
 	uint64_t mine = own_caps(offsetof(struct proc_status, cap_prm));
 	uint64_t prm = words_to_caps(e->n_cap_prm, e->cap_prm) & mine;
 	uint64_t eff = words_to_caps(e->n_cap_eff, e->cap_eff) & mine;
-	uint64_t inh = words_to_caps(e->n_cap_inh, e->cap_inh), amb = words_to_caps(e->n_cap_amb, e->cap_amb) & prm;
-	uint64_t drop = own_caps(offsetof(struct proc_status, cap_bnd)) & ~words_to_caps(e->n_cap_bnd, e->cap_bnd);
+	uint64_t inh = words_to_caps(e->n_cap_inh, e->cap_inh),
+		 amb = words_to_caps(e->n_cap_amb, e->cap_amb) & prm;
+	uint64_t drop = own_caps(offsetof(struct proc_status, cap_bnd)) &
+			~words_to_caps(e->n_cap_bnd, e->cap_bnd);
 	struct __user_cap_data_struct data[2];
 	int i;
 
 	for (i = 0; i < 64; i++)
 		if (drop >> i & 1)
-			script_call(s, "drop a capability from the bounding set", SYS_prctl, SV(PR_CAPBSET_DROP), SV(i));
+			script_call(s, "drop a capability from the bounding set", SYS_prctl,
+				    SV(PR_CAPBSET_DROP), SV(i));
 	for (i = 0; i < 2; i++) {
 		data[i].permitted = (uint32_t)(prm >> 32 * i);
 		data[i].effective = (uint32_t)(eff >> 32 * i);
@@ -140,8 +145,8 @@ static void emit_caps(const CredsEntry *e, struct script *s)
 	}
 	script_call(s, "set the capabilities", SYS_capset, SV(script_data(s, &head, sizeof(head))),
 		    SV(script_data(s, data, sizeof(data))));
-	script_call(s, "clear the ambient capabilities", SYS_prctl, SV(PR_CAP_AMBIENT), SV(PR_CAP_AMBIENT_CLEAR_ALL),
-		    SV(0), SV(0), SV(0));
+	script_call(s, "clear the ambient capabilities", SYS_prctl, SV(PR_CAP_AMBIENT),
+		    SV(PR_CAP_AMBIENT_CLEAR_ALL), SV(0), SV(0), SV(0));
 	for (i = 0; i < 64; i++)
 		if (amb >> i & 1)
 			script_call(s, "raise an ambient capability", SYS_prctl, SV(PR_CAP_AMBIENT),
@@ -160,7 +165,8 @@ static int creds_emit(struct restore *r, const struct snap_task *t, size_t threa
 	script_call(s, "set the securebits", SYS_prctl, SV(PR_SET_SECUREBITS), SV(e->secbits));
 	emit_caps(e, s);
 	if (e->no_new_privs)
-		script_call(s, "set no_new_privs", SYS_prctl, SV(PR_SET_NO_NEW_PRIVS), SV(1), SV(0), SV(0), SV(0));
+		script_call(s, "set no_new_privs", SYS_prctl, SV(PR_SET_NO_NEW_PRIVS), SV(1), SV(0),
+			    SV(0), SV(0));
 	return 0;
 }
 

@@ -52,7 +52,9 @@ static int sched_outside(struct capture *c, struct task_facts *t, size_t thread,
 	if (syscall(SYS_sched_getattr, tid, &a, sizeof(a), 0))
 		return err_sys(err, "cannot read the scheduling of thread %d", tid);
 	if (a.policy == 6 /* SCHED_DEADLINE */)
-		return err_set(err, ENOTSUP, "thread %d has the deadline scheduling policy, which ferry does not carry", tid);
+		return err_set(err, ENOTSUP,
+			       "thread %d has the deadline scheduling policy, which ferry does not carry",
+			       tid);
 	tc->has_sched_policy = tc->has_sched_nice = true;
 	tc->sched_policy = a.policy | (a.flags & 1 ? SCHED_RESET_ON_FORK : 0);
 	/* sched_getattr tells no nice value of real-time threads; the raw system call gives 20 - nice. */
@@ -76,8 +78,8 @@ static int sched_query(struct capture *c, struct task_facts *t, size_t thread, s
 	return 0;
 }
 
-static int sched_collect(struct capture *c, struct task_facts *t, size_t thread, const struct script *s,
-			 const struct task_query *q, struct err *err)
+static int sched_collect(struct capture *c, struct task_facts *t, size_t thread,
+			 const struct script *s, const struct task_query *q, struct err *err)
 {
 	ThreadCoreEntry *tc = t->snap->core[thread]->thread_core;
 
@@ -122,22 +124,26 @@ static int sched_emit(struct restore *r, const struct snap_task *t, size_t threa
 	uint8_t mask[AFFINITY_BYTES];
 
 	if (tc->has_ferry_affinity && usable_cpus(tc, mask))
-		script_call(s, "set the CPU affinity", SYS_sched_setaffinity, SV(0), SV(tc->ferry_affinity.len),
+		script_call(s, "set the CPU affinity", SYS_sched_setaffinity, SV(0),
+			    SV(tc->ferry_affinity.len),
 			    SV(script_data(s, mask, tc->ferry_affinity.len)));
 	if (tc->has_ferry_ioprio)
-		script_call(s, "set the I/O priority", SYS_ioprio_set, SV(IOPRIO_WHO_PROCESS), SV(0),
-			    SV(tc->ferry_ioprio));
+		script_call(s, "set the I/O priority", SYS_ioprio_set, SV(IOPRIO_WHO_PROCESS),
+			    SV(0), SV(tc->ferry_ioprio));
 	if (tc->has_ferry_timerslack_ns && tc->ferry_timerslack_ns)
-		script_call(s, "set the timer slack", SYS_prctl, SV(PR_SET_TIMERSLACK), SV(tc->ferry_timerslack_ns));
+		script_call(s, "set the timer slack", SYS_prctl, SV(PR_SET_TIMERSLACK),
+			    SV(tc->ferry_timerslack_ns));
 	if (!tc->has_sched_policy)
 		return 0;
 	/* A real-time policy keeps the nice value that the thread had before, and takes none itself. */
 	a.nice = tc->sched_nice;
-	script_call(s, "set the nice value", SYS_sched_setattr, SV(0), SV(script_data(s, &a, sizeof(a))), SV(0));
+	script_call(s, "set the nice value", SYS_sched_setattr, SV(0),
+		    SV(script_data(s, &a, sizeof(a))), SV(0));
 	a.policy = tc->sched_policy & ~(uint32_t)SCHED_RESET_ON_FORK;
 	a.flags = tc->sched_policy & SCHED_RESET_ON_FORK ? 1 : 0;
 	a.priority = tc->has_sched_prio ? tc->sched_prio : 0;
-	script_call(s, "set the scheduling policy", SYS_sched_setattr, SV(0), SV(script_data(s, &a, sizeof(a))), SV(0));
+	script_call(s, "set the scheduling policy", SYS_sched_setattr, SV(0),
+		    SV(script_data(s, &a, sizeof(a))), SV(0));
 	return 0;
 }
 

@@ -37,7 +37,8 @@ static int name_emit(struct restore *r, const struct snap_task *t, size_t thread
 	char buf[16] = {0};
 
 	strncpy(buf, name, sizeof(buf) - 1);
-	script_call(s, "set the thread's name", SYS_prctl, SV(PR_SET_NAME), SV(script_data(s, buf, sizeof(buf))));
+	script_call(s, "set the thread's name", SYS_prctl, SV(PR_SET_NAME),
+		    SV(script_data(s, buf, sizeof(buf))));
 	return 0;
 }
 
@@ -54,12 +55,13 @@ static int altstack_query(struct capture *c, struct task_facts *t, size_t thread
 			  struct task_query *q, struct err *err)
 {
 	q->data = script_data(s, NULL, sizeof(stack_t));
-	q->op = script_call(s, "read the alternate signal stack", SYS_sigaltstack, SV(0), SV(q->data));
+	q->op = script_call(s, "read the alternate signal stack", SYS_sigaltstack, SV(0),
+			    SV(q->data));
 	return 0;
 }
 
-static int altstack_collect(struct capture *c, struct task_facts *t, size_t thread, const struct script *s,
-			    const struct task_query *q, struct err *err)
+static int altstack_collect(struct capture *c, struct task_facts *t, size_t thread,
+			    const struct script *s, const struct task_query *q, struct err *err)
 {
 	const stack_t *ss = script_ptr(s, q->data);
 	ThreadSasEntry *sas = snap_new(c->snap, ThreadSasEntry, thread_sas_entry);
@@ -68,21 +70,24 @@ static int altstack_collect(struct capture *c, struct task_facts *t, size_t thre
 		return err_nomem(err);
 	sas->ss_sp = (uintptr_t)ss->ss_sp;
 	sas->ss_size = ss->ss_size;
-	sas->ss_flags = (uint32_t)ss->ss_flags & ~(uint32_t)SS_ONSTACK; /* follows from the stack pointer */
+	sas->ss_flags = (uint32_t)ss->ss_flags &
+			~(uint32_t)SS_ONSTACK; /* follows from the stack pointer */
 	t->snap->core[thread]->thread_core->sas = sas;
 	return 0;
 }
 
-static int altstack_emit(struct restore *r, const struct snap_task *t, size_t thread, struct script *s,
-			 struct err *err)
+static int altstack_emit(struct restore *r, const struct snap_task *t, size_t thread,
+			 struct script *s, struct err *err)
 {
 	const ThreadSasEntry *sas = t->core[thread]->thread_core->sas;
 	stack_t ss = {.ss_flags = SS_DISABLE};
 
 	if (sas)
-		ss = (stack_t){.ss_sp = (void *)(uintptr_t)sas->ss_sp, .ss_size = sas->ss_size,
+		ss = (stack_t){.ss_sp = (void *)(uintptr_t)sas->ss_sp,
+			       .ss_size = sas->ss_size,
 			       .ss_flags = (int)sas->ss_flags & ~SS_ONSTACK};
-	script_call(s, "set the alternate signal stack", SYS_sigaltstack, SV(script_data(s, &ss, sizeof(ss))), SV(0));
+	script_call(s, "set the alternate signal stack", SYS_sigaltstack,
+		    SV(script_data(s, &ss, sizeof(ss))), SV(0));
 	return 0;
 }
 
@@ -103,7 +108,8 @@ static int futex_outside(struct capture *c, struct task_facts *t, size_t thread,
 	size_t len = 0;
 
 	if (syscall(SYS_get_robust_list, t->threads[thread].tid, &head, &len))
-		return err_sys(err, "cannot read the robust list of thread %d", t->threads[thread].tid);
+		return err_sys(err, "cannot read the robust list of thread %d",
+			       t->threads[thread].tid);
 	tc->futex_rla = (uintptr_t)head;
 	tc->futex_rla_len = head ? (uint32_t)len : 0;
 	return 0;
@@ -113,14 +119,16 @@ static int futex_query(struct capture *c, struct task_facts *t, size_t thread, s
 		       struct task_query *q, struct err *err)
 {
 	q->data = script_data(s, NULL, 8);
-	q->op = script_call(s, "read the clear_child_tid address", SYS_prctl, SV(PR_GET_TID_ADDRESS), SV(q->data));
+	q->op = script_call(s, "read the clear_child_tid address", SYS_prctl,
+			    SV(PR_GET_TID_ADDRESS), SV(q->data));
 	return 0;
 }
 
-static int futex_collect(struct capture *c, struct task_facts *t, size_t thread, const struct script *s,
-			 const struct task_query *q, struct err *err)
+static int futex_collect(struct capture *c, struct task_facts *t, size_t thread,
+			 const struct script *s, const struct task_query *q, struct err *err)
 {
-	t->snap->core[thread]->thread_info->clear_tid_addr = *(const uint64_t *)script_ptr(s, q->data);
+	t->snap->core[thread]->thread_info->clear_tid_addr = *(const uint64_t *)script_ptr(s,
+											   q->data);
 	return 0;
 }
 
@@ -130,9 +138,10 @@ static int futex_emit(struct restore *r, const struct snap_task *t, size_t threa
 	const CoreEntry *core = t->core[thread];
 
 	if (core->thread_core->futex_rla_len)
-		script_call(s, "set the robust list", SYS_set_robust_list, SV(core->thread_core->futex_rla),
-			    SV(core->thread_core->futex_rla_len));
-	script_call(s, "set the clear_child_tid address", SYS_set_tid_address, SV(core->thread_info->clear_tid_addr));
+		script_call(s, "set the robust list", SYS_set_robust_list,
+			    SV(core->thread_core->futex_rla), SV(core->thread_core->futex_rla_len));
+	script_call(s, "set the clear_child_tid address", SYS_set_tid_address,
+		    SV(core->thread_info->clear_tid_addr));
 	return 0;
 }
 
@@ -171,8 +180,8 @@ static int rseq_emit(struct restore *r, const struct snap_task *t, size_t thread
 	const RseqEntry *e = t->core[thread]->thread_core->rseq_entry;
 
 	if (e && e->rseq_abi_pointer)
-		script_call(s, "register the rseq area", SYS_rseq, SV(e->rseq_abi_pointer), SV(e->rseq_abi_size), SV(0),
-			    SV(e->signature));
+		script_call(s, "register the rseq area", SYS_rseq, SV(e->rseq_abi_pointer),
+			    SV(e->rseq_abi_size), SV(0), SV(e->signature));
 	return 0;
 }
 

@@ -10,6 +10,8 @@
  */
 #include "snapshot/image.h"
 
+#include "snapshot/diagnose.h"
+
 #include "bpfmap-data.pb-c.h"
 #include "ghost-file.pb-c.h"
 #include "ipc-msg.pb-c.h"
@@ -220,6 +222,19 @@ static void decode_free(void *data, void *p)
 	}
 }
 
+/* protobuf-c does not say what is wrong with a message. */
+static void explain(const struct image_reader *r, const ProtobufCMessageDescriptor *type,
+		    const uint8_t *data, size_t bytes, struct err *err)
+{
+	struct message_fault fault;
+	bool found = message_find_fault(type, data, bytes, &fault);
+
+	err_set(err, EINVAL, "%s: offset %zu: entry %u (%zu bytes) is not a %s: %s%s%s", r->name,
+		(size_t)(data - r->data) + (found ? fault.off : 0), r->n_entries, bytes, type->name,
+		found && fault.field[0] ? fault.field : "", found && fault.field[0] ? ": " : "",
+		found ? fault.what : "it does not decode");
+}
+
 static ProtobufCMessage *decode(struct image_reader *r, const ProtobufCMessageDescriptor *type,
 				const uint8_t *data, size_t bytes, struct err *err)
 {
@@ -234,11 +249,13 @@ static ProtobufCMessage *decode(struct image_reader *r, const ProtobufCMessageDe
 		return entry;
 	if (d.out_of_memory)
 		err_nomem(err);
+	else if (d.over_budget)
+		err_set(err, EINVAL,
+			"%s: offset %zu: entry %u (%zu bytes) would need far more memory than its size "
+			"explains",
+			r->name, (size_t)(data - r->data), r->n_entries, bytes);
 	else
-		err_set(err, EINVAL, "%s: offset %zu: entry %u (%zu bytes) is not a %s: %s",
-			r->name, (size_t)(data - r->data), r->n_entries, bytes, type->name,
-			d.over_budget ? "it would need far more memory than its size explains" :
-					"a field is malformed or a required one is missing");
+		explain(r, type, data, bytes, err);
 	return NULL;
 }
 

@@ -436,8 +436,64 @@ static void a_missing_required_field_is_an_error(void **state)
 
 	assert_int_equal(reading_init(&in, "fs-3.img", &w), 0);
 	assert_int_equal(read_next(&in), -1);
-	assert_non_null(
-		strstr(in.err.text, "fs-3.img: offset 12: entry 0 (0 bytes) is not a fs_entry"));
+	assert_non_null(strstr(
+		in.err.text,
+		"fs-3.img: offset 12: entry 0 (0 bytes) is not a fs_entry: cwd_id: it is missing"));
+	arena_free(&in.arena);
+}
+
+/* What is wrong inside a message is named by field and offset. */
+static void faults_are_named_by_field(void **state)
+{
+	static const struct {
+		const char *bytes;
+		size_t n;
+		const char *text;
+	} cases[] = {
+		{"\x08\x01", 2,
+		 "offset 14: entry 0 (2 bytes) is not a fs_entry: root_id: it is missing"},
+		{"\x08\x01\x10", 3,
+		 "offset 15: entry 0 (3 bytes) is not a fs_entry: root_id: its number"},
+		{"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", 12,
+		 "cwd_id: its number does not"},
+		{"\x0d\x01\x00\x00\x00\x10\x01", 7, "cwd_id: it has the wire type of another field"},
+		{"\x08\x01\x10\x01\x7a\x05", 6,
+		 "offset 17: entry 0 (6 bytes) is not a fs_entry: it is longer"},
+		{"\x08\x01\x10\x01\x7f", 5, "its wire type is not known"},
+	};
+	struct image_writer w;
+	struct reading in;
+	uint32_t len;
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		image_writer_init(&w, image_kind_by_name("fs-3.img"));
+		len = (uint32_t)cases[i].n;
+		image_write_raw(&w, &len, 4);
+		image_write_raw(&w, cases[i].bytes, cases[i].n);
+		assert_int_equal(reading_init(&in, "fs-3.img", &w), 0);
+		assert_int_equal(read_next(&in), -1);
+		if (!strstr(in.err.text, cases[i].text))
+			fail_msg("case %zu: '%s' is not about '%s'", i, in.err.text, cases[i].text);
+		arena_free(&in.arena);
+		image_writer_free(&w);
+	}
+}
+
+/* In a message inside of a message, too. */
+static void faults_are_named_by_path(void **state)
+{
+	static const uint8_t image[] = {0x19, 0x43, 0x56, 0x54, 0x47, 0x38,
+					0x05, 0x55, 8,    0,    0,    0, /* length */
+					0x08, 1,    0x12, 4, /* mtype; thread_info of 4 bytes */
+					0x08, 0,    0x12, 0x05};
+	struct image_writer w = {.data = (uint8_t *)image, .bytes = sizeof(image)};
+	struct reading in;
+
+	assert_int_equal(reading_init(&in, "core-3.img", &w), 0);
+	assert_int_equal(read_next(&in), -1);
+	assert_non_null(strstr(in.err.text,
+			       "core-3.img: offset 19: entry 0 (8 bytes) is not a core_entry: "
+			       "thread_info.gpregs: it is longer than what it is in"));
 	arena_free(&in.arena);
 }
 
@@ -507,6 +563,8 @@ int main(void)
 		cmocka_unit_test(kinds_that_share_a_magic_are_alike),
 		cmocka_unit_test(every_cut_of_an_image_is_noticed),
 		cmocka_unit_test(a_missing_required_field_is_an_error),
+		cmocka_unit_test(faults_are_named_by_field),
+		cmocka_unit_test(faults_are_named_by_path),
 		cmocka_unit_test(memory_is_bounded_by_the_image),
 		cmocka_unit_test(decoding_many_entries_does_not_pile_up),
 	};

@@ -264,14 +264,42 @@ static int store_chunk(struct drain *d, struct snap_pagemap *pm, uint64_t vaddr,
 	return 0;
 }
 
-/* process_vm_readv, or /proc/PID/mem for what may not be read (FOLL_FORCE). */
-static int read_memory(pid_t pid, int mem_fd, uint64_t addr, void *buf, size_t bytes, struct err *err)
+/* What a task is read through. */
+struct task_files {
+	int mem, pagemap; /* of /proc/PID */
+};
+
+/*
+ * Are there pages that the task shares copy-on-write with another? Pinning
+ * such a page, as process_vm_readv does, gives the task a copy of its own.
+ */
+static bool has_shared_pages(int pagemap, uint64_t addr, size_t bytes)
+{
+	const uint64_t present = 1ULL << 63, file = 1ULL << 61, exclusive = 1ULL << 56;
+	uint64_t entries[512];
+	size_t left = bytes / PAGE_BYTES, n;
+
+	for (; left; left -= n, addr += n * PAGE_BYTES) {
+		n = MIN(left, ARRAY_SIZE(entries));
+		if (io_pread_full(pagemap, entries, n * 8, (off_t)(addr / PAGE_BYTES * 8)))
+			return true;
+		for (size_t i = 0; i < n; i++)
+			if ((entries[i] & (present | file | exclusive)) == present)
+				return true;
+	}
+	return false;
+}
+
+/* process_vm_readv, which is faster, or /proc/PID/mem for shared pages and what may not be read (FOLL_FORCE). */
+static int read_memory(pid_t pid, const struct task_files *f, uint64_t addr, void *buf,
+		       size_t bytes, struct err *err)
 {
 	struct iovec local = {buf, bytes}, remote = {(void *)(uintptr_t)addr, bytes};
 
-	if (process_vm_readv(pid, &local, 1, &remote, 1, 0) == (ssize_t)bytes)
+	if (!has_shared_pages(f->pagemap, addr, bytes) &&
+	    process_vm_readv(pid, &local, 1, &remote, 1, 0) == (ssize_t)bytes)
 		return 0;
-	if (io_pread_full(mem_fd, buf, bytes, (off_t)addr) == 0)
+	if (io_pread_full(f->mem, buf, bytes, (off_t)addr) == 0)
 		return 0;
 	return err_sys(err, "cannot read %zu bytes of memory of pid %d at %llx", bytes, pid,
 		       (unsigned long long)addr);
@@ -297,12 +325,14 @@ static uint32_t entry_flags(const VmaEntry *e)
 int drain_task(struct drain *d, pid_t pid, const MmEntry *mm, const mem_ranges *plan,
 	       struct snap_pagemap *pm, struct err *err)
 {
-	cleanup_close int mem_fd = io_openf(O_RDONLY, "/proc/%d/mem", pid);
+	cleanup_close int mem = io_openf(O_RDONLY, "/proc/%d/mem", pid);
+	cleanup_close int pagemap = io_openf(O_RDONLY, "/proc/%d/pagemap", pid);
+	const struct task_files files = {mem, pagemap};
 	size_t i, hint = 0, bytes;
 	const VmaEntry *e;
 	uint64_t at;
 
-	if (mem_fd < 0)
+	if (mem < 0 || pagemap < 0)
 		return err_sys(err, "cannot open the memory of pid %d", pid);
 	for (i = 0; i < plan->n; i++)
 		for (at = plan->v[i].start; at < plan->v[i].end; at += bytes) {
@@ -312,7 +342,7 @@ int drain_task(struct drain *d, pid_t pid, const MmEntry *mm, const mem_ranges *
 					       "pid %d has a page at %llx outside of its areas",
 					       pid, (unsigned long long)at);
 			bytes = MIN(MIN(plan->v[i].end, e->end) - at, (uint64_t)DRAIN_CHUNK_BYTES);
-			if (read_memory(pid, mem_fd, at, d->buf, bytes, err) ||
+			if (read_memory(pid, &files, at, d->buf, bytes, err) ||
 			    store_chunk(d, pm, at, bytes, entry_flags(e),
 					(e->status & VMA_ANON_PRIVATE) && !(e->status & VMA_VDSO),
 					err))

@@ -227,6 +227,36 @@ static int capture_extra(struct snapshot *snap, int fd, SkOptsEntry *opts, struc
 	return 0;
 }
 
+static bool is_peercred(const SkExtraOpt *extra)
+{
+	return extra->level == SOL_SOCKET && extra->name == SO_PEERCRED &&
+	       extra->value.len == sizeof(struct ucred);
+}
+
+/* Who made a unix connection. It cannot be set: the new one is made by the same user. */
+static int capture_peercred(struct snapshot *snap, int fd, SkOptsEntry *opts, struct err *err)
+{
+	static const struct extra_opt peercred = {SOL_SOCKET, SO_PEERCRED};
+	struct ucred cred;
+	socklen_t len = sizeof(cred);
+
+	if (sockopt_int(fd, SOL_SOCKET, SO_DOMAIN) != AF_UNIX ||
+	    getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) || cred.uid == (uid_t)-1 ||
+	    (cred.uid == 0 && cred.gid == 0))
+		return 0;
+	return add_extra(snap, opts, &peercred, &cred, sizeof(cred), err);
+}
+
+struct sock_ids sockopt_peer_ids(const SkOptsEntry *opts)
+{
+	struct ucred cred = {0};
+
+	for (size_t i = 0; i < opts->n_extra; i++)
+		if (is_peercred(opts->extra[i]))
+			memcpy(&cred, opts->extra[i]->value.data, sizeof(cred));
+	return (struct sock_ids){.uid = cred.uid, .gid = cred.gid};
+}
+
 static bool extra_known(const SkExtraOpt *extra)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(extra_opts); i++)
@@ -241,6 +271,8 @@ static void restore_extra(int fd, const SkOptsEntry *opts)
 	for (size_t i = 0; i < opts->n_extra; i++) {
 		const SkExtraOpt *extra = opts->extra[i];
 
+		if (is_peercred(extra))
+			continue;
 		if (!extra_known(extra) || extra->value.len > MAX_EXTRA_BYTES)
 			log_warn("option %u of level %u in the image is none of ours: ignored",
 				 extra->name, extra->level);
@@ -393,7 +425,8 @@ int sockopt_capture(struct snapshot *snap, int fd, SkOptsEntry **out, struct err
 	capture_ints(fd, opts);
 	capture_linger(fd, opts);
 	if (capture_times(fd, opts, err) || capture_device(snap, fd, opts, err) ||
-	    capture_filter(snap, fd, opts, err) || capture_extra(snap, fd, opts, err))
+	    capture_filter(snap, fd, opts, err) || capture_extra(snap, fd, opts, err) ||
+	    capture_peercred(snap, fd, opts, err))
 		return -1;
 	*out = opts;
 	return 0;

@@ -7,6 +7,7 @@
 
 #include "base/attrs.h"
 #include "base/err.h"
+#include "kinds/sockids.h"
 #include "snapshot/snapshot.h"
 
 #include "sk-opts.pb-c.h"
@@ -30,6 +31,9 @@ int sockopt_restore_early(int fd, const SkOptsEntry *opts, struct err *err) must
 
 /* All of them, when the socket is bound, connected and filled. */
 int sockopt_restore(int fd, const SkOptsEntry *opts, struct err *err) must_check;
+
+/* Whom SO_PEERCRED of a unix socket showed, as sockopt_capture noted it; root where it did not. */
+struct sock_ids sockopt_peer_ids(const SkOptsEntry *opts);
 
 /* Room for @bytes in the send buffer, whatever the system's limit, until sockopt_restore sets it. */
 void sockopt_grow_sndbuf(int fd, size_t bytes);

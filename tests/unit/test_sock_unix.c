@@ -464,6 +464,51 @@ static void test_options(void **state)
 	world_finish(&w);
 }
 
+/* Whoever made a connection still has made it, and not root who restores it. */
+static void test_peer_ids(void **state)
+{
+	const char *name = "@ferry-test-ids";
+	struct ucred cred;
+	socklen_t len;
+	struct world w;
+	int pair[2], listener, client, server;
+
+	if (geteuid() != 0)
+		skip_because("must be root");
+	world_init(&w);
+	assert_int_equal(setegid(1234), 0);
+	assert_int_equal(seteuid(4321), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+	client = socket(AF_UNIX, SOCK_STREAM, 0);
+	assert_int_equal(seteuid(0), 0);
+	assert_int_equal(setegid(0), 0);
+	listener = bound(SOCK_STREAM, name);
+	listen(listener, 3);
+	close(client);
+	assert_int_equal(seteuid(4321), 0);
+	client = connected(SOCK_STREAM, name);
+	assert_int_equal(seteuid(0), 0);
+	server = accept(listener, NULL, NULL);
+	world_add(&w, pair[0]);
+	world_add(&w, pair[1]);
+	world_add(&w, client);
+	world_add(&w, server);
+	world_add(&w, listener);
+	world_ok(&w, world_capture(&w));
+	world_kill(&w);
+	world_ok(&w, world_restore(&w));
+	for (uint32_t id = 1; id <= 5; id++) {
+		static const uid_t want[] = {4321, 4321, 0, 4321, 0};
+
+		len = sizeof(cred);
+		assert_int_equal(getsockopt(world_fd(&w, id), SOL_SOCKET, SO_PEERCRED, &cred, &len),
+				 0);
+		assert_int_equal(cred.uid, want[id - 1]);
+		assert_int_equal(cred.gid, id < 3 ? 1234 : 0);
+	}
+	world_finish(&w);
+}
+
 /* ---- refusals ---- */
 
 static void test_external(void **state)
@@ -624,15 +669,16 @@ static int remove_dir(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_pairs),         cmocka_unit_test(test_empty_messages),
-		cmocka_unit_test(test_large_queue),   cmocka_unit_test(test_peek_offset),
-		cmocka_unit_test(test_shutdown),      cmocka_unit_test(test_closed_peer),
-		cmocka_unit_test(test_listeners),     cmocka_unit_test(test_pending),
-		cmocka_unit_test(test_deleted_path),  cmocka_unit_test(test_relative_path),
-		cmocka_unit_test(test_dgram_by_name), cmocka_unit_test(test_options),
-		cmocka_unit_test(test_external),      cmocka_unit_test(test_external_stream),
-		cmocka_unit_test(test_in_flight),     cmocka_unit_test(test_pending_outside),
-		cmocka_unit_test(test_names_taken),   cmocka_unit_test(test_renamed),
+		cmocka_unit_test(test_pairs),           cmocka_unit_test(test_empty_messages),
+		cmocka_unit_test(test_large_queue),     cmocka_unit_test(test_peek_offset),
+		cmocka_unit_test(test_shutdown),        cmocka_unit_test(test_closed_peer),
+		cmocka_unit_test(test_listeners),       cmocka_unit_test(test_pending),
+		cmocka_unit_test(test_deleted_path),    cmocka_unit_test(test_relative_path),
+		cmocka_unit_test(test_dgram_by_name),   cmocka_unit_test(test_options),
+		cmocka_unit_test(test_peer_ids),        cmocka_unit_test(test_external),
+		cmocka_unit_test(test_external_stream), cmocka_unit_test(test_in_flight),
+		cmocka_unit_test(test_pending_outside), cmocka_unit_test(test_names_taken),
+		cmocka_unit_test(test_renamed),
 	};
 
 	return cmocka_run_group_tests(tests, make_dir, remove_dir);

@@ -411,18 +411,68 @@ static int accept_ours(int listener, int *out, struct err *err)
 	}
 }
 
+/* ---- calls that leave the caller's ids in a socket (sockids.h) ---- */
+
+struct make_call {
+	int type, fd, other;
+	int backlog;
+	int fds[2];
+	struct err *err;
+};
+
+static int call_socketpair(void *arg)
+{
+	struct make_call *call = arg;
+
+	return socketpair(AF_UNIX, call->type | SOCK_CLOEXEC, 0, call->fds);
+}
+
+static int call_connect(void *arg)
+{
+	struct make_call *call = arg;
+
+	return sockpath_connect(call->fd, call->other, call->err);
+}
+
+static int call_listen(void *arg)
+{
+	struct make_call *call = arg;
+
+	return listen(call->fd, call->backlog);
+}
+
+/* Both ends of a pair show the same ids. If they were made by two users, neither end shows root. */
+static struct sock_ids pair_ids(const UnixSkEntry *a, const UnixSkEntry *b)
+{
+	struct sock_ids ids = sockopt_peer_ids(a->opts), other;
+
+	other = b ? sockopt_peer_ids(b->opts) : ids;
+	if (ids.uid == other.uid && ids.gid == other.gid)
+		return ids;
+	log_warn("unix sockets %u and %u were connected by different users: SO_PEERCRED shows user %u "
+		 "at both ends now",
+		 a->ino, b->ino, ids.uid ? ids.uid : other.uid);
+	return ids.uid ? ids : other;
+}
+
 /* A connection whose end @fds[0] was accepted by @listener. */
-static int pair_by_listener(struct restore *r, const UnixSkEntry *listener, int fds[2],
-			    struct err *err)
+static int pair_by_listener(struct restore *r, const UnixSkEntry *listener,
+			    const UnixSkEntry *accepted, int fds[2], struct err *err)
 {
 	int listener_fd = broker_fd(r, listener->id, err);
+	struct sock_ids ids = sockopt_peer_ids(accepted->opts);
+	struct make_call call = {.other = listener_fd, .err = err};
 	cleanup_close int client = -1;
 
 	if (listener_fd < 0)
 		return -1;
-	client = new_socket(listener, err);
-	if (client < 0 || sockpath_connect(client, listener_fd, err) ||
-	    accept_ours(listener_fd, &fds[0], err))
+	client = call.fd = new_socket(listener, err);
+	if (client < 0)
+		return -1;
+	err->no = 0;
+	if (sockids_run(&ids, call_connect, &call))
+		return err->no ? -1 : err_sys(err, "cannot connect to a unix socket");
+	if (accept_ours(listener_fd, &fds[0], err))
 		return -1;
 	fds[1] = steal_fd(&client);
 	return 0;
@@ -432,20 +482,26 @@ static int make_pair(struct restore *r, const UnixSkEntry *a, const UnixSkEntry 
 		     struct err *err)
 {
 	const UnixSkEntry *listener = listener_of(r, a);
+	struct make_call call = {0};
 	int other[2] = {-1, -1};
+	struct sock_ids ids;
 
 	if (listener)
-		return pair_by_listener(r, listener, fds, err);
+		return pair_by_listener(r, listener, a, fds, err);
 	listener = b ? listener_of(r, b) : NULL;
 	if (listener) {
-		if (pair_by_listener(r, listener, other, err))
+		if (pair_by_listener(r, listener, b, other, err))
 			return -1;
 		fds[0] = other[1];
 		fds[1] = other[0];
 		return 0;
 	}
-	if (socketpair(AF_UNIX, (int)a->type | SOCK_CLOEXEC, 0, fds))
+	ids = pair_ids(a, b);
+	call.type = (int)a->type;
+	if (sockids_run(&ids, call_socketpair, &call))
 		return err_sys(err, "cannot make a pair of unix sockets");
+	fds[0] = call.fds[0];
+	fds[1] = call.fds[1];
 	return 0;
 }
 
@@ -502,10 +558,13 @@ static int open_pair(struct restore *r, const UnixSkEntry *a, const UnixSkEntry 
 static int open_single(struct restore *r, const UnixSkEntry *u, int *fd_out, struct err *err)
 {
 	cleanup_close int fd = new_socket(u, err), sender = -1;
+	struct sock_ids ids = sockopt_peer_ids(u->opts);
+	struct make_call call;
 
 	if (fd < 0 || sockopt_restore_early(fd, u->opts, err) || bind_name(r, u, fd, err))
 		return -1;
-	if (u->state == SOCK_STATE_LISTEN && listen(fd, (int)u->backlog))
+	call = (struct make_call){.fd = fd, .backlog = (int)u->backlog};
+	if (u->state == SOCK_STATE_LISTEN && sockids_run(&ids, call_listen, &call))
 		return err_sys(err, "cannot listen on a unix socket");
 	if (u->type == SOCK_DGRAM && unixqueue_count(r, u->id)) {
 		sender = new_socket(u, err);

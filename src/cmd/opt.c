@@ -97,12 +97,19 @@ static int set_verbose(const char *name, const char *text, unsigned int *level, 
 	return 0;
 }
 
+static bool takes_value(const struct opt_row *row)
+{
+	return row->type != OPT_FLAG && row->type != OPT_VERBOSE;
+}
+
 /* @name is how the user wrote the option; @text is NULL for options without a value. */
 static int set_value(const struct opt_row *row, const char *name, const char *text, void *out,
 		     struct err *err)
 {
 	void *field = (char *)out + row->offset;
 
+	if (!text && takes_value(row))
+		return err_set(err, EINVAL, "%s: the value is missing", name);
 	if (text && !*text && row->type != OPT_VERBOSE)
 		return err_set(err, EINVAL, "%s: the value is empty", name);
 	switch (row->type) {
@@ -144,11 +151,6 @@ static const struct opt_row *find_short(const struct opt_spec *spec, char name)
 			return row;
 	}
 	return name == 'h' ? &help_row : NULL;
-}
-
-static bool takes_value(const struct opt_row *row)
-{
-	return row->type != OPT_FLAG && row->type != OPT_VERBOSE;
 }
 
 struct cursor {

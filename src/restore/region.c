@@ -63,7 +63,8 @@ static int collect_ranges(struct restore_session *s, ranges *out, struct err *er
 	}
 	if (!ok)
 		return err_nomem(err);
-	qsort(out->v, out->n, sizeof(out->v[0]), by_start);
+	if (out->n)
+		qsort(out->v, out->n, sizeof(out->v[0]), by_start);
 	return 0;
 }
 

@@ -486,7 +486,7 @@ static int check_pty(const struct restore *r, const TtyInfoEntry *info, struct e
 	snprintf(path, sizeof(path), "/dev/pts/%u", info->pty->index);
 	if (is_job_terminal(r, info))
 		return check_terminal(r, path, err);
-	if (is_master(info) && !access(path, F_OK))
+	if (is_master(info) && !ttyset_number_free(info->pty->index))
 		return err_set(err, EEXIST, "terminal number %s is in use here", path);
 	return 0;
 }
@@ -535,7 +535,7 @@ static int open_ptmx(struct restore *r, const FileEntry *fe)
 static int open_master(struct restore *r, const FileEntry *fe, uint32_t index, struct err *err)
 {
 	VEC(int) others = {0};
-	int number = -1, fd = -1, ret = 0;
+	int number = -1, fd = -1, ret = 0, tries = 100;
 
 	for (;;) {
 		fd = open_ptmx(r, fe);
@@ -545,12 +545,14 @@ static int open_master(struct restore *r, const FileEntry *fe, uint32_t index, s
 		}
 		if ((uint32_t)number == index)
 			break;
-		if ((uint32_t)number > index) {
+		if ((uint32_t)number > index && tries-- > 0) {
+			close(fd);
+			usleep(10000); /* see ttyset_number_free */
+		} else if ((uint32_t)number > index) {
 			ret = err_set(err, EEXIST, "terminal number /dev/pts/%u is in use here",
 				      index);
 			break;
-		}
-		if (!vec_push(&others, fd)) {
+		} else if (!vec_push(&others, fd)) {
 			ret = err_nomem(err);
 			break;
 		}

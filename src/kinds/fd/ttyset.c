@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <termios.h>
+#include <unistd.h>
 
 enum {
 	CC_WORDS = TTY_NCCS,
@@ -128,4 +129,17 @@ int ttyset_lock(const TtyInfoEntry *info, int fd, struct err *err)
 	if (ioctl(fd, TIOCSLCKTRMIOS, &t))
 		return err_sys(err, "cannot lock a terminal's settings");
 	return 0;
+}
+
+bool ttyset_number_free(uint32_t index)
+{
+	char path[32];
+
+	snprintf(path, sizeof(path), "/dev/pts/%u", index);
+	for (int tries = 0; tries < 100; tries++) {
+		if (access(path, F_OK))
+			return true;
+		usleep(10000);
+	}
+	return false;
 }

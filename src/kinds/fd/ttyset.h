@@ -28,4 +28,10 @@ int ttyset_restore(const TtyInfoEntry *info, int fd, struct err *err) must_check
 int ttyset_size(const TtyInfoEntry *info, int fd, struct err *err) must_check;
 int ttyset_lock(const TtyInfoEntry *info, int fd, struct err *err) must_check;
 
+/*
+ * Is there no terminal of this number? Waits a little: the kernel frees a number
+ * only a moment after the last close, which may be the end of the dumped tree.
+ */
+bool ttyset_number_free(uint32_t index);
+
 #endif

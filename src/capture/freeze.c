@@ -9,6 +9,7 @@
  * everything is let go and tried again a moment later.
  */
 #define LOG_MODULE "freeze"
+#include "base/io.h"
 #include "base/log.h"
 #include "capture/session.h"
 
@@ -278,25 +279,18 @@ static int let_home(struct live_task *t, struct live_thread *th, struct err *err
  * the middle of it. See rseq(2): struct rseq_cs { u32 version, flags; u64
  * start_ip, post_commit_offset, abort_ip }.
  */
-static void abort_rseq(struct live_task *t, struct live_thread *th)
+static void abort_rseq(int mem_fd, struct live_thread *th)
 {
 	uint64_t cs_addr = 0, cs[4];
 	struct pt_rseq conf;
 	struct err err;
-	char path[64];
-	int fd;
 
 	if (pt_get_rseq(th->tid, &conf, &err) || !conf.pointer)
 		return;
-	snprintf(path, sizeof(path), "/proc/%d/mem", t->facts.pid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return;
-	if (pread(fd, &cs_addr, 8, (off_t)(conf.pointer + 8)) == 8 && cs_addr &&
-	    pread(fd, cs, sizeof(cs), (off_t)cs_addr) == (ssize_t)sizeof(cs) &&
+	if (pread(mem_fd, &cs_addr, 8, (off_t)(conf.pointer + 8)) == 8 && cs_addr &&
+	    pread(mem_fd, cs, sizeof(cs), (off_t)cs_addr) == (ssize_t)sizeof(cs) &&
 	    th->regs.rip - cs[1] < cs[2])
 		th->regs.rip = cs[3];
-	close(fd);
 }
 
 static void hide_interrupt(struct live_thread *th)
@@ -312,12 +306,12 @@ static void hide_interrupt(struct live_thread *th)
 }
 
 /* From here on the registers that we hold are what the thread gets back. */
-static int settle_regs(struct live_task *t, struct live_thread *th, struct err *err)
+static int settle_regs(int mem_fd, struct live_thread *th, struct err *err)
 {
 	struct user_regs_struct before = th->regs;
 
 	hide_interrupt(th);
-	abort_rseq(t, th);
+	abort_rseq(mem_fd, th);
 	return memcmp(&before, &th->regs, sizeof(before)) ? pt_set_regs(th->tid, &th->regs, err) : 0;
 }
 
@@ -327,16 +321,20 @@ static int read_states(struct capture_session *s, struct err *err)
 
 	vec_foreach (it, &s->tasks) {
 		struct live_task *t = *it;
+		cleanup_close int mem_fd = -1;
 
 		if (t->facts.zombie)
 			continue;
+		mem_fd = io_openf(O_RDONLY, "/proc/%d/mem", t->facts.pid);
+		if (mem_fd < 0)
+			return err_sys(err, "cannot open the memory of pid %d", t->facts.pid);
 		if (proc_vmas_read(t->facts.pid, true, &t->vmas, err))
 			return -1;
 		leftovers = visit_has_leftovers(t->facts.pid, &t->vmas);
 		vec_foreach (th, &t->threads) {
 			if (read_thread(th, err) || (leftovers && let_home(t, th, err)))
 				return -1;
-			if (settle_regs(t, th, err))
+			if (settle_regs(mem_fd, th, err))
 				return -1;
 		}
 	}

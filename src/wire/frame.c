@@ -64,12 +64,13 @@ static int not_a_frame(const struct frame_reader *r, struct err *err)
 
 int frame_peek(struct frame_reader *r, struct frame *out, struct err *err)
 {
-	const uint8_t *p = r->buf + r->start;
 	size_t have = r->end - r->start;
+	const uint8_t *p;
 	int64_t limit;
 
 	if (have < FRAME_HEADER_BYTES)
-		return 0;
+		return 0; /* perhaps there is no buffer yet */
+	p = r->buf + r->start;
 	out->type = get_le16(p + 4);
 	out->bytes = get_le32(p);
 	limit = r->limit(out->type);

@@ -353,18 +353,16 @@ static int drain_all(struct capture_session *s, struct drain *d, const portions 
 	return rc;
 }
 
-int capture_memory(struct capture_session *s, struct store *store,
-		   void (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes),
-		   void *arg, struct err *err)
+int capture_memory(struct capture_session *s, const struct memory_options *how, struct err *err)
 {
 	portions all = {0};
 	struct drain d;
 	int rc;
 
-	if (drain_init(&d, s->c.snap, store, err))
+	if (drain_init(&d, how->sink, err))
 		return -1;
-	d.progress = progress;
-	d.arg = arg;
+	d.progress = how->progress;
+	d.arg = how->arg;
 	rc = plan_memory(s, &all, err);
 	if (rc == 0)
 		rc = drain_all(s, &d, &all, err);

@@ -8,7 +8,7 @@
  *	capture_check     refuse by name what cannot be carried; nothing is stopped
  *	capture_freeze    every thread stops
  *	capture_collect   small state into the snapshot
- *	capture_memory    pages into the store
+ *	capture_memory    pages into a sink
  *	capture_save      images into the store
  *	capture_finish    thaw, leave stopped, or kill
  *	capture_close
@@ -21,6 +21,7 @@
 #define FERRY_CAPTURE_CAPTURE_H
 
 #include "kinds/kind.h"
+#include "mem/sink.h"
 
 struct capture_session;
 
@@ -30,6 +31,12 @@ struct capture_stats {
 	uint64_t freeze_ns; /* from the first stop until capture_finish let go */
 	uint64_t n_tasks, n_threads, n_fds;
 	uint64_t pages, zero_pages, bytes;
+};
+
+struct memory_options {
+	struct page_sink *sink;
+	void (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes); /* NULL allowed */
+	void *arg;
 };
 
 /* @pid is the root of the tree. @opt must outlive the session. */
@@ -45,9 +52,8 @@ int capture_check(struct capture_session *s, struct err *err) must_check;
 /* Gives up after @timeout_ms (0: no limit) with the tree running again. */
 int capture_freeze(struct capture_session *s, unsigned int timeout_ms, struct err *err) must_check;
 int capture_collect(struct capture_session *s, struct err *err) must_check;
-int capture_memory(struct capture_session *s, struct store *store,
-		   void (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes),
-		   void *arg, struct err *err) must_check;
+int capture_memory(struct capture_session *s, const struct memory_options *how, struct err *err)
+	must_check;
 int capture_save(struct capture_session *s, struct store *store, struct err *err) must_check;
 
 /* Undoes what the kinds changed (unless killing), and ends the freeze. Goes on after errors; reports the first. */

@@ -114,6 +114,8 @@ static int write_stats(struct dump *d, struct err *err)
 static int dump_frozen(struct dump *d, struct err *err)
 {
 	struct store *store = d->env.store;
+	struct store_sink sink;
+	struct memory_options memory = {.sink = &sink.sink};
 	struct timespec start;
 
 	clock_gettime(CLOCK_MONOTONIC, &start);
@@ -123,7 +125,8 @@ static int dump_frozen(struct dump *d, struct err *err)
 	if (signals_check(err) < 0 || capture_collect(d->session, err) < 0 || signals_check(err) < 0)
 		return -1;
 	clock_gettime(CLOCK_MONOTONIC, &start);
-	if (capture_memory(d->session, store, NULL, NULL, err) < 0)
+	store_sink_init(&sink, capture_state(d->session)->snap, store);
+	if (capture_memory(d->session, &memory, err) < 0)
 		return -1;
 	d->stats.memdump_time = d->stats.memwrite_time = elapsed_us(&start);
 	if (signals_check(err) < 0 || capture_save(d->session, store, err) < 0 ||

@@ -183,11 +183,10 @@ int drain_plan_file(int fd, uint64_t bytes, mem_ranges *out, struct err *err)
 
 /* ---- the work ---- */
 
-int drain_init(struct drain *d, struct snapshot *snap, struct store *store, struct err *err)
+int drain_init(struct drain *d, struct page_sink *sink, struct err *err)
 {
 	memset(d, 0, sizeof(*d));
-	d->snap = snap;
-	d->store = store;
+	d->sink = sink;
 	d->buf = mmap(NULL, DRAIN_CHUNK_BYTES, PROT_READ | PROT_WRITE,
 		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 	if (d->buf == MAP_FAILED) {
@@ -204,27 +203,6 @@ void drain_finish(struct drain *d)
 	d->buf = NULL;
 }
 
-/* The entry that a page at @vaddr with @flags belongs to: the last one if it continues it. */
-static int add_page_run(struct drain *d, struct snap_pagemap *pm, uint64_t vaddr, uint64_t n,
-			uint32_t flags, struct err *err)
-{
-	PagemapEntry *last = pm->entries.n ? pm->entries.v[pm->entries.n - 1] : NULL;
-	PagemapEntry *e;
-
-	if (last && last->flags == flags && last->vaddr + last->nr_pages * PAGE_BYTES == vaddr) {
-		last->nr_pages += n;
-		return 0;
-	}
-	e = snap_new(d->snap, PagemapEntry, pagemap_entry);
-	if (!e || !vec_push(&pm->entries, e))
-		return err_nomem(err);
-	e->vaddr = vaddr;
-	e->has_flags = e->has_nr_pages = true;
-	e->flags = flags;
-	e->nr_pages = n;
-	return 0;
-}
-
 static bool is_zero_page(const uint8_t *page)
 {
 	const uint64_t *w = (const uint64_t *)page;
@@ -236,9 +214,9 @@ static bool is_zero_page(const uint8_t *page)
 	return true;
 }
 
-/* Stores a chunk that is in the buffer, but for zero pages where absent pages read as zero. */
-static int store_chunk(struct drain *d, struct snap_pagemap *pm, uint64_t vaddr, size_t bytes,
-		       uint32_t flags, bool skip_zero, struct err *err)
+/* Passes on a chunk that is in the buffer, but for zero pages where absent pages read as zero. */
+static int pass_on(struct drain *d, struct snap_pagemap *pm, uint64_t vaddr, size_t bytes,
+		   uint32_t flags, bool skip_zero, struct err *err)
 {
 	size_t at = 0, run, end = bytes;
 
@@ -252,8 +230,8 @@ static int store_chunk(struct drain *d, struct snap_pagemap *pm, uint64_t vaddr,
 			;
 		if (run == at)
 			continue;
-		if (add_page_run(d, pm, vaddr + at, (run - at) / PAGE_BYTES, flags, err) ||
-		    store_put_pages(d->store, pm->pages_id, d->buf + at, run - at, err))
+		if (d->sink->ops->pages(d->sink, pm, vaddr + at, d->buf + at,
+					(run - at) / PAGE_BYTES, flags, err))
 			return -1;
 		d->pages += (run - at) / PAGE_BYTES;
 		at = run;
@@ -334,6 +312,8 @@ int drain_task(struct drain *d, pid_t pid, const MmEntry *mm, const mem_ranges *
 
 	if (mem < 0 || pagemap < 0)
 		return err_sys(err, "cannot open the memory of pid %d", pid);
+	if (d->sink->ops->begin(d->sink, pm, err))
+		return -1;
 	for (i = 0; i < plan->n; i++)
 		for (at = plan->v[i].start; at < plan->v[i].end; at += bytes) {
 			e = area_at(mm, at, &hint);
@@ -343,12 +323,11 @@ int drain_task(struct drain *d, pid_t pid, const MmEntry *mm, const mem_ranges *
 					       pid, (unsigned long long)at);
 			bytes = MIN(MIN(plan->v[i].end, e->end) - at, (uint64_t)DRAIN_CHUNK_BYTES);
 			if (read_memory(pid, &files, at, d->buf, bytes, err) ||
-			    store_chunk(d, pm, at, bytes, entry_flags(e),
-					(e->status & VMA_ANON_PRIVATE) && !(e->status & VMA_VDSO),
-					err))
+			    pass_on(d, pm, at, bytes, entry_flags(e),
+				    (e->status & VMA_ANON_PRIVATE) && !(e->status & VMA_VDSO), err))
 				return -1;
 		}
-	return store_put_pages(d->store, pm->pages_id, NULL, 0, err);
+	return d->sink->ops->end(d->sink, pm, err);
 }
 
 int drain_file(struct drain *d, int fd, const mem_ranges *plan, struct snap_pagemap *pm,
@@ -358,6 +337,8 @@ int drain_file(struct drain *d, int fd, const mem_ranges *plan, struct snap_page
 	size_t i, bytes;
 	ssize_t n;
 
+	if (d->sink->ops->begin(d->sink, pm, err))
+		return -1;
 	for (i = 0; i < plan->n; i++)
 		for (at = plan->v[i].start; at < plan->v[i].end; at += bytes) {
 			bytes = MIN(plan->v[i].end - at, (uint64_t)DRAIN_CHUNK_BYTES);
@@ -368,8 +349,8 @@ int drain_file(struct drain *d, int fd, const mem_ranges *plan, struct snap_page
 			memset(d->buf + n, 0,
 			       PAGE_ALIGN((size_t)n) - (size_t)n); /* the file may end within a page */
 			bytes = PAGE_ALIGN((size_t)n);
-			if (store_chunk(d, pm, at, bytes, PE_PRESENT, true, err))
+			if (pass_on(d, pm, at, bytes, PE_PRESENT, true, err))
 				return -1;
 		}
-	return store_put_pages(d->store, pm->pages_id, NULL, 0, err);
+	return d->sink->ops->end(d->sink, pm, err);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Draining memory into a store: the page sources of capture.
+ * Draining memory into a page sink: the page sources of capture.
  *
  * A stopped task's private memory is found with PAGEMAP_SCAN (Linux 6.7) or by
  * reading /proc/PID/pagemap, and read with process_vm_readv(2), or through
@@ -13,8 +13,7 @@
 #include "base/attrs.h"
 #include "base/err.h"
 #include "base/vec.h"
-#include "snapshot/snapshot.h"
-#include "store/store.h"
+#include "mem/sink.h"
 
 enum { MEM_MAX_GUARDS = 4096, DRAIN_CHUNK_BYTES = 1 << 20 };
 
@@ -27,23 +26,21 @@ typedef VEC(struct mem_range) mem_ranges;
 int mem_find_guards(pid_t pid, mem_ranges *out, struct err *err) must_check;
 
 struct drain {
-	struct store *store;
-	struct snapshot *snap; /* its arena gets the entries */
-	uint8_t *buf;          /* DRAIN_CHUNK_BYTES, page aligned */
+	struct page_sink *sink;
+	uint8_t *buf; /* DRAIN_CHUNK_BYTES, page aligned */
 	void (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes);
 	void *arg;
 	uint64_t done_bytes, total_bytes; /* total: as planned; zero pages count when they are read */
 	uint64_t pages, zero_pages;
 };
 
-int drain_init(struct drain *d, struct snapshot *snap, struct store *store, struct err *err)
-	must_check;
+int drain_init(struct drain *d, struct page_sink *sink, struct err *err) must_check;
 void drain_finish(struct drain *d);
 
 /* What is to be read of a task's private areas: ascending ranges. */
 int drain_plan_task(pid_t pid, const MmEntry *mm, mem_ranges *out, struct err *err) must_check;
 
-/* Reads planned ranges of a task into pagemap @pm, whose pages_id is set. */
+/* Reads planned ranges of a task and passes them on as pagemap @pm. */
 int drain_task(struct drain *d, pid_t pid, const MmEntry *mm, const mem_ranges *plan,
 	       struct snap_pagemap *pm, struct err *err) must_check;
 

@@ -187,7 +187,11 @@ int source_changes(struct source *s, struct err *err)
 
 static int send_state(struct source *s, struct store *store, struct err *err)
 {
-	if (capture_memory(s->capture, store, on_progress, s, err) < 0 ||
+	struct store_sink sink;
+	struct memory_options memory = {.sink = &sink.sink, .progress = on_progress, .arg = s};
+
+	store_sink_init(&sink, capture_state(s->capture)->snap, store);
+	if (capture_memory(s->capture, &memory, err) < 0 ||
 	    capture_save(s->capture, store, err) < 0)
 		return -1;
 	return store_complete(store, err);

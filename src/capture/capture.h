@@ -33,8 +33,11 @@ struct capture_stats {
 	uint64_t pages, zero_pages, bytes;
 };
 
+struct precopy;
+
 struct memory_options {
 	struct page_sink *sink;
+	struct precopy *precopy; /* the last of its rounds; NULL: everything is sent (precopy.h) */
 	void (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes); /* NULL allowed */
 	void *arg;
 };

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Pre-copy: memory leaves a tree in rounds while the tree runs, and inside the
+ * freeze only what changed since the last round is left to send.
+ *
+ *	precopy_open      tracking is planted in every task: one short stop
+ *	precopy_round     what is new or was written since goes to a sink; the tree runs
+ *	...               as often as it pays (precopy_stats says)
+ *	capture_freeze, capture_collect
+ *	capture_memory    with memory_options.precopy: the last round
+ *	precopy_close     every trace of the tracking is gone; also when we are killed
+ *
+ * Each round, and the last one, gives the sink a COMPLETE pagemap of every task:
+ * pages() with the contents that the receiver has not got, absent(PE_PARENT) for
+ * those that an earlier round sent and that are unchanged. A page that a
+ * pagemap does not name is gone (or zero, in anonymous memory): whoever kept it from an earlier
+ * round forgets it. So a round can be a directory of images whose parent is the
+ * round before, or an update of pages that the receiver keeps. A page may be sent
+ * again in any round; contents are whole and right only after the last one.
+ *
+ * Tasks that are born, programs that are executed and areas that appear on the
+ * way join in the next round. What cannot be tracked (mem/track.h) is sent in the
+ * last round: shared memory too, since it may be written through descriptors.
+ */
+#ifndef FERRY_CAPTURE_PRECOPY_H
+#define FERRY_CAPTURE_PRECOPY_H
+
+#include "kinds/kind.h"
+#include "mem/sink.h"
+
+struct precopy;
+
+/* One round. Times in nanoseconds; pages of 4 KiB. */
+struct precopy_stats {
+	uint64_t pages, zero_pages; /* sent with contents; read and found to be zero */
+	uint64_t kept_pages;        /* unchanged since they were sent */
+	uint64_t dirty_pages; /* found written since the round before; in the first: everything */
+	uint64_t gone_pages;  /* sent earlier, not there any more */
+	uint64_t since_ns;    /* since the scan of the round before (or the opening) */
+	uint64_t dirty_bytes_per_s; /* dirty_pages over since_ns; 0 in the first round */
+	uint64_t stop_ns; /* longest time for which tasks were stopped: 0 in most rounds */
+	uint64_t scan_ns, copy_ns;
+	unsigned int tasks, new_tasks; /* tracked; joined in this round */
+};
+
+/*
+ * Finds the tree of @root, stops it for a moment, plants the tracking, lets it
+ * run. @opt must outlive it; @timeout_ms is for each stop (0: no limit). NULL and
+ * a reason that names what the kernel lacks, or the area that another tracker holds.
+ */
+struct precopy *precopy_open(pid_t root, const struct kind_options *opt, unsigned int timeout_ms,
+			     struct err *err) must_check;
+
+/* One round into @sink. After a failure the tree runs on; only precopy_close makes sense then. */
+int precopy_round(struct precopy *p, struct page_sink *sink, struct precopy_stats *out,
+		  struct err *err) must_check;
+
+/* What the opening cost: the time that the tree was stopped. */
+uint64_t precopy_open_stop_ns(const struct precopy *p);
+
+/* The pagemaps of the last round, whose entries the sink added (if it does so); valid until the next. */
+typedef VEC(struct snap_pagemap *) snap_pagemaps;
+const snap_pagemaps *precopy_pagemaps(const struct precopy *p);
+
+/* Ends all tracking. NULL allowed. */
+void precopy_close(struct precopy *p);
+
+#endif

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * TCP connections for the protocols that CRIU's users know: a page server that
+ * listens, and those who connect to it. ferry's own migrations go over ssh.
+ */
+#ifndef FERRY_WIRE_TCP_H
+#define FERRY_WIRE_TCP_H
+
+#include "base/attrs.h"
+#include "base/err.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/socket.h>
+
+enum { TCP_PEER_TEXT = 80 };
+
+/*
+ * Listens on a numeric address (IPv4 or IPv6); NULL: the loopback interface.
+ * @port 0: the kernel chooses. Returns a nonblocking descriptor and the port, or -1.
+ */
+int tcp_listen(const char *address, uint16_t port, uint16_t *port_out, struct err *err) must_check;
+
+/*
+ * Connects to a host by name or number, trying each of its addresses in turn, each
+ * for @timeout_ms at most. Returns a blocking descriptor set up by tcp_prepare.
+ */
+int tcp_connect(const char *host, uint16_t port, int timeout_ms, struct err *err) must_check;
+
+/*
+ * Settings of a connection that carries memory; best effort, as an inherited socket may be no
+ * TCP at all. cubic instead of the system's congestion control (BBR paces, and halves what a
+ * local network can carry); a peer whose machine is gone is noticed after half a minute.
+ */
+void tcp_prepare(int fd);
+
+/* While corked, small writes are gathered into full segments; uncorking sends what is left. */
+void tcp_cork(int fd, bool corked);
+
+/* "10.1.2.3:4711" of an address, "a local peer" if it is none of the internet's. */
+const char *tcp_address_text(const struct sockaddr_storage *addr, char buf[static TCP_PEER_TEXT]);
+
+/* The same of the other end of a socket. */
+const char *tcp_peer_text(int fd, char buf[static TCP_PEER_TEXT]);
+
+#endif

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// Requests of the page-server protocol: what is accepted is within limits and encodes to the same bytes.
+#include "mem/ps_wire.h"
+
+#include <stdint.h>
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+size_t fuzz_seed(uint8_t *out, size_t cap);
+
+/* One request of each kind behind each other. */
+size_t fuzz_seed(uint8_t *out, size_t cap)
+{
+	static const struct ps_request seeds[] = {
+		{.cmd = PS_OPEN2, .dst_id = 0x1e01},
+		{.cmd = PS_PARENT, .dst_id = 0x1c8202},
+		{.cmd = PS_ADD_F, .flags = 4, .nr_pages = 256, .vaddr = 0x400000, .dst_id = 0x1e01},
+		{.cmd = PS_ADD, .nr_pages = 1, .vaddr = 0x7fffffffe000, .dst_id = 0x1e01},
+		{.cmd = PS_GET, .nr_pages = 16, .vaddr = 0x1000, .dst_id = 30},
+		{.cmd = PS_CLOSE},
+	};
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(seeds) && (i + 1) * PS_REQUEST_BYTES <= cap; i++)
+		ps_encode(&seeds[i], out + i * PS_REQUEST_BYTES);
+	return i * PS_REQUEST_BYTES;
+}
+
+static void check(const uint8_t *in)
+{
+	uint8_t again[PS_REQUEST_BYTES];
+	struct ps_object object;
+	struct ps_request r;
+	struct err err;
+	char name[16];
+	uint32_t pid;
+
+	if (ps_decode(in, &r, &err)) {
+		if (!strlen(err.text) || strlen(ps_cmd_name(r.cmd, name)) == 0)
+			abort();
+		return;
+	}
+	ps_encode(&r, again);
+	memcpy(again + 4, in + 4, 4); /* unused */
+	if (memcmp(in, again, sizeof(again)))
+		abort();
+	if (ps_data_bytes(&r) && (r.vaddr + ps_data_bytes(&r) > PS_VADDR_END || r.vaddr % PAGE_BYTES))
+		abort();
+	if (ps_object_of(r.dst_id, &object, &err) == 0 && (object.id == 0 && !object.shmem))
+		abort();
+	if (ps_pid_of(r.dst_id, &pid, &err) == 0 && pid != r.dst_id)
+		abort();
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	for (; size >= PS_REQUEST_BYTES; data += PS_REQUEST_BYTES, size -= PS_REQUEST_BYTES)
+		check(data);
+	return 0;
+}

@@ -488,8 +488,8 @@ static int write_host(struct visit *v, struct err *err)
 	return poke(v, v->stub, ferry_stub, code_bytes(), err);
 }
 
-int visit_open(struct visit *v, pid_t pid, const struct visit_thread *host, const proc_vmas *vmas,
-	       struct err *err)
+int visit_open(struct visit *v, pid_t pid, const struct visit_thread *host, unsigned int guests,
+	       const proc_vmas *vmas, struct err *err)
 {
 	struct err second;
 	struct place p;
@@ -507,7 +507,8 @@ int visit_open(struct visit *v, pid_t pid, const struct visit_thread *host, cons
 		goto fail;
 	}
 	v->stub = p.stub;
-	v->n_guests = p.guests;
+	v->room = p.guests;
+	v->n_guests = MIN(p.guests, guests);
 	v->set = set_at(p.stub, p.guests, choose_set(&p, &v->sequence));
 	v->others = p.leftover;
 	if (write_host(v, err))
@@ -650,7 +651,7 @@ static int erase(struct visit *v, struct err *err)
 	static const uint8_t zeros[PAGE_BYTES];
 	uint64_t from = v->others ? v->set : v->stub;
 
-	return poke(v, from, zeros, v->set + set_bytes(v->n_guests) - from, err);
+	return poke(v, from, zeros, v->set + set_bytes(v->room) - from, err);
 }
 
 int visit_close(struct visit *v, struct err *err)

@@ -55,6 +55,7 @@ struct visit {
 	struct blob_slot *slot, *guest_slot[VISIT_MAX_GUESTS];
 	struct script script, guest_script[VISIT_MAX_GUESTS];
 	unsigned int n_guests; /* how many may come at a time */
+	unsigned int room;     /* for how many there is room in the stub's page */
 };
 
 /* Has a visitor been killed in this process? Only then the next question makes sense. */
@@ -71,9 +72,12 @@ bool visit_on_way_home(pid_t pid, const proc_vmas *vmas, const struct user_regs_
 	must_check;
 enum { VISIT_HOME_TRIES = 200 };
 
-/* Brings the blob in. @vmas: the process's areas. On failure the thread is as it was. */
-int visit_open(struct visit *v, pid_t pid, const struct visit_thread *host, const proc_vmas *vmas,
-	       struct err *err) must_check;
+/*
+ * Brings the blob in, with places for up to @guests other threads at a time.
+ * @vmas: the process's areas. On failure the thread is as it was.
+ */
+int visit_open(struct visit *v, pid_t pid, const struct visit_thread *host, unsigned int guests,
+	       const proc_vmas *vmas, struct err *err) must_check;
 
 /* Runs v->script in the host thread; results stay readable until the script is reset. */
 int visit_run(struct visit *v, struct err *err) must_check;

@@ -157,6 +157,49 @@ static int mapped_file_id(struct capture_session *s, int fd, const struct stat *
 	return new.link &&vec_push(&s->mapped, new) ? 0 : err_nomem(err);
 }
 
+static const struct known_mapping *known_mapping(const struct capture_session *s,
+						 const struct proc_vma *v)
+{
+	vec_foreach (k, &s->known) {
+		if (k->ino == v->ino && k->dev_major == v->dev_major &&
+		    k->dev_minor == v->dev_minor && strcmp(k->name, v->name) == 0)
+			return k;
+	}
+	return NULL;
+}
+
+static int remember_mapping(struct capture_session *s, const struct proc_vma *v, const VmaEntry *e,
+			    struct err *err)
+{
+	struct known_mapping new = {
+		.dev_major = v->dev_major,
+		.dev_minor = v->dev_minor,
+		.ino = v->ino,
+		.name = arena_strdup(&s->c.snap->arena, v->name),
+		.fdflags = e->fdflags,
+		.id = (uint32_t)e->shmid,
+	};
+
+	return new.name &&vec_push(&s->known, new) ? 0 : err_nomem(err);
+}
+
+/*
+ * Most mappings show again what another one shows: five system calls less for each. Only private
+ * ones, for which it does not matter how their descriptor had been opened.
+ */
+static bool describe_known(const struct capture_session *s, const struct proc_vma *v, VmaEntry *e)
+{
+	const struct known_mapping *k = v->shared ? NULL : known_mapping(s, v);
+
+	if (!k)
+		return false;
+	e->has_fdflags = true;
+	e->fdflags = k->fdflags;
+	e->status = VMA_REGULAR | VMA_FILE_PRIVATE;
+	e->shmid = k->id;
+	return true;
+}
+
 static int describe_file(struct capture_session *s, pid_t pid, const struct proc_vma *v,
 			 VmaEntry *e, struct err *err)
 {
@@ -165,6 +208,8 @@ static int describe_file(struct capture_session *s, pid_t pid, const struct proc
 	struct stat st, mode;
 	uint32_t id;
 
+	if (describe_known(s, v, e))
+		return 0;
 	snprintf(path, sizeof(path), "/proc/%d/map_files/%llx-%llx", pid,
 		 (unsigned long long)v->start, (unsigned long long)v->end);
 	if (lstat(path, &mode) || io_readlinkf(link, sizeof(link), "%s", path))
@@ -191,7 +236,7 @@ static int describe_file(struct capture_session *s, pid_t pid, const struct proc
 			return -1;
 	}
 	e->shmid = id;
-	return 0;
+	return e->status == (VMA_REGULAR | VMA_FILE_PRIVATE) ? remember_mapping(s, v, e, err) : 0;
 }
 
 static int describe_area(struct capture_session *s, pid_t pid, const struct proc_vma *v,
@@ -217,56 +262,46 @@ static int describe_area(struct capture_session *s, pid_t pid, const struct proc
 }
 
 /* Guard regions (MADV_GUARD_INSTALL) follow the areas that they are in. */
-static int add_guards(struct capture_session *s, struct live_task *t, MmEntry *mm, size_t room,
+static int add_guards(struct capture_session *s, const mem_ranges *guards, MmEntry *mm,
 		      struct err *err)
 {
-	mem_ranges guards = {0};
-	size_t i;
-	int rc = 0;
-
-	if (mem_find_guards(t->facts.pid, &guards, err))
-		return -1;
-	for (i = 0; i < guards.n && rc == 0; i++) {
+	vec_foreach (g, guards) {
 		VmaEntry *e = snap_new(s->c.snap, VmaEntry, vma_entry);
 
-		if (!e || mm->n_vmas == room) {
-			rc = e ? err_set(err, E2BIG, "pid %d has more than %d guard regions",
-					 t->facts.pid, MEM_MAX_GUARDS) :
-				 err_nomem(err);
-			break;
-		}
-		e->start = guards.v[i].start;
-		e->end = guards.v[i].end;
+		if (!e)
+			return err_nomem(err);
+		e->start = g->start;
+		e->end = g->end;
 		e->flags = MAP_PRIVATE | MAP_ANONYMOUS;
 		e->status = VMA_GUARD;
 		e->fd = -1;
 		mm->vmas[mm->n_vmas++] = e;
 	}
-	vec_free(&guards);
-	return rc;
+	return 0;
 }
 
-static int describe_vmas(struct capture_session *s, struct live_task *t, MmEntry *mm, struct err *err)
+static int describe_vmas(struct capture_session *s, struct live_task *t, const mem_ranges *guards,
+			 MmEntry *mm, struct err *err)
 {
-	size_t room = t->vmas.n + MEM_MAX_GUARDS, i;
-	int rc = 0;
-
-	mm->vmas = arena_array(&s->c.snap->arena, VmaEntry *, room);
-	for (i = 0; mm->vmas && i < t->vmas.n && rc == 0; i++) {
-		VmaEntry *e = snap_new(s->c.snap, VmaEntry, vma_entry);
-
-		if (is_named(&t->vmas.v[i], "[uprobes]"))
-			continue;
-		if (!e) {
-			rc = err_nomem(err);
-			break;
-		}
-		rc = describe_area(s, t->facts.pid, &t->vmas.v[i], e, err);
-		mm->vmas[mm->n_vmas++] = e;
-	}
+	if (guards->n > MEM_MAX_GUARDS)
+		return err_set(err, E2BIG, "pid %d has more than %d guard regions", t->facts.pid,
+			       MEM_MAX_GUARDS);
+	mm->vmas = arena_array(&s->c.snap->arena, VmaEntry *, t->vmas.n + guards->n);
 	if (!mm->vmas)
 		return err_nomem(err);
-	return rc ? rc : add_guards(s, t, mm, room, err);
+	vec_foreach (v, &t->vmas) {
+		VmaEntry *e;
+
+		if (is_named(v, "[uprobes]"))
+			continue;
+		e = snap_new(s->c.snap, VmaEntry, vma_entry);
+		if (!e)
+			return err_nomem(err);
+		if (describe_area(s, t->facts.pid, v, e, err))
+			return -1;
+		mm->vmas[mm->n_vmas++] = e;
+	}
+	return add_guards(s, guards, mm, err);
 }
 
 /* ---- the mm ---- */
@@ -317,6 +352,8 @@ static int describe_exe(struct capture_session *s, const struct live_task *t, Mm
 int areas_describe(struct capture_session *s, struct live_task *t, struct err *err)
 {
 	MmEntry *mm = snap_new(s->c.snap, MmEntry, mm_entry);
+	mem_ranges guards = {0};
+	int rc;
 
 	if (!mm)
 		return err_nomem(err);
@@ -324,5 +361,9 @@ int areas_describe(struct capture_session *s, struct live_task *t, struct err *e
 	if (areas_allowed(s, t->facts.pid, &t->vmas, err) || describe_exe(s, t, mm, err) ||
 	    describe_marks(s, t, mm, err))
 		return -1;
-	return describe_vmas(s, t, mm, err);
+	rc = mem_find_guards(t->facts.pid, &guards, err);
+	if (rc == 0)
+		rc = describe_vmas(s, t, &guards, mm, err);
+	vec_free(&guards);
+	return rc;
 }

@@ -59,6 +59,7 @@ static void forget_tree(struct capture_session *s)
 	}
 	vec_free(&s->c.shmem);
 	vec_free(&s->mapped);
+	vec_free(&s->known);
 }
 
 /* A snapshot that a look at the running tree has used starts anew. */

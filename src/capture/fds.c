@@ -20,6 +20,8 @@
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 
+enum { CAPTURE_GUESSES = 64 }; /* descriptors below may be guessed from the last task's */
+
 static uint64_t key_of(const struct fd_facts *f)
 {
 	return f->st.st_dev * 1000003ULL ^ f->st.st_ino;
@@ -131,41 +133,99 @@ static size_t position(const struct capture_session *s, const struct fd_facts *f
 	return low;
 }
 
-static int insert(struct capture_session *s, struct fd_facts *f, struct err *err)
+/* Takes @f; returns it, or the facts of the same description that are there already. NULL: out of memory. */
+static struct fd_facts *insert(struct capture_session *s, struct fd_facts *f, struct err *err)
 {
-	struct fd_facts *known;
-	bool found;
+	struct fd_facts *known = NULL;
+	bool found, pushed;
 	size_t at = position(s, f, &found);
 
-	if (found) {
+	if (found)
 		known = s->c.fds.v[at];
-		if (!vec_push(&known->holders, f->holders.v[0]))
-			return err_nomem(err);
+	pushed = found ? vec_push(&known->holders, f->holders.v[0]) : vec_push(&s->c.fds, f);
+	if (found || !pushed)
 		facts_free(f);
-		return 0;
+	if (!pushed) {
+		err_nomem(err);
+		return NULL;
 	}
-	if (!vec_push(&s->c.fds, f))
-		return err_nomem(err);
+	if (found)
+		return known;
 	memmove(&s->c.fds.v[at + 1], &s->c.fds.v[at], (s->c.fds.n - at - 1) * sizeof(f));
 	s->c.fds.v[at] = f;
+	return f;
+}
+
+/* Is it the description of that holder? */
+static bool is_held_by(const struct live_task *t, int fd, const struct fd_holder *h)
+{
+	return syscall(SYS_kcmp, t->facts.pid, h->pid, KCMP_FILE, fd, h->fd) == 0;
+}
+
+/*
+ * A guess at a description that is known already: that of the descriptor before, or the one that
+ * the last task has under this number. Most descriptors are inherited, and kcmp is much cheaper than a look.
+ */
+static struct fd_facts *guess(struct live_task *t, int fd, struct fd_facts *before,
+			      struct fd_facts *const *last_task)
+{
+	if (before && is_held_by(t, fd, first_holder(before)))
+		return before;
+	if (fd < CAPTURE_GUESSES && last_task[fd] && is_held_by(t, fd, first_holder(last_task[fd])))
+		return last_task[fd];
+	return NULL;
+}
+
+/* One more descriptor of a description that is known. */
+static int add_holder(struct capture_session *s, struct fd_facts *f, pid_t pid, int fd,
+		      struct err *err)
+{
+	struct fd_holder h = {.pid = pid, .fd = fd};
+	cleanup_free char *info = NULL;
+
+	/* nobody asks before the freeze */
+	if (!s->c.preflight) {
+		if (io_read_filef(&info, NULL, "/proc/%d/fdinfo/%d", pid, fd))
+			return err_sys(err, "cannot look at fd %d of pid %d", fd, pid);
+		h.cloexec = is_cloexec(info);
+	}
+	return vec_push(&f->holders, h) ? 0 : err_nomem(err);
+}
+
+static int gather_fd(struct capture_session *s, struct live_task *t, int fd,
+		     struct fd_facts **before, struct fd_facts **last_task, struct err *err)
+{
+	struct fd_facts *f = guess(t, fd, *before, last_task);
+
+	if (f) {
+		if (add_holder(s, f, t->facts.pid, fd, err))
+			return -1;
+	} else {
+		f = look_at(s, t, fd, err);
+		if (!f)
+			return -1;
+		f = insert(s, f, err);
+		if (!f)
+			return -1;
+	}
+	*before = f;
+	if (fd < CAPTURE_GUESSES)
+		last_task[fd] = f;
 	return 0;
 }
 
-static int gather_task(struct capture_session *s, struct live_task *t, struct err *err)
+static int gather_task(struct capture_session *s, struct live_task *t, struct fd_facts **last_task,
+		       struct err *err)
 {
+	struct fd_facts *before = NULL;
 	proc_pids fds;
 	size_t i;
 	int rc = 0;
 
 	if (proc_fds(t->facts.pid, &fds, err))
 		return -1;
-	for (i = 0; i < fds.n && rc == 0; i++) {
-		struct fd_facts *f = look_at(s, t, fds.v[i], err);
-
-		rc = f ? insert(s, f, err) : -1;
-		if (rc)
-			facts_free(f);
-	}
+	for (i = 0; i < fds.n && rc == 0; i++)
+		rc = gather_fd(s, t, fds.v[i], &before, last_task, err);
 	vec_free(&fds);
 	return rc;
 }
@@ -212,10 +272,11 @@ static int may_go(struct capture_session *s, struct fd_facts *f, struct err *err
 
 int fds_gather(struct capture_session *s, struct err *err)
 {
+	struct fd_facts *last_task[CAPTURE_GUESSES] = {NULL};
 	int rc = 0;
 
 	vec_foreach (t, &s->tasks) {
-		if (!(*t)->facts.zombie && !(*t)->shares_files && gather_task(s, *t, err))
+		if (!(*t)->facts.zombie && !(*t)->shares_files && gather_task(s, *t, last_task, err))
 			return -1;
 	}
 	/* Every kind first, so that one can ask about another's; each refusal is told in the log. */

@@ -212,6 +212,19 @@ static int freeze_once(struct capture_session *s, struct err *err)
 	return rc;
 }
 
+/* Threads are listed by their ids, and ids start again from 300 at the end of their range. */
+static void leader_first(struct live_task *t)
+{
+	for (size_t i = 1; i < t->threads.n; i++)
+		if (t->threads.v[i].tid == t->facts.pid) {
+			struct live_thread leader = t->threads.v[i];
+
+			memmove(&t->threads.v[1], &t->threads.v[0], i * sizeof(leader));
+			t->threads.v[0] = leader;
+			return;
+		}
+}
+
 /* Tasks that ended while we listed, and zombies. */
 static int sort_out(struct capture_session *s, struct err *err)
 {
@@ -237,6 +250,7 @@ static int sort_out(struct capture_session *s, struct err *err)
 			return err_set(err, EAGAIN, "pid %d is ending right now; try again",
 				       t->facts.pid);
 		t->parent = find_task(s, t->stat.ppid);
+		leader_first(t);
 	}
 	if (!s->tasks.n || s->tasks.v[0]->facts.pid != s->root || s->tasks.v[0]->facts.zombie)
 		return err_set(err, ESRCH, "pid %d has ended", s->root);

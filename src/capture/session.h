@@ -36,12 +36,36 @@ struct mapped_file {
 	const char *link; /* of the arena */
 };
 
+/* What a private mapping looks like in /proc/PID/smaps whose file has been looked at: all like it are of that file. */
+struct known_mapping {
+	unsigned int dev_major, dev_minor;
+	uint64_t ino;
+	const char *name; /* of the arena */
+	uint32_t fdflags, id;
+};
+
+/* Namespaces of tasks; the first ones must be ours. */
+enum capture_ns {
+	CAPTURE_NS_MNT,
+	CAPTURE_NS_NET,
+	CAPTURE_NS_IPC,
+	CAPTURE_NS_UTS,
+	CAPTURE_NS_USER,
+	CAPTURE_NS_CGROUP,
+	CAPTURE_NS_OURS,
+	CAPTURE_NS_TIME = CAPTURE_NS_OURS,
+	CAPTURE_NS_PID,
+	CAPTURE_NS_COUNT,
+};
+
 struct capture_session {
 	struct capture c;
 	pid_t root;
 	VEC(struct live_task *) tasks; /* parents first; [0] is the root */
 	bool frozen, killed, collected;
 	VEC(struct mapped_file) mapped;
+	VEC(struct known_mapping) known;
+	ino_t own_ns[CAPTURE_NS_COUNT]; /* our namespaces; 0: not asked yet */
 	uint64_t freeze_started_ns;
 	struct capture_stats stats;
 	uint32_t next_id; /* for ids-PID.img */

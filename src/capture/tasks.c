@@ -17,7 +17,10 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
-enum { NS_IDS = 8, MAX_TASK_KINDS = 32 };
+enum { MAX_TASK_KINDS = 32 };
+
+static const char *const ns_names[CAPTURE_NS_COUNT] = {"mnt",  "net",    "ipc",  "uts",
+						       "user", "cgroup", "time", "pid"};
 
 /* ---- what is refused ---- */
 
@@ -30,17 +33,24 @@ static ino_t ns_inode(pid_t pid, const char *name)
 	return stat(path, &st) ? 0 : st.st_ino;
 }
 
-static int namespaces_allowed(pid_t pid, struct err *err)
+/* Is a task in the same namespace as we are? */
+static bool shares_ns(struct capture_session *s, pid_t pid, enum capture_ns ns)
 {
-	static const char *const names[] = {"mnt", "net", "ipc", "uts", "user", "cgroup"};
-	size_t i;
+	if (!s->own_ns[ns])
+		s->own_ns[ns] = ns_inode(getpid(), ns_names[ns]);
+	return ns_inode(pid, ns_names[ns]) == s->own_ns[ns];
+}
 
-	for (i = 0; i < ARRAY_SIZE(names); i++)
-		if (ns_inode(pid, names[i]) != ns_inode(getpid(), names[i]))
+static int namespaces_allowed(struct capture_session *s, pid_t pid, struct err *err)
+{
+	enum capture_ns ns;
+
+	for (ns = 0; ns < CAPTURE_NS_OURS; ns = ns + 1)
+		if (!shares_ns(s, pid, ns))
 			return err_set(err, ENOTSUP,
 				       "pid %d is in a %s namespace of its own, which this version does not carry; "
 				       "run ferry inside of it",
-				       pid, names[i]);
+				       pid, ns_names[ns]);
 	return 0;
 }
 
@@ -78,7 +88,7 @@ int task_allowed(struct capture_session *s, pid_t pid, struct err *err)
 		return -1;
 	rc = status_allowed(pid, &st, err);
 	proc_status_finish(&st);
-	return rc ? rc : namespaces_allowed(pid, err);
+	return rc ? rc : namespaces_allowed(s, pid, err);
 }
 
 /* ---- ids of shared things ---- */
@@ -114,7 +124,7 @@ static int describe_ids(struct capture_session *s, struct live_task *t, struct e
 	ids->net_ns_id = 2;
 	ids->ipc_ns_id = 3;
 	ids->uts_ns_id = 4;
-	ids->time_ns_id = ns_inode(t->facts.pid, "time") == ns_inode(getpid(), "time") ? 5 : 9;
+	ids->time_ns_id = shares_ns(s, t->facts.pid, CAPTURE_NS_TIME) ? 5 : 9;
 	ids->mnt_ns_id = 6;
 	ids->user_ns_id = 7;
 	ids->cgroup_ns_id = 8;
@@ -158,11 +168,6 @@ static pid_t virt_group(const struct live_task *t, const char *key, pid_t real, 
 		end--;
 	v = (pid_t)strtol(end, NULL, 10);
 	return v;
-}
-
-static bool in_nested_ns(pid_t pid)
-{
-	return ns_inode(pid, "pid") != ns_inode(getpid(), "pid");
 }
 
 static int name_threads(struct capture_session *s, struct live_task *t, bool nested, struct err *err)
@@ -371,7 +376,7 @@ static int describe_task(struct capture_session *s, struct live_task *t, bool ne
 
 int tasks_describe(struct capture_session *s, struct err *err)
 {
-	bool nested = in_nested_ns(s->root);
+	bool nested = !shares_ns(s, s->root, CAPTURE_NS_PID);
 
 	s->next_id = 2; /* 1 is ours */
 	vec_foreach (it, &s->tasks) {
@@ -488,7 +493,7 @@ static int inspect_inside(struct capture_session *s, struct live_task *t, struct
 
 	if (!v)
 		return err_nomem(err);
-	if (visit_open(v, t->facts.pid, &host, &t->vmas, err))
+	if (visit_open(v, t->facts.pid, &host, (unsigned int)t->threads.n - 1, &t->vmas, err))
 		return -1;
 	rc = inspect_leader(s, t, v, err);
 	for (i = 1; i < t->threads.n && rc == 0; i += n) {

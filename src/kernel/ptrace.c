@@ -58,6 +58,10 @@ static int64_t now_us(void)
 	return ts.tv_sec * 1000000LL + ts.tv_nsec / 1000;
 }
 
+enum {
+	YIELDS = 512
+}; /* a few hundred microseconds on an idle machine, when a nap would cost two wake-ups */
+
 /* waitpid with a limit: yields at first, since a stop is usually a wake-up away. */
 static int wait_status(pid_t tid, int timeout_ms, int *status, struct err *err)
 {
@@ -76,7 +80,7 @@ static int wait_status(pid_t tid, int timeout_ms, int *status, struct err *err)
 			return err_sys(err, "cannot wait for thread %d", tid);
 		if (!end)
 			end = now_us() + timeout_ms * 1000LL;
-		if (++tries < 64) {
+		if (++tries < YIELDS) {
 			sched_yield();
 			continue;
 		}

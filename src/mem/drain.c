@@ -32,7 +32,7 @@ enum page_category {
 	PAGE_GUARD = 1 << 8,
 };
 
-enum { SCAN_REGIONS = 1024 };
+enum { SCAN_REGIONS = 1024, FEW_PAGES_BYTES = 64 << 10 };
 
 static int push_range(mem_ranges *out, uint64_t start, uint64_t end, struct err *err)
 {
@@ -65,7 +65,7 @@ static int scan(int pagemap, uint64_t start, uint64_t end, const struct pm_scan_
 	arg.end = end;
 	arg.vec = (uintptr_t)regions;
 	arg.vec_len = SCAN_REGIONS;
-	for (arg.start = start; arg.start < end; arg.start = arg.walk_end) {
+	for (arg.start = start; arg.start < end;) {
 		n = ioctl(pagemap, PAGEMAP_SCAN_IOCTL, &arg);
 		if (n < 0 && (errno == ENOTTY || errno == EINVAL))
 			return 1;
@@ -75,8 +75,10 @@ static int scan(int pagemap, uint64_t start, uint64_t end, const struct pm_scan_
 		for (i = 0; i < n; i++)
 			if (push_range(out, regions[i].start, regions[i].end, err))
 				return -1;
-		if (arg.walk_end <= arg.start)
+		/* walk_end means something only when the array is full (seen in 6.18: else it may be far too low) */
+		if (n < SCAN_REGIONS)
 			break;
+		arg.start = MAX(arg.walk_end, regions[n - 1].end);
 	}
 	return 0;
 }
@@ -125,7 +127,30 @@ static bool is_private(const VmaEntry *e)
 	       !(e->status & VMA_VVAR);
 }
 
-static int plan_area(int pagemap, const VmaEntry *e, mem_ranges *out, bool *no_scan, struct err *err)
+static bool is_planned_by_scan(const VmaEntry *e)
+{
+	return is_private(e) && !(e->status & VMA_VDSO);
+}
+
+/* The parts of ascending ranges that are in an area, from range *@at on. */
+static int clip_ranges(const mem_ranges *found, size_t *at, const VmaEntry *e, mem_ranges *out,
+		       struct err *err)
+{
+	while (*at < found->n && found->v[*at].end <= e->start)
+		++*at;
+	for (size_t i = *at; i < found->n && found->v[i].start < e->end; i++)
+		if (push_range(out, MAX(found->v[i].start, e->start), MIN(found->v[i].end, e->end),
+			       err))
+			return -1;
+	return 0;
+}
+
+/*
+ * Plans areas first..last, which have nothing but holes between them, with one scan. 1: the kernel
+ * cannot scan.
+ */
+static int plan_areas(int pagemap, VmaEntry *const *first, VmaEntry *const *last, mem_ranges *out,
+		      struct err *err)
 {
 	/* Present or swapped, not the page cache's, not the zero page, not a guard (which looks like swap). */
 	static const struct pm_scan_arg own = {
@@ -133,15 +158,44 @@ static int plan_area(int pagemap, const VmaEntry *e, mem_ranges *out, bool *no_s
 		.category_mask = PAGE_FILE | PAGE_PFNZERO | PAGE_GUARD,
 		.category_anyof_mask = PAGE_PRESENT | PAGE_SWAPPED,
 	};
-	int rc = 1;
+	mem_ranges found = {0};
+	size_t at = 0;
+	int rc = scan(pagemap, (*first)->start, (*last)->end, &own, &found, err);
 
-	if (e->status & VMA_VDSO) /* whole: another kernel's may differ */
-		return push_range(out, e->start, e->end, err);
-	if (!*no_scan)
-		rc = scan(pagemap, e->start, e->end, &own, out, err);
-	if (rc == 1) {
-		*no_scan = true;
-		rc = scan_entries(pagemap, e->start, e->end, out, err);
+	for (; first <= last && rc == 0; first++)
+		rc = clip_ranges(&found, &at, *first, out, err);
+	vec_free(&found);
+	return rc;
+}
+
+static int plan_by_entries(int pagemap, const MmEntry *mm, mem_ranges *out, struct err *err)
+{
+	for (size_t i = 0; i < mm->n_vmas; i++) {
+		const VmaEntry *e = mm->vmas[i];
+
+		if (e->status & VMA_VDSO ? push_range(out, e->start, e->end, err) :
+		    is_private(e)        ? scan_entries(pagemap, e->start, e->end, out, err) :
+					   0)
+			return -1;
+	}
+	return 0;
+}
+
+/* 1: the kernel cannot scan. */
+static int plan_by_scan(int pagemap, const MmEntry *mm, mem_ranges *out, struct err *err)
+{
+	size_t i, last;
+	int rc = 0;
+
+	for (i = 0; i < mm->n_vmas && rc == 0; i = last + 1) {
+		last = i;
+		if (is_planned_by_scan(mm->vmas[i])) {
+			while (last + 1 < mm->n_vmas && is_planned_by_scan(mm->vmas[last + 1]))
+				last++;
+			rc = plan_areas(pagemap, &mm->vmas[i], &mm->vmas[last], out, err);
+		} else if (mm->vmas[i]->status & VMA_VDSO) { /* whole: another kernel's may differ */
+			rc = push_range(out, mm->vmas[i]->start, mm->vmas[i]->end, err);
+		}
 	}
 	return rc;
 }
@@ -149,15 +203,16 @@ static int plan_area(int pagemap, const VmaEntry *e, mem_ranges *out, bool *no_s
 int drain_plan_task(pid_t pid, const MmEntry *mm, mem_ranges *out, struct err *err)
 {
 	cleanup_close int pagemap = io_openf(O_RDONLY, "/proc/%d/pagemap", pid);
-	bool no_scan = false;
-	size_t i;
+	int rc;
 
 	if (pagemap < 0)
 		return err_sys(err, "cannot open the pagemap of pid %d", pid);
-	for (i = 0; i < mm->n_vmas; i++)
-		if (is_private(mm->vmas[i]) && plan_area(pagemap, mm->vmas[i], out, &no_scan, err))
-			return err_wrap(err, "pid %d", pid);
-	return 0;
+	rc = plan_by_scan(pagemap, mm, out, err);
+	if (rc == 1) {
+		out->n = 0;
+		rc = plan_by_entries(pagemap, mm, out, err);
+	}
+	return rc ? err_wrap(err, "pid %d", pid) : 0;
 }
 
 int drain_plan_file(int fd, uint64_t bytes, mem_ranges *out, struct err *err)
@@ -268,13 +323,16 @@ static bool has_shared_pages(int pagemap, uint64_t addr, size_t bytes)
 	return false;
 }
 
-/* process_vm_readv, which is faster, or /proc/PID/mem for shared pages and what may not be read (FOLL_FORCE). */
+/*
+ * process_vm_readv, which is faster, or /proc/PID/mem for shared pages and what may not be read
+ * (FOLL_FORCE). For a few pages the question costs more than it saves.
+ */
 static int read_memory(pid_t pid, const struct task_files *f, uint64_t addr, void *buf,
 		       size_t bytes, struct err *err)
 {
 	struct iovec local = {buf, bytes}, remote = {(void *)(uintptr_t)addr, bytes};
 
-	if (!has_shared_pages(f->pagemap, addr, bytes) &&
+	if (bytes > FEW_PAGES_BYTES && !has_shared_pages(f->pagemap, addr, bytes) &&
 	    process_vm_readv(pid, &local, 1, &remote, 1, 0) == (ssize_t)bytes)
 		return 0;
 	if (io_pread_full(f->mem, buf, bytes, (off_t)addr) == 0)

@@ -191,8 +191,7 @@ static int send_state(struct source *s, struct store *store, struct err *err)
 	struct memory_options memory = {.sink = &sink.sink, .progress = on_progress, .arg = s};
 
 	store_sink_init(&sink, capture_state(s->capture)->snap, store);
-	if (capture_memory(s->capture, &memory, err) < 0 ||
-	    capture_save(s->capture, store, err) < 0)
+	if (capture_memory(s->capture, &memory, err) < 0 || capture_save(s->capture, store, err) < 0)
 		return -1;
 	return store_complete(store, err);
 }

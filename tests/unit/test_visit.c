@@ -187,7 +187,8 @@ static void visit_once(pid_t pid, int n_threads)
 		stop_thread(board->tids[i], &t[i]);
 	for (i = 0; i < n_threads; i++)
 		let_go_home(pid, &t[i]);
-	if (proc_vmas_read(pid, false, &vmas, &err) || visit_open(&v, pid, &t[0], &vmas, &err))
+	if (proc_vmas_read(pid, false, &vmas, &err) ||
+	    visit_open(&v, pid, &t[0], VISIT_MAX_GUESTS, &vmas, &err))
 		fail_child(41, err.text);
 	proc_vmas_finish(&vmas);
 	op = script_call(&v.script, "ask the pid", SYS_getpid);

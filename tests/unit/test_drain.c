@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+// mem/drain: which pages are planned, and what a sink is given.
+#include "unit.h"
+
+#include "mem/drain.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+enum { SPARSE = 5000 }; /* more runs than any array of a scan holds */
+
+/* The pages that a sink was given. */
+struct seen {
+	struct page_sink sink;
+	uint64_t pages, wrong, last;
+};
+
+static int begin(struct page_sink *s, struct snap_pagemap *pm, struct err *err)
+{
+	return 0;
+}
+
+static int pages(struct page_sink *s, struct snap_pagemap *pm, uint64_t vaddr, const void *data,
+		 uint64_t n, uint32_t flags, struct err *err)
+{
+	struct seen *seen = (struct seen *)s;
+	const uint8_t *bytes = data;
+
+	seen->wrong += vaddr < seen->last;
+	for (uint64_t i = 0; i < n; i++, vaddr += PAGE_BYTES)
+		seen->wrong += memcmp(bytes + i * PAGE_BYTES, (void *)vaddr, PAGE_BYTES) != 0;
+	seen->last = vaddr;
+	seen->pages += n;
+	return 0;
+}
+
+static int end(struct page_sink *s, struct snap_pagemap *pm, struct err *err)
+{
+	return 0;
+}
+
+static const struct page_sink_ops seen_ops = {.name = "seen",
+					      .begin = begin,
+					      .pages = pages,
+					      .end = end};
+
+static VmaEntry *area(VmaEntry *e, uint8_t *at, uint64_t bytes)
+{
+	vma_entry__init(e);
+	e->start = (uintptr_t)at;
+	e->end = e->start + bytes;
+	e->prot = PROT_READ | PROT_WRITE;
+	e->flags = MAP_PRIVATE | MAP_ANONYMOUS;
+	e->status = VMA_REGULAR | VMA_ANON_PRIVATE;
+	return e;
+}
+
+static uint8_t *map(uint64_t bytes)
+{
+	uint8_t *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	assert_true(at != MAP_FAILED);
+	madvise(at, bytes, MADV_NOHUGEPAGE);
+	return at;
+}
+
+/* Every second page of an area is there, and the last area of three begins where the second ends. */
+static void sparse_areas(void **state)
+{
+	const uint64_t bytes = SPARSE * 2 * PAGE_BYTES;
+	VmaEntry e[3], *areas[] = {&e[0], &e[1], &e[2]};
+	struct seen seen = {.sink = {&seen_ops}};
+	uint8_t *at = map(bytes), *first;
+	struct snap_pagemap pm = {0};
+	mem_ranges plan = {0};
+	struct drain d;
+	MmEntry mm = MM_ENTRY__INIT;
+	struct err err;
+	uint64_t i;
+
+	for (i = 0; i < SPARSE; i++)
+		memset(at + i * 2 * PAGE_BYTES, (int)(i % 255 + 1), PAGE_BYTES);
+	/* the areas: all but a page at the start, cut in two; and one before them that has no page */
+	first = at + PAGE_BYTES;
+	area(&e[0], at - 16 * PAGE_BYTES, 8 * PAGE_BYTES);
+	area(&e[1], first, 1001 * PAGE_BYTES);
+	area(&e[2], first + 1001 * PAGE_BYTES, bytes - 1002 * PAGE_BYTES);
+	e[0].status = 0; /* not ours to look at */
+	mm.vmas = areas;
+	mm.n_vmas = 3;
+	assert_int_equal(drain_plan_task(getpid(), &mm, &plan, &err), 0);
+	assert_int_equal(mem_ranges_bytes(&plan), (SPARSE - 1) * PAGE_BYTES);
+	for (i = 0; i < plan.n; i++) {
+		assert_true(plan.v[i].start < plan.v[i].end);
+		assert_true(plan.v[i].start >= (uintptr_t)first);
+		assert_true(i == 0 || plan.v[i].start >= plan.v[i - 1].end);
+	}
+	assert_int_equal(drain_init(&d, &seen.sink, &err), 0);
+	assert_int_equal(drain_task(&d, getpid(), &mm, &plan, &pm, &err), 0);
+	assert_int_equal(seen.pages, SPARSE - 1);
+	assert_int_equal(seen.wrong, 0);
+	drain_finish(&d);
+	vec_free(&plan);
+	munmap(at, bytes);
+}
+
+/* Pages of zeros are not passed on. */
+static void zero_pages(void **state)
+{
+	VmaEntry e, *areas[] = {&e};
+	struct seen seen = {.sink = {&seen_ops}};
+	struct snap_pagemap pm = {0};
+	MmEntry mm = MM_ENTRY__INIT;
+	uint8_t *at = map(4 * PAGE_BYTES);
+	mem_ranges plan = {0};
+	struct drain d;
+	struct err err;
+
+	memset(at, 0, 4 * PAGE_BYTES);
+	at[PAGE_BYTES] = at[3 * PAGE_BYTES + 17] = 1;
+	area(&e, at, 4 * PAGE_BYTES);
+	mm.vmas = areas;
+	mm.n_vmas = 1;
+	assert_int_equal(drain_plan_task(getpid(), &mm, &plan, &err), 0);
+	assert_int_equal(drain_init(&d, &seen.sink, &err), 0);
+	assert_int_equal(drain_task(&d, getpid(), &mm, &plan, &pm, &err), 0);
+	assert_int_equal(seen.pages, 2);
+	assert_int_equal(seen.wrong, 0);
+	assert_int_equal(d.zero_pages, 2);
+	drain_finish(&d);
+	vec_free(&plan);
+	munmap(at, 4 * PAGE_BYTES);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(sparse_areas),
+		cmocka_unit_test(zero_pages),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -2,6 +2,7 @@
 #include "mem/fill.h"
 
 #include "base/io.h"
+#include "snapshot/extents.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -19,29 +20,32 @@ enum {
 	TWO_THREADS_BYTES = 32 << 20, /* from here on a second thread pays */
 };
 
-/* Pages next to each other in the target and in the pages file. */
+/* Pages next to each other in the target and in a pages image. */
 struct piece {
 	uint64_t addr;
 	size_t bytes;
 	enum fill_how how;
+	struct store *store;
+	uint32_t pages_id;
+	uint64_t off;
 };
 
-/* Pieces whose bytes are contiguous in the pages file. */
+/* Pieces that are read and placed together. */
 struct chunk {
-	uint64_t file_off;
 	size_t bytes;
 	unsigned int n;
 	struct piece v[CHUNK_PAGES];
 };
 
-/* Walks a pagemap. */
+/* Walks the pages of a pagemap, wherever they are. */
 struct cursor {
 	const struct snap_pagemap *pagemap;
 	const struct fill_area *areas; /* NULL: everything is FILL_WRITE */
 	size_t n_areas;
-	size_t entry, area;
-	uint64_t page; /* within the entry */
-	uint64_t file_off;
+	snap_extents extents;
+	VEC(struct store *) stores; /* by level of the extents */
+	size_t extent, area;
+	uint64_t page; /* within the extent */
 };
 
 uint64_t pagemap_entry_pages(const PagemapEntry *e)
@@ -61,30 +65,59 @@ uint64_t pagemap_present_bytes(const struct snap_pagemap *pagemap)
 	uint64_t pages = 0;
 
 	vec_foreach (e, &pagemap->entries)
-		if (pagemap_entry_flags(*e) & PE_PRESENT)
+		if (pagemap_entry_flags(*e) & (PE_PRESENT | PE_PARENT))
 			pages += pagemap_entry_pages(*e);
 	return pages * PAGE_BYTES;
 }
 
-/* Pages that are neither in this store nor zero cannot be had: a parent image, or a page server. */
+/* Pages that are neither in the store or its parents nor zero cannot be had: they are at a page server. */
 static int check_entry(const struct snap_pagemap *pm, const PagemapEntry *e, struct err *err)
 {
-	uint32_t flags = pagemap_entry_flags(e);
 	const char *what = pm->shmem ? "pagemap-shmem" : "pagemap";
 
-	if (flags & PE_PRESENT)
+	if (pagemap_entry_flags(e) & (PE_PRESENT | PE_PARENT))
 		return 0;
-	if (flags & PE_PARENT)
-		return err_set(err, ENOTSUP,
-			       "%s-%llu.img: the pages at 0x%llx are in a parent image "
-			       "directory, and incremental images are not supported yet",
-			       what, (unsigned long long)pm->id, (unsigned long long)e->vaddr);
-	if (flags & PE_LAZY)
-		return err_set(err, ENOTSUP,
-			       "%s-%llu.img: the pages at 0x%llx were left at the source "
-			       "(dump --lazy-pages), and lazy restore is not supported yet",
-			       what, (unsigned long long)pm->id, (unsigned long long)e->vaddr);
-	return 0;
+	return err_set(err, ENOTSUP,
+		       "%s-%llu.img: the pages at 0x%llx were left at the source "
+		       "(dump --lazy-pages), and lazy restore is not supported yet",
+		       what, (unsigned long long)pm->id, (unsigned long long)e->vaddr);
+}
+
+static int open_stores(struct store *store, const snap_extents *extents, struct cursor *c,
+		       struct err *err)
+{
+	unsigned int deepest = 0;
+
+	vec_foreach (x, extents)
+		deepest = MAX(deepest, x->level);
+	for (;;) {
+		if (!vec_push(&c->stores, store))
+			return err_nomem(err);
+		if (c->stores.n > deepest)
+			return 0;
+		if (store_parent(store, &store, err))
+			return -1;
+		if (!store)
+			return err_set(err, ENOENT,
+				       "the parent directory of images, where some pages are, is "
+				       "missing");
+	}
+}
+
+static void cursor_close(struct cursor *c)
+{
+	vec_free(&c->extents);
+	vec_free(&c->stores);
+}
+
+static int cursor_open(struct cursor *c, struct store *store, struct err *err)
+{
+	vec_foreach (e, &c->pagemap->entries)
+		if (check_entry(c->pagemap, *e, err) < 0)
+			return -1;
+	if (pagemap_extents(c->pagemap, 0, UINT64_MAX, &c->extents, err) < 0)
+		return -1;
+	return open_stores(store, &c->extents, c, err);
 }
 
 /* The area that holds @addr, and how far it goes. */
@@ -111,59 +144,74 @@ static int find_area(struct cursor *c, uint64_t addr, uint64_t *end_out, enum fi
 /* The next piece of at most @room bytes; 0 at the end, 1, or -1. */
 static int next_piece(struct cursor *c, size_t room, struct piece *p, struct err *err)
 {
-	const PagemapEntry *e;
+	const struct snap_extent *x;
 	uint64_t left, addr, end = 0;
 
-	for (;; c->entry++, c->page = 0) {
-		if (c->entry == c->pagemap->entries.n)
-			return 0;
-		e = c->pagemap->entries.v[c->entry];
-		if (check_entry(c->pagemap, e, err) < 0)
-			return -1;
-		left = pagemap_entry_pages(e) - c->page;
-		if (pagemap_entry_flags(e) & PE_PRESENT && left > 0)
-			break;
+	while (c->extent < c->extents.n && c->page == c->extents.v[c->extent].n_pages) {
+		c->extent++;
+		c->page = 0;
 	}
-	addr = e->vaddr + c->page * PAGE_BYTES;
+	if (c->extent == c->extents.n)
+		return 0;
+	x = &c->extents.v[c->extent];
+	left = x->n_pages - c->page;
+	addr = x->vaddr + c->page * PAGE_BYTES;
 	if (find_area(c, addr, &end, &p->how, err) < 0)
 		return -1;
 	p->addr = addr;
 	p->bytes = (size_t)MIN(left, (end - addr) / PAGE_BYTES) * PAGE_BYTES;
 	if (p->how != FILL_SKIP)
 		p->bytes = MIN(p->bytes, room);
+	p->store = c->stores.v[x->level];
+	p->pages_id = x->pages_id;
+	p->off = x->off + c->page * PAGE_BYTES;
 	c->page += p->bytes / PAGE_BYTES;
-	c->file_off += p->bytes;
 	return 1;
 }
 
 static int next_chunk(struct cursor *c, struct chunk *ch, struct err *err)
 {
-	struct cursor before;
 	struct piece p;
 	int r;
 
 	ch->n = 0;
 	ch->bytes = 0;
-	ch->file_off = c->file_off;
 	while (ch->n < CHUNK_PAGES && ch->bytes < CHUNK_BYTES) {
-		before = *c;
 		r = next_piece(c, CHUNK_BYTES - ch->bytes, &p, err);
 		if (r < 0)
 			return -1;
 		if (r == 0)
 			break;
-		if (p.how == FILL_SKIP) {
-			if (ch->n > 0) { /* keep the chunk contiguous in the file */
-				*c = before;
-				break;
-			}
-			ch->file_off = c->file_off;
+		if (p.how == FILL_SKIP)
 			continue;
-		}
 		ch->v[ch->n++] = p;
 		ch->bytes += p.bytes;
 	}
 	return ch->n > 0;
+}
+
+/* The bytes of a chunk; pieces that follow each other in one image in one go. */
+static int read_chunk(const struct chunk *ch, uint8_t *buf, struct err *err)
+{
+	const struct piece *p;
+	unsigned int i, next;
+	size_t bytes;
+
+	for (i = 0; i < ch->n; i = next, buf += bytes) {
+		p = &ch->v[i];
+		bytes = p->bytes;
+		for (next = i + 1; next < ch->n; next++) {
+			const struct piece *q = &ch->v[next];
+
+			if (q->store != p->store || q->pages_id != p->pages_id ||
+			    q->off != p->off + bytes)
+				break;
+			bytes += q->bytes;
+		}
+		if (store_get_pages(p->store, p->pages_id, p->off, buf, bytes, err) < 0)
+			return -1;
+	}
+	return 0;
 }
 
 /* What one worker needs. */
@@ -314,10 +362,7 @@ static int run_chunks(struct worker *w, bool report)
 		pthread_mutex_unlock(w->lock);
 		if (r <= 0)
 			return r;
-		if (store_get_pages(w->job->store, w->job->pagemap->pages_id, w->chunk.file_off,
-				    w->buf, w->chunk.bytes, &w->err) < 0)
-			return -1;
-		if (put_chunk(w, &w->err) < 0)
+		if (read_chunk(&w->chunk, w->buf, &w->err) < 0 || put_chunk(w, &w->err) < 0)
 			return -1;
 		done = atomic_fetch_add(w->done, w->chunk.bytes) + w->chunk.bytes;
 		if (report && w->job->progress) {
@@ -378,13 +423,12 @@ static int open_mem(const struct fill_job *job, int *fd_out, struct err *err)
 	return 0;
 }
 
-int fill_task(const struct fill_job *job, struct err *err)
+static int run_job(const struct fill_job *job, struct cursor *cursor, struct err *err)
 {
-	struct cursor cursor = {.pagemap = job->pagemap, .areas = job->areas, .n_areas = job->n_areas};
 	pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 	atomic_bool stop = false;
 	atomic_uint_fast64_t done = 0;
-	struct worker like = {.job = job, .cursor = &cursor, .lock = &lock, .stop = &stop, .done = &done};
+	struct worker like = {.job = job, .cursor = cursor, .lock = &lock, .stop = &stop, .done = &done};
 	bool two = pagemap_present_bytes(job->pagemap) >= TWO_THREADS_BYTES;
 	pthread_t thread;
 	cleanup_close int mem_fd = -1;
@@ -417,6 +461,17 @@ int fill_task(const struct fill_job *job, struct err *err)
 	return r;
 }
 
+int fill_task(const struct fill_job *job, struct err *err)
+{
+	struct cursor cursor = {.pagemap = job->pagemap, .areas = job->areas, .n_areas = job->n_areas};
+	int r = cursor_open(&cursor, job->store, err);
+
+	if (r == 0)
+		r = run_job(job, &cursor, err);
+	cursor_close(&cursor);
+	return r;
+}
+
 static int write_shmem_chunk(const struct chunk *ch, const uint8_t *buf, int fd, uint64_t limit,
 			     const struct snap_pagemap *pm, struct err *err)
 {
@@ -446,47 +501,50 @@ static int write_shmem_chunk(const struct chunk *ch, const uint8_t *buf, int fd,
 	return 0;
 }
 
-int fill_shmem(struct store *store, const struct snap_pagemap *pagemap, int fd, uint64_t bytes,
-	       struct err *err)
+static int fill_segment(struct cursor *cursor, int fd, uint64_t bytes, struct err *err)
 {
-	struct cursor cursor = {.pagemap = pagemap};
 	cleanup_free struct chunk *ch = malloc(sizeof(*ch));
 	cleanup_free uint8_t *buf = malloc(CHUNK_BYTES);
 	int r;
 
 	if (!ch || !buf)
 		return err_nomem(err);
-	while ((r = next_chunk(&cursor, ch, err)) > 0) {
-		if (store_get_pages(store, pagemap->pages_id, ch->file_off, buf, ch->bytes, err) < 0)
-			return -1;
-		if (write_shmem_chunk(ch, buf, fd, bytes, pagemap, err) < 0)
+	while ((r = next_chunk(cursor, ch, err)) > 0) {
+		if (read_chunk(ch, buf, err) < 0 ||
+		    write_shmem_chunk(ch, buf, fd, bytes, cursor->pagemap, err) < 0)
 			return -1;
 	}
+	return r;
+}
+
+int fill_shmem(struct store *store, const struct snap_pagemap *pagemap, int fd, uint64_t bytes,
+	       struct err *err)
+{
+	struct cursor cursor = {.pagemap = pagemap};
+	int r = cursor_open(&cursor, store, err);
+
+	if (r == 0)
+		r = fill_segment(&cursor, fd, bytes, err);
+	cursor_close(&cursor);
 	return r;
 }
 
 int pagemap_read(struct store *store, const struct snap_pagemap *pagemap, uint64_t addr, void *buf,
 		 size_t bytes, struct err *err)
 {
-	uint64_t off = 0, got = 0;
+	struct cursor c = {.pagemap = pagemap};
+	uint64_t at = addr;
+	int r = pagemap_extents(pagemap, addr, addr + bytes, &c.extents, err);
 
-	vec_foreach (ep, &pagemap->entries) {
-		const PagemapEntry *e = *ep;
-		uint64_t len = pagemap_entry_pages(e) * PAGE_BYTES;
-		uint64_t at = addr + got, part;
-
-		if (!(pagemap_entry_flags(e) & PE_PRESENT))
-			continue;
-		if (at >= e->vaddr && at < e->vaddr + len) {
-			part = MIN(bytes - got, e->vaddr + len - at);
-			if (store_get_pages(store, pagemap->pages_id, off + (at - e->vaddr),
-					    (uint8_t *)buf + got, part, err) < 0)
-				return -1;
-			got += part;
-			if (got == bytes)
-				return 1;
-		}
-		off += len;
+	if (r == 0)
+		r = open_stores(store, &c.extents, &c, err);
+	vec_foreach (x, &c.extents) {
+		if (r < 0 || x->vaddr != at)
+			break;
+		r = store_get_pages(c.stores.v[x->level], x->pages_id, x->off,
+				    (uint8_t *)buf + (at - addr), x->n_pages * PAGE_BYTES, err);
+		at += x->n_pages * PAGE_BYTES;
 	}
-	return 0;
+	cursor_close(&c);
+	return r < 0 ? -1 : at == addr + bytes;
 }

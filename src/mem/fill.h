@@ -3,7 +3,8 @@
  * Filling memory from a store: the page sinks of restore.
  *
  * A pagemap says which pages of a task (or shared segment) the store holds;
- * their bytes lie behind each other in the store's pages. They are read in
+ * their bytes lie behind each other in the store's pages, or in those of the stores that it builds on
+ * (store_parent). They are read in
  * chunks of at most 1 MiB into a buffer that stays in the cache, and go from there into the
  * target. The store's get blocks, so a fill may run while the pages arrive.
  */
@@ -49,7 +50,7 @@ int fill_task(const struct fill_job *job, struct err *err) must_check;
 int fill_shmem(struct store *store, const struct snap_pagemap *pagemap, int fd, uint64_t bytes,
 	       struct err *err) must_check;
 
-/* Bytes that the store holds for this pagemap. */
+/* Bytes that the store and its parents hold for this pagemap. */
 uint64_t pagemap_present_bytes(const struct snap_pagemap *pagemap);
 
 /* Number of pages of an entry, and its flags, as the reader of any version must see them. */
@@ -58,7 +59,7 @@ uint32_t pagemap_entry_flags(const PagemapEntry *e);
 
 /*
  * Copies up to @bytes (whole pages) of the pages at @addr into @buf. Returns
- * 1 if the store holds all of them, 0 if not, -1 on errors.
+ * 1 if the store (with its parents) holds all of them, 0 if not, -1 on errors.
  */
 int pagemap_read(struct store *store, const struct snap_pagemap *pagemap, uint64_t addr, void *buf,
 		 size_t bytes, struct err *err) must_check;

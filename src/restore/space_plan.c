@@ -30,7 +30,7 @@ bool page_walk_next(struct page_walk *w, uint64_t start, uint64_t end, uint64_t 
 
 		if (e->vaddr >= end || start >= end)
 			return false;
-		if (e_end <= start || !(pagemap_entry_flags(e) & PE_PRESENT))
+		if (e_end <= start || !(pagemap_entry_flags(e) & (PE_PRESENT | PE_PARENT)))
 			continue;
 		*from = MAX(e->vaddr, start);
 		*to = w->at = MIN(e_end, end);

@@ -10,7 +10,7 @@
 #include <errno.h>
 #include <sys/stat.h>
 
-static int check_pagemap(const struct snap_pagemap *pm, struct store *store, struct err *err)
+static int check_level(const struct snap_pagemap *pm, struct store *store, struct err *err)
 {
 	uint64_t bytes = snapshot_pagemap_bytes(pm);
 	struct stat st;
@@ -33,6 +33,17 @@ static int check_pagemap(const struct snap_pagemap *pm, struct store *store, str
 		return err_set(err, EINVAL,
 			       "pages-%u.img: offset %lld: the image ends, but %s needs %llu bytes",
 			       pm->pages_id, (long long)st.st_size, name, (unsigned long long)bytes);
+	return 0;
+}
+
+static int check_pagemap(const struct snap_pagemap *pm, struct store *store, struct err *err)
+{
+	for (; pm; pm = pm->parent) {
+		if (check_level(pm, store, err))
+			return -1;
+		if (pm->parent && store_parent(store, &store, err))
+			return -1;
+	}
 	return 0;
 }
 

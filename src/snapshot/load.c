@@ -232,6 +232,43 @@ static int load_pagemap(struct loader *l, bool shmem, uint64_t id, struct snap_p
 	return 1;
 }
 
+static int no_parent(const struct snap_pagemap *pm, struct err *err)
+{
+	char name[64];
+
+	return err_set(err, ENOENT,
+		       "%s: some pages are in a parent directory of images, but the link \"parent\" is "
+		       "missing: copy that directory too, and keep the link",
+		       snapshot_pagemap_name(pm, name));
+}
+
+/* As load_pagemap; with PE_PARENT entries also those of the directories that it builds on. */
+static int load_pagemaps(struct loader *l, bool shmem, uint64_t id, struct snap_pagemap **pm_out,
+			 struct err *err)
+{
+	struct store *own = l->store, *parent;
+	struct snap_pagemap *pm;
+	char name[64];
+	int rc = load_pagemap(l, shmem, id, pm_out, err);
+
+	for (pm = *pm_out; rc == 1 && snapshot_pagemap_needs_parent(pm); pm = pm->parent) {
+		rc = store_parent(l->store, &parent, err);
+		if (rc == 0)
+			rc = parent ? 1 : no_parent(pm, err);
+		if (rc != 1)
+			break;
+		l->store = parent;
+		rc = load_pagemap(l, shmem, id, &pm->parent, err);
+		if (rc == 0)
+			rc = err_set(err, ENOENT,
+				     "%s: the image is missing in a parent directory, where some of the "
+				     "pages should be",
+				     snapshot_pagemap_name(pm, name));
+	}
+	l->store = own;
+	return rc;
+}
+
 /* The table of descriptors, when its first user is loaded. Without an image there are none. */
 static int load_fds(struct loader *l, struct snap_task *task, struct err *err)
 {
@@ -313,7 +350,7 @@ static int load_task(struct loader *l, struct snap_task *task, struct err *err)
 	if (load_ids(l, task, err) || load_required(l, "mm-%u.img", pid, &task->mm, err) ||
 	    load_fds(l, task, err) || load_required(l, "fs-%u.img", pid, &task->fs, err))
 		return -1;
-	rc = load_pagemap(l, false, pid, &task->pagemap, err);
+	rc = load_pagemaps(l, false, pid, &task->pagemap, err);
 	if (rc == 0)
 		return err_set(err, ENOENT,
 			       "pagemap-%u.img: the image is missing: the memory went elsewhere (a page "
@@ -442,9 +479,9 @@ static int load_segment(struct loader *l, uint64_t shmid, struct err *err)
 
 	if (rc <= 0)
 		return rc < 0 ? err_nomem(err) : 0;
-	rc = load_pagemap(l, true, shmid, &pm, err);
-	if (rc == 1 && !vec_push(&l->snap->shmem, pm)) {
-		vec_free(&pm->entries);
+	rc = load_pagemaps(l, true, shmid, &pm, err);
+	if (pm && !vec_push(&l->snap->shmem, pm)) {
+		snapshot_pagemap_free(pm);
 		return err_nomem(err);
 	}
 	return rc < 0 ? -1 : 0;

@@ -244,7 +244,7 @@ static int skip_absent(struct saver *s, const struct snapshot *snap, struct err 
 			return -1;
 	if ((!snap->timens || snap->timens_id) && store_skip(s->store, "timens-0.img", err))
 		return -1;
-	return store_skip(s->store, "parent", err);
+	return snap->incremental ? 0 : store_skip(s->store, "parent", err);
 }
 
 int snapshot_save(const struct snapshot *snap, struct store *store, struct err *err)
@@ -262,4 +262,18 @@ int snapshot_save(const struct snapshot *snap, struct store *store, struct err *
 finish:
 	saver_finish(&s);
 	return rc;
+}
+
+int snapshot_save_pagemap(const struct snap_pagemap *pm, struct store *store, struct err *err)
+{
+	struct saver s = {.store = store};
+
+	return save_pagemap(&s, pm, err);
+}
+
+int snapshot_save_inventory(const InventoryEntry *inventory, struct store *store, struct err *err)
+{
+	struct saver s = {.store = store};
+
+	return save_entry(&s, "inventory.img", 0, &inventory->base, err);
 }

@@ -44,17 +44,22 @@ static void free_index(struct snap_index *index)
 	free(index);
 }
 
+void snapshot_pagemap_free(struct snap_pagemap *pm)
+{
+	for (; pm; pm = pm->parent)
+		vec_free(&pm->entries);
+}
+
 void snapshot_free(struct snapshot *snap)
 {
 	if (!snap)
 		return;
 	vec_foreach (task, &snap->tasks) {
-		if ((*task)->pagemap)
-			vec_free(&(*task)->pagemap->entries);
+		snapshot_pagemap_free((*task)->pagemap);
 		vec_free(&(*task)->fds);
 	}
 	vec_foreach (pm, &snap->shmem)
-		vec_free(&(*pm)->entries);
+		snapshot_pagemap_free(*pm);
 	vec_free(&snap->tasks);
 	vec_free(&snap->files);
 	vec_free(&snap->remaps);
@@ -194,4 +199,12 @@ uint64_t snapshot_pagemap_bytes(const struct snap_pagemap *pm)
 		if ((*entry)->flags & PE_PRESENT)
 			pages += (*entry)->nr_pages;
 	return pages * PAGE_BYTES;
+}
+
+bool snapshot_pagemap_needs_parent(const struct snap_pagemap *pm)
+{
+	vec_foreach (entry, &pm->entries)
+		if (((*entry)->flags & (PE_PARENT | PE_PRESENT)) == PE_PARENT)
+			return true;
+	return false;
 }

@@ -33,6 +33,7 @@
 #include "timens.pb-c.h"
 #include "tty.pb-c.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -77,6 +78,8 @@ struct snap_pagemap {
 	 * whatever the age of the image.
 	 */
 	VEC(PagemapEntry *) entries;
+	/* Where its PE_PARENT entries are, in store_parent() of its store; set by snapshot_load only. */
+	struct snap_pagemap *parent;
 };
 
 struct snap_ghost {
@@ -118,6 +121,7 @@ struct snapshot {
 	VEC(TtyDataEntry *) tty_data;
 	VEC(FileLockEntry *) locks;
 	VEC(struct snap_pagemap *) shmem;
+	bool incremental; /* some pages are in the store's parent, whose link snapshot_save keeps */
 	struct snap_index *index; /* for the look-ups */
 };
 
@@ -152,12 +156,26 @@ const char *snapshot_pagemap_name(const struct snap_pagemap *pm, char buf[static
 /* The bytes of its pages that are in pages-N.img. */
 uint64_t snapshot_pagemap_bytes(const struct snap_pagemap *pm);
 
+/* Frees the entries of a pagemap and of its parents; the structs are the arena's. */
+void snapshot_pagemap_free(struct snap_pagemap *pm);
+
+/* Has it entries whose contents are in the parent? */
+bool snapshot_pagemap_needs_parent(const struct snap_pagemap *pm);
+
 /*
  * Writes every image of @snap but the pages to the store; the inventory goes
  * last. Tells the store which optional images there will not be (store_skip).
  * Does not complete the store.
  */
 int snapshot_save(const struct snapshot *snap, struct store *store, struct err *err) must_check;
+
+/* Writes one pagemap: a round of pre-copy has nothing else. */
+int snapshot_save_pagemap(const struct snap_pagemap *pm, struct store *store, struct err *err)
+	must_check;
+
+/* Writes inventory.img, as the last image: a directory without one is no dump. */
+int snapshot_save_inventory(const InventoryEntry *inventory, struct store *store, struct err *err)
+	must_check;
 
 /*
  * Reads all images of a tree that CRIU or ferry wrote, and verifies them
@@ -171,7 +189,7 @@ struct snapshot *snapshot_load(struct store *store, struct err *err) must_check;
 int snapshot_verify(const struct snapshot *snap, struct err *err) must_check;
 
 /*
- * Are all bytes that the pagemaps name in the pages images? Waits until the
+ * Are all bytes that the pagemaps, and those of parents, name in the pages images? Waits until the
  * pages have arrived, so it is not part of snapshot_load. A store without
  * pages descriptors is asked for the last page of each.
  */

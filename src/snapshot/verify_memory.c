@@ -6,6 +6,8 @@
  */
 #include "snapshot/verify.h"
 
+#include "snapshot/extents.h"
+
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -161,17 +163,38 @@ static int verify_entry(const struct snap_pagemap *pm, const PagemapEntry *e, ui
 		return bad_entry(pm, e, EINVAL, err, "entries are not in order or overlap");
 	if (e->flags & ~(uint32_t)(PE_PARENT | PE_LAZY | PE_PRESENT))
 		return bad_entry(pm, e, EINVAL, err, "the flags have bits that are not known");
-	if (e->flags & PE_PARENT)
-		return bad_entry(pm, e, EOPNOTSUPP, err,
-				 "the contents are in a parent directory of images; incremental dumps are not "
-				 "supported: dump without --track-mem and --prev-images-dir");
-	if (!(e->flags & PE_PRESENT))
+	if (!(e->flags & (PE_PRESENT | PE_PARENT)))
 		return bad_entry(pm, e, EOPNOTSUPP, err,
 				 e->flags & PE_LAZY ?
 					 "the contents stayed with the source (dump --lazy-pages), which "
 					 "is not supported: dump without it" :
 					 "the flags do not say where the contents are");
 	return 0;
+}
+
+/*
+ * The pagemaps of parent directories, which hold more than is used of them; all
+ * that is must be there.
+ */
+static int verify_parents(const struct snap_pagemap *pm, struct err *err)
+{
+	snap_extents extents = {0};
+	const struct snap_pagemap *p;
+	uint64_t end;
+	int rc = 0;
+
+	for (p = pm->parent; p; p = p->parent) {
+		end = 0;
+		vec_foreach (entry, &p->entries) {
+			if (verify_entry(p, *entry, end, err))
+				return err_wrap(err, "in a parent directory of images");
+			end = (*entry)->vaddr + (*entry)->nr_pages * PAGE_BYTES;
+		}
+	}
+	if (pm->parent)
+		rc = pagemap_extents(pm, 0, UINT64_MAX, &extents, err);
+	vec_free(&extents);
+	return rc;
 }
 
 /* The pages of a task lie in its private areas; one entry may span areas that touch. */
@@ -197,7 +220,7 @@ static int verify_task_pages(const struct snap_task *task, struct err *err)
 			at = MIN(end, mm->vmas[i]->end);
 		}
 	}
-	return 0;
+	return verify_parents(pm, err);
 }
 
 /* How large a segment must be for what is mapped of it. */
@@ -231,7 +254,7 @@ static int verify_segment_pages(const struct snapshot *snap, const struct snap_p
 		if (end > size)
 			return bad_entry(pm, *entry, EINVAL, err, "behind the end of the segment");
 	}
-	return 0;
+	return verify_parents(pm, err);
 }
 
 static int verify_memfds(const struct snapshot *snap, struct err *err)

@@ -28,11 +28,16 @@ struct dir_pages {
 struct dir_store {
 	struct store store;
 	int dirfd;
-	pthread_mutex_t lock; /* guards what follows */
-	bool dirty;           /* something was put: a stale inventory is gone */
-	struct map pages;     /* by id: struct dir_pages */
-	struct map names;     /* what was put, by hash of the name: struct dir_name */
+	pthread_mutex_t lock;          /* guards what follows */
+	bool dirty;                    /* something was put: a stale inventory is gone */
+	struct map pages;              /* by id: struct dir_pages */
+	struct map names;              /* what was put, by hash of the name: struct dir_name */
+	const struct dir_store *child; /* whose parent we are, or NULL */
+	struct store *parent;          /* opened by the first question */
 };
+
+/* Directories of a chain; nobody dumps that often without a full dump in between. */
+enum { CHAIN_MAX = 500 };
 
 struct dir_name {
 	struct dir_name *next; /* same hash */
@@ -229,6 +234,81 @@ static int dir_skip(struct store *s, const char *object, struct err *err)
 	return remove_stale(to_dir(s), object, err);
 }
 
+/* Does @fd lead back to a directory that the chain came from? */
+static int check_chain(const struct dir_store *d, int fd, struct err *err)
+{
+	struct stat st, seen;
+	int levels = 0;
+
+	if (fstat(fd, &st))
+		return err_sys(err, "parent: fstat");
+	for (; d; d = d->child) {
+		if (fstat(d->dirfd, &seen))
+			return err_sys(err, "images directory: fstat");
+		if (st.st_dev == seen.st_dev && st.st_ino == seen.st_ino)
+			return err_set(err, ELOOP,
+				       "parent: the link leads in a circle, so the images that it "
+				       "should lead to are nowhere");
+		if (++levels > CHAIN_MAX)
+			return err_set(err, ELOOP,
+				       "parent: more than %d image directories build on each other",
+				       CHAIN_MAX);
+	}
+	return 0;
+}
+
+static int open_parent(struct dir_store *d, struct err *err)
+{
+	cleanup_close int fd = openat(d->dirfd, "parent", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	char target[256] = "";
+	struct stat st;
+
+	if (fd < 0 && errno == ENOENT && fstatat(d->dirfd, "parent", &st, AT_SYMLINK_NOFOLLOW))
+		return 0;
+	if (fd < 0) {
+		int no = errno;
+
+		if (readlinkat(d->dirfd, "parent", target, sizeof(target) - 1) < 0)
+			strcpy(target, "not a link");
+		return err_sysno(err, no, "parent (%s): cannot open the parent directory of images",
+				 target);
+	}
+	if (check_chain(d, fd, err))
+		return -1;
+	d->parent = store_dir_open(fd, err);
+	if (!d->parent)
+		return -1;
+	to_dir(d->parent)->child = d;
+	return 0;
+}
+
+static int dir_parent(struct store *s, struct store **parent_out, struct err *err)
+{
+	struct dir_store *d = to_dir(s);
+	int rc = 0;
+
+	pthread_mutex_lock(&d->lock);
+	if (!d->parent)
+		rc = open_parent(d, err);
+	*parent_out = d->parent;
+	pthread_mutex_unlock(&d->lock);
+	return rc;
+}
+
+static int dir_set_parent(struct store *s, const char *target, struct err *err)
+{
+	struct dir_store *d = to_dir(s);
+	struct store *parent;
+
+	store_close(d->parent);
+	d->parent = NULL;
+	if (remove_stale(d, "inventory.img", err) || remove_stale(d, "parent", err))
+		return -1;
+	if (symlinkat(target, d->dirfd, "parent"))
+		return err_sys(err, "parent: cannot make the link to %.200s", target);
+	return dir_parent(s, &parent, err);
+}
+
 static int dir_complete(struct store *s, struct err *err)
 {
 	return 0;
@@ -255,6 +335,7 @@ static void dir_close(struct store *s)
 	}
 	map_free(&d->pages);
 	map_free(&d->names);
+	store_close(d->parent);
 	pthread_mutex_destroy(&d->lock);
 	if (d->dirfd >= 0)
 		close(d->dirfd);
@@ -270,6 +351,8 @@ static const struct store_ops dir_ops = {
 	.pages_fd = dir_pages_fd,
 	.skip = dir_skip,
 	.complete = dir_complete,
+	.parent = dir_parent,
+	.set_parent = dir_set_parent,
 	.close = dir_close,
 };
 

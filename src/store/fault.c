@@ -77,6 +77,16 @@ static int fault_complete(struct store *s, struct err *err)
 	return strike(s, "complete", err) ? -1 : store_complete(to_fault(s)->inner, err);
 }
 
+static int fault_parent(struct store *s, struct store **parent_out, struct err *err)
+{
+	return strike(s, "parent", err) ? -1 : store_parent(to_fault(s)->inner, parent_out, err);
+}
+
+static int fault_set_parent(struct store *s, const char *target, struct err *err)
+{
+	return strike(s, "set_parent", err) ? -1 : store_set_parent(to_fault(s)->inner, target, err);
+}
+
 static void fault_close(struct store *s)
 {
 	store_close(to_fault(s)->inner);
@@ -92,6 +102,8 @@ static const struct store_ops fault_ops = {
 	.pages_fd = fault_pages_fd,
 	.skip = fault_skip,
 	.complete = fault_complete,
+	.parent = fault_parent,
+	.set_parent = fault_set_parent,
 	.close = fault_close,
 };
 

@@ -67,6 +67,19 @@ int store_complete(struct store *s, struct err *err)
 	return s->ops->complete(s, err);
 }
 
+int store_parent(struct store *s, struct store **parent_out, struct err *err)
+{
+	*parent_out = NULL;
+	return s->ops->parent ? s->ops->parent(s, parent_out, err) : 0;
+}
+
+int store_set_parent(struct store *s, const char *target, struct err *err)
+{
+	if (!s->ops->set_parent)
+		return err_set(err, ENOTSUP, "a %s store has no parent", s->ops->name);
+	return s->ops->set_parent(s, target, err);
+}
+
 void store_close(struct store *s)
 {
 	if (s)

@@ -44,6 +44,9 @@ struct store_ops {
 	/* Says that an object will not come. Optional. */
 	int (*skip)(struct store *s, const char *object, struct err *err);
 	int (*complete)(struct store *s, struct err *err);
+	/* Optional: store_parent and store_set_parent. */
+	int (*parent)(struct store *s, struct store **parent_out, struct err *err);
+	int (*set_parent)(struct store *s, const char *target, struct err *err);
 	void (*close)(struct store *s);
 };
 
@@ -81,6 +84,19 @@ int store_skip(struct store *s, const char *object, struct err *err) must_check;
 
 /* The writer says that nothing more will come: every waiting or later get of a missing object returns 1. */
 int store_complete(struct store *s, struct err *err) must_check;
+
+/*
+ * The store that this one builds on: pages that a pagemap marks PE_PARENT are
+ * there. *parent_out is NULL if there is none; it is closed with its child. A link
+ * that leads nowhere, or back to a store that it came from, is an error.
+ */
+int store_parent(struct store *s, struct store **parent_out, struct err *err) must_check;
+
+/*
+ * The writer says what this store builds on: @target becomes the link "parent" of
+ * a directory, so a relative one starts there. Fails where it leads nowhere.
+ */
+int store_set_parent(struct store *s, const char *target, struct err *err) must_check;
 
 /* NULL is allowed. */
 void store_close(struct store *s);

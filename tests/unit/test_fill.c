@@ -227,7 +227,7 @@ static void pages_elsewhere_are_errors(void **state)
 	add_entry(0, AREA, 1, PE_LAZY);
 	assert_int_equal(fill_task(&job, &err), -1);
 	assert_int_equal(err.no, ENOTSUP);
-	entries[0].flags = PE_PARENT;
+	entries[0].flags = PE_PARENT; /* and there is none: test_chain has those that are there */
 	assert_int_equal(fill_task(&job, &err), -1);
 	assert_non_null(strstr(err.text, "parent"));
 }

@@ -762,8 +762,6 @@ static void refusals(void **state)
 		{"sysv", "ids-34.img: pid 34 is in another ipc namespace"},
 		{"lazydump",
 		 "pagemap-30.img: 1 pages at 20000000: the contents stayed with the source"},
-		{"parentchain/top",
-		 "pagemap-34.img: 1 pages at 20000000: the contents are in a parent"},
 		{"parentchain/base", "pstree.img: the image is missing"},
 		{"namespaces", "ids-1.img: pid 1 is in another pid namespace (id 9)"},
 		{"cpuinfo", "inventory.img: the image is missing"},

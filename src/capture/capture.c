@@ -332,7 +332,28 @@ static int plan_memory(struct capture_session *s, portions *out, struct err *err
 	return 0;
 }
 
-static int drain_all(struct capture_session *s, struct drain *d, const portions *all, struct err *err)
+/* A task's memory; with @serve what may come later stays there. */
+static int drain_portion(struct drain *d, const struct portion *p, struct serve *serve,
+			 struct err *err)
+{
+	const struct task_facts *t;
+	mem_ranges lazy = {0};
+	int rc;
+
+	if (!p->task)
+		return drain_file(d, p->fd, &p->plan, p->pm, err);
+	t = &p->task->facts;
+	d->lazy = serve ? &lazy : NULL;
+	rc = drain_task(d, t->pid, t->snap->mm, &p->plan, p->pm, err);
+	d->lazy = NULL;
+	if (rc == 0 && serve)
+		return serve_add(serve, t->vpid, t->pid, &lazy, err);
+	vec_free(&lazy);
+	return rc;
+}
+
+static int drain_all(struct capture_session *s, struct drain *d, const portions *all,
+		     struct serve *serve, struct err *err)
 {
 	int rc = 0;
 
@@ -340,11 +361,7 @@ static int drain_all(struct capture_session *s, struct drain *d, const portions 
 		d->total_bytes += mem_ranges_bytes(&p->plan);
 	}
 	vec_foreach (p, all) {
-		if (p->task)
-			rc = drain_task(d, p->task->facts.pid, p->task->facts.snap->mm, &p->plan,
-					p->pm, err);
-		else
-			rc = drain_file(d, p->fd, &p->plan, p->pm, err);
+		rc = drain_portion(d, p, serve, err);
 		if (rc)
 			break;
 	}
@@ -366,7 +383,7 @@ int capture_memory(struct capture_session *s, const struct memory_options *how, 
 	d.arg = how->arg;
 	rc = plan_memory(s, &all, err);
 	if (rc == 0)
-		rc = drain_all(s, &d, &all, err);
+		rc = drain_all(s, &d, &all, how->serve, err);
 	drain_finish(&d);
 	vec_foreach (p, &all) {
 		vec_free(&p->plan);

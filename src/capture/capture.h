@@ -21,6 +21,7 @@
 #define FERRY_CAPTURE_CAPTURE_H
 
 #include "kinds/kind.h"
+#include "mem/serve.h"
 #include "mem/sink.h"
 
 struct capture_session;
@@ -38,6 +39,12 @@ struct precopy;
 struct memory_options {
 	struct page_sink *sink;
 	struct precopy *precopy; /* the last of its rounds; NULL: everything is sent (precopy.h) */
+	/*
+	 * Not NULL: private anonymous memory stays where it is. The sink hears of it
+	 * as PE_LAZY, and its pages are added here, to be asked for as long as the
+	 * tree is frozen.
+	 */
+	struct serve *serve;
 	void (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes); /* NULL allowed */
 	void *arg;
 };
@@ -58,6 +65,13 @@ int capture_collect(struct capture_session *s, struct err *err) must_check;
 int capture_memory(struct capture_session *s, const struct memory_options *how, struct err *err)
 	must_check;
 int capture_save(struct capture_session *s, struct store *store, struct err *err) must_check;
+
+/*
+ * The tree may soon run elsewhere: if we are killed from now on, it stays
+ * stopped instead of running on. A SIGSTOP to each task waits while it is traced;
+ * capture_finish takes it back.
+ */
+int capture_arm(struct capture_session *s, struct err *err) must_check;
 
 /* Undoes what the kinds changed (unless killing), and ends the freeze. Goes on after errors; reports the first. */
 int capture_finish(struct capture_session *s, enum capture_end end, struct err *err) must_check;

@@ -435,6 +435,37 @@ static int detach_all(struct capture_session *s, bool stop, struct err *err)
 	return rc;
 }
 
+/* It ran when we came: it is ours to stop and to continue. */
+static bool was_running(const struct live_task *t)
+{
+	const struct snap_task *snap = t->facts.snap;
+
+	if (t->facts.zombie)
+		return false;
+	return !snap || !snap->core || !snap->core[0]->tc ||
+	       snap->core[0]->tc->task_state != TASK_STOPPED;
+}
+
+int capture_arm(struct capture_session *s, struct err *err)
+{
+	s->armed = true;
+	vec_foreach (it, &s->tasks) {
+		if (was_running(*it) && kill((*it)->facts.pid, SIGSTOP))
+			return err_sys(err, "pid %d: cannot keep it stopped", (*it)->facts.pid);
+	}
+	return 0;
+}
+
+/* SIGCONT takes back a SIGSTOP that waits. */
+static void disarm_tree(struct capture_session *s)
+{
+	vec_foreach (it, &s->tasks) {
+		if (s->armed && was_running(*it))
+			kill((*it)->facts.pid, SIGCONT);
+	}
+	s->armed = false;
+}
+
 int thaw_tree(struct capture_session *s, enum capture_end end, struct err *err)
 {
 	int rc;
@@ -442,6 +473,8 @@ int thaw_tree(struct capture_session *s, enum capture_end end, struct err *err)
 	if (!s->frozen)
 		return 0;
 	s->frozen = false;
+	if (end == CAPTURE_THAW)
+		disarm_tree(s);
 	rc = end == CAPTURE_KILL ? kill_all(s, err) :
 				   detach_all(s, end == CAPTURE_LEAVE_STOPPED, err);
 	s->stats.freeze_ns = now_ns() - s->freeze_started_ns;

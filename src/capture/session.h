@@ -62,7 +62,7 @@ struct capture_session {
 	struct capture c;
 	pid_t root;
 	VEC(struct live_task *) tasks; /* parents first; [0] is the root */
-	bool frozen, killed, collected;
+	bool frozen, killed, collected, armed;
 	VEC(struct mapped_file) mapped;
 	VEC(struct known_mapping) known;
 	ino_t own_ns[CAPTURE_NS_COUNT]; /* our namespaces; 0: not asked yet */

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "capture/capture.h"
 #include "cmd/common.h"
+#include "cmd/dump_lazy.h"
 #include "snapshot/image.h"
 #include "stats.pb-c.h"
 #include "store/store.h"
@@ -23,6 +24,7 @@ struct dump_args {
 	const char *tree;
 	bool leave_running, leave_stopped;
 	uint64_t timeout_s;
+	struct lazy_args lazy;
 	struct image_args images;
 };
 
@@ -49,6 +51,27 @@ static const struct opt_row rows[] = {
 	 .type = OPT_NUMBER,
 	 .offset = offsetof(struct dump_args, timeout_s),
 	 .max = 86400},
+	{.long_name = "lazy-pages",
+	 .help = "leave private memory in the frozen tree, and hand it out to lazy-pages on request",
+	 .type = OPT_FLAG,
+	 .offset = offsetof(struct dump_args, lazy.on)},
+	{.long_name = "lazy-timeout",
+	 .arg = "SECONDS",
+	 .help = "with --lazy-pages: give up when nobody has asked for SECONDS (default 0: never)",
+	 .type = OPT_NUMBER,
+	 .offset = offsetof(struct dump_args, lazy.timeout_s),
+	 .max = 86400},
+	{.long_name = "address",
+	 .arg = "ADDRESS",
+	 .help = "with --lazy-pages: the address to listen on (default: loopback)",
+	 .type = OPT_TEXT,
+	 .offset = offsetof(struct dump_args, lazy.address)},
+	{.long_name = "port",
+	 .arg = "PORT",
+	 .help = "with --lazy-pages: the port to listen on",
+	 .type = OPT_NUMBER,
+	 .offset = offsetof(struct dump_args, lazy.port),
+	 .max = 65535},
 	IMAGE_ROWS(struct dump_args, images),
 	{0},
 };
@@ -77,6 +100,7 @@ struct dump {
 	struct image_env env;
 	pid_t pid;
 	struct capture_session *session;
+	struct lazy_phase lazy;
 	DumpStatsEntry stats;
 };
 
@@ -115,7 +139,7 @@ static int dump_frozen(struct dump *d, struct err *err)
 {
 	struct store *store = d->env.store;
 	struct store_sink sink;
-	struct memory_options memory = {.sink = &sink.sink};
+	struct memory_options memory = {.sink = &sink.sink, .serve = d->lazy.serve};
 	struct timespec start;
 
 	clock_gettime(CLOCK_MONOTONIC, &start);
@@ -137,12 +161,25 @@ static int dump_frozen(struct dump *d, struct err *err)
 	return signals_check(err);
 }
 
+/* The images are complete; what is left of the memory goes to whoever asks. */
+static int dump_lazily(struct dump *d, enum capture_end *end, struct err *err)
+{
+	if (!d->args->lazy.on)
+		return 0;
+	if (capture_arm(d->session, err) < 0 || image_env_ready(&d->env, err) < 0) {
+		*end = CAPTURE_THAW;
+		return -1;
+	}
+	return lazy_serve(&d->lazy, end, err);
+}
+
 static int dump_tree(struct dump *d, struct err *err)
 {
 	enum capture_end end = d->args->leave_running ? CAPTURE_THAW :
 			       d->args->leave_stopped ? CAPTURE_LEAVE_STOPPED :
 							CAPTURE_KILL;
 	struct err late;
+	int rc;
 
 	if (capture_check(d->session, err) < 0)
 		return -1;
@@ -153,8 +190,14 @@ static int dump_tree(struct dump *d, struct err *err)
 			log_error("thaw: %s", late.text);
 		return -1;
 	}
-	if (capture_finish(d->session, end, err) < 0)
+	rc = dump_lazily(d, &end, err);
+	if (capture_finish(d->session, end, &late) < 0) {
+		if (rc == 0)
+			*err = late;
 		return err_wrap(err, "the images are complete, but");
+	}
+	if (rc < 0)
+		return -1;
 	if (write_stats(d, &late) < 0)
 		log_warn("no statistics: %s", late.text);
 	return image_env_ready(&d->env, err);
@@ -166,6 +209,10 @@ static int check_args(const struct dump_args *args, pid_t *pid_out, struct err *
 		return err_set(err, 0, "-t PID is missing");
 	if (args->leave_running && args->leave_stopped)
 		return err_set(err, 0, "--leave-running and --leave-stopped exclude each other");
+	if (args->lazy.on && args->leave_running)
+		return err_set(err, 0, "--lazy-pages and --leave-running exclude each other");
+	if (args->lazy.on && !args->lazy.port)
+		return err_set(err, 0, "--lazy-pages needs --port");
 	if (parse_pid(args->tree, pid_out, err) < 0)
 		return err_wrap(err, "--tree");
 	return 0;
@@ -188,11 +235,14 @@ static int run(int argc, char **argv)
 	}
 	signals_hold(&saved);
 	rc = image_env_open(&d.env, &args.images, &err);
+	if (rc == 0 && args.lazy.on)
+		rc = lazy_open(&d.lazy, &args.lazy, &err);
 	if (rc == 0) {
 		d.session = capture_open(d.pid, &d.env.kinds, &err);
 		rc = d.session ? dump_tree(&d, &err) : -1;
 	}
 	capture_close(d.session);
+	lazy_close(&d.lazy);
 	image_env_close(&d.env);
 	signals_discard();
 	signals_release(&saved);

@@ -3,13 +3,13 @@
 #include "mem/drain.h"
 #include "base/io.h"
 #include "base/log.h"
+#include "mem/read.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/uio.h>
 
 /* ---- what the kernel says about pages: linux/fs.h of 6.7 and later ---- */
 
@@ -32,7 +32,7 @@ enum page_category {
 	PAGE_GUARD = 1 << 8,
 };
 
-enum { SCAN_REGIONS = 1024, FEW_PAGES_BYTES = 64 << 10 };
+enum { SCAN_REGIONS = 1024 };
 
 static int push_range(mem_ranges *out, uint64_t start, uint64_t end, struct err *err)
 {
@@ -258,17 +258,6 @@ void drain_finish(struct drain *d)
 	d->buf = NULL;
 }
 
-static bool is_zero_page(const uint8_t *page)
-{
-	const uint64_t *w = (const uint64_t *)page;
-	size_t i;
-
-	for (i = 0; i < PAGE_BYTES / 8; i += 4)
-		if (w[i] | w[i + 1] | w[i + 2] | w[i + 3])
-			return false;
-	return true;
-}
-
 /* Passes on a chunk that is in the buffer, but for zero pages where absent pages read as zero. */
 static int pass_on(struct drain *d, struct snap_pagemap *pm, uint64_t vaddr, size_t bytes,
 		   uint32_t flags, bool skip_zero, struct err *err)
@@ -276,11 +265,11 @@ static int pass_on(struct drain *d, struct snap_pagemap *pm, uint64_t vaddr, siz
 	size_t at = 0, run, end = bytes;
 
 	while (at < end) {
-		while (skip_zero && at < end && is_zero_page(d->buf + at)) {
+		while (skip_zero && at < end && page_is_zero(d->buf + at)) {
 			at += PAGE_BYTES;
 			d->zero_pages++;
 		}
-		for (run = at; run < end && !(skip_zero && is_zero_page(d->buf + run));
+		for (run = at; run < end && !(skip_zero && page_is_zero(d->buf + run));
 		     run += PAGE_BYTES)
 			;
 		if (run == at)
@@ -295,50 +284,6 @@ static int pass_on(struct drain *d, struct snap_pagemap *pm, uint64_t vaddr, siz
 	if (d->progress)
 		d->progress(d->arg, d->done_bytes, d->total_bytes);
 	return 0;
-}
-
-/* What a task is read through. */
-struct task_files {
-	int mem, pagemap; /* of /proc/PID */
-};
-
-/*
- * Are there pages that the task shares copy-on-write with another? Pinning
- * such a page, as process_vm_readv does, gives the task a copy of its own.
- */
-static bool has_shared_pages(int pagemap, uint64_t addr, size_t bytes)
-{
-	const uint64_t present = 1ULL << 63, file = 1ULL << 61, exclusive = 1ULL << 56;
-	uint64_t entries[512];
-	size_t left = bytes / PAGE_BYTES, n;
-
-	for (; left; left -= n, addr += n * PAGE_BYTES) {
-		n = MIN(left, ARRAY_SIZE(entries));
-		if (io_pread_full(pagemap, entries, n * 8, (off_t)(addr / PAGE_BYTES * 8)))
-			return true;
-		for (size_t i = 0; i < n; i++)
-			if ((entries[i] & (present | file | exclusive)) == present)
-				return true;
-	}
-	return false;
-}
-
-/*
- * process_vm_readv, which is faster, or /proc/PID/mem for shared pages and what may not be read
- * (FOLL_FORCE). For a few pages the question costs more than it saves.
- */
-static int read_memory(pid_t pid, const struct task_files *f, uint64_t addr, void *buf,
-		       size_t bytes, struct err *err)
-{
-	struct iovec local = {buf, bytes}, remote = {(void *)(uintptr_t)addr, bytes};
-
-	if (bytes > FEW_PAGES_BYTES && !has_shared_pages(f->pagemap, addr, bytes) &&
-	    process_vm_readv(pid, &local, 1, &remote, 1, 0) == (ssize_t)bytes)
-		return 0;
-	if (io_pread_full(f->mem, buf, bytes, (off_t)addr) == 0)
-		return 0;
-	return err_sys(err, "cannot read %zu bytes of memory of pid %d at %llx", bytes, pid,
-		       (unsigned long long)addr);
 }
 
 static const VmaEntry *area_at(const MmEntry *mm, uint64_t addr, size_t *hint)
@@ -358,34 +303,57 @@ static uint32_t entry_flags(const VmaEntry *e)
 	return PE_PRESENT | (lazy ? PE_LAZY : 0);
 }
 
-int drain_task(struct drain *d, pid_t pid, const MmEntry *mm, const mem_ranges *plan,
-	       struct snap_pagemap *pm, struct err *err)
+/* One chunk of an area: it is passed on now, or noted for later. */
+static int drain_chunk(struct drain *d, const struct task_memory *mem, const VmaEntry *e,
+		       struct snap_pagemap *pm, uint64_t at, size_t bytes, struct err *err)
 {
-	cleanup_close int mem = io_openf(O_RDONLY, "/proc/%d/mem", pid);
-	cleanup_close int pagemap = io_openf(O_RDONLY, "/proc/%d/pagemap", pid);
-	const struct task_files files = {mem, pagemap};
+	uint32_t flags = entry_flags(e);
+
+	if (d->lazy && (flags & PE_LAZY)) {
+		if (push_range(d->lazy, at, at + bytes, err))
+			return -1;
+		return d->sink->ops->absent(d->sink, pm, at, bytes / PAGE_BYTES, PE_LAZY, err);
+	}
+	if (task_memory_read(mem, at, d->buf, bytes, err))
+		return -1;
+	return pass_on(d, pm, at, bytes, flags,
+		       (e->status & VMA_ANON_PRIVATE) && !(e->status & VMA_VDSO), err);
+}
+
+static int drain_areas(struct drain *d, const struct task_memory *mem, const MmEntry *mm,
+		       const mem_ranges *plan, struct snap_pagemap *pm, struct err *err)
+{
 	size_t i, hint = 0, bytes;
 	const VmaEntry *e;
 	uint64_t at;
 
-	if (mem < 0 || pagemap < 0)
-		return err_sys(err, "cannot open the memory of pid %d", pid);
-	if (d->sink->ops->begin(d->sink, pm, err))
-		return -1;
 	for (i = 0; i < plan->n; i++)
 		for (at = plan->v[i].start; at < plan->v[i].end; at += bytes) {
 			e = area_at(mm, at, &hint);
 			if (!e)
 				return err_set(err, EPROTO,
 					       "pid %d has a page at %llx outside of its areas",
-					       pid, (unsigned long long)at);
+					       mem->pid, (unsigned long long)at);
 			bytes = MIN(MIN(plan->v[i].end, e->end) - at, (uint64_t)DRAIN_CHUNK_BYTES);
-			if (read_memory(pid, &files, at, d->buf, bytes, err) ||
-			    pass_on(d, pm, at, bytes, entry_flags(e),
-				    (e->status & VMA_ANON_PRIVATE) && !(e->status & VMA_VDSO), err))
+			if (drain_chunk(d, mem, e, pm, at, bytes, err))
 				return -1;
 		}
-	return d->sink->ops->end(d->sink, pm, err);
+	return 0;
+}
+
+int drain_task(struct drain *d, pid_t pid, const MmEntry *mm, const mem_ranges *plan,
+	       struct snap_pagemap *pm, struct err *err)
+{
+	struct task_memory mem;
+	int rc;
+
+	if (task_memory_open(&mem, pid, err))
+		return -1;
+	rc = d->sink->ops->begin(d->sink, pm, err);
+	if (rc == 0)
+		rc = drain_areas(d, &mem, mm, plan, pm, err);
+	task_memory_close(&mem);
+	return rc ? -1 : d->sink->ops->end(d->sink, pm, err);
 }
 
 int drain_file(struct drain *d, int fd, const mem_ranges *plan, struct snap_pagemap *pm,

@@ -32,6 +32,11 @@ struct drain {
 	void *arg;
 	uint64_t done_bytes, total_bytes; /* total: as planned; zero pages count when they are read */
 	uint64_t pages, zero_pages;
+	/*
+	 * Not NULL: areas whose pages may come later (private anonymous memory) are
+	 * not read; their ranges are added here, and the sink hears of them as PE_LAZY.
+	 */
+	mem_ranges *lazy;
 };
 
 int drain_init(struct drain *d, struct page_sink *sink, struct err *err) must_check;

@@ -10,6 +10,23 @@
 #include <errno.h>
 #include <sys/stat.h>
 
+/* Pages that are still at the source would silently be zero. */
+static int refuse_lazy(const struct snap_pagemap *pm, struct err *err)
+{
+	char name[64];
+
+	vec_foreach (e, &pm->entries) {
+		if (((*e)->flags & (PE_LAZY | PE_PRESENT)) == PE_LAZY)
+			return err_set(err, EOPNOTSUPP,
+				       "%s: %llu pages at %llx: the contents stayed with the source (dump "
+				       "--lazy-pages)",
+				       snapshot_pagemap_name(pm, name),
+				       (unsigned long long)(*e)->nr_pages,
+				       (unsigned long long)(*e)->vaddr);
+	}
+	return 0;
+}
+
 static int check_level(const struct snap_pagemap *pm, struct store *store, struct err *err)
 {
 	uint64_t bytes = snapshot_pagemap_bytes(pm);
@@ -50,7 +67,8 @@ static int check_pagemap(const struct snap_pagemap *pm, struct store *store, str
 int snapshot_check_pages(const struct snapshot *snap, struct store *store, struct err *err)
 {
 	vec_foreach (task, &snap->tasks)
-		if ((*task)->pagemap && check_pagemap((*task)->pagemap, store, err))
+		if ((*task)->pagemap && (refuse_lazy((*task)->pagemap, err) ||
+					 check_pagemap((*task)->pagemap, store, err)))
 			return -1;
 	vec_foreach (pm, &snap->shmem)
 		if (check_pagemap(*pm, store, err))

@@ -163,12 +163,13 @@ static int verify_entry(const struct snap_pagemap *pm, const PagemapEntry *e, ui
 		return bad_entry(pm, e, EINVAL, err, "entries are not in order or overlap");
 	if (e->flags & ~(uint32_t)(PE_PARENT | PE_LAZY | PE_PRESENT))
 		return bad_entry(pm, e, EINVAL, err, "the flags have bits that are not known");
-	if (!(e->flags & (PE_PRESENT | PE_PARENT)))
+	if (!(e->flags & (PE_PRESENT | PE_PARENT | PE_LAZY)))
 		return bad_entry(pm, e, EOPNOTSUPP, err,
-				 e->flags & PE_LAZY ?
-					 "the contents stayed with the source (dump --lazy-pages), which "
-					 "is not supported: dump without it" :
-					 "the flags do not say where the contents are");
+				 "the flags do not say where the contents are");
+	if (pm->shmem && e->flags == PE_LAZY)
+		return bad_entry(
+			pm, e, EOPNOTSUPP, err,
+			"the contents stayed with the source, which is not supported for shared memory");
 	return 0;
 }
 

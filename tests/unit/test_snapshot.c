@@ -438,7 +438,6 @@ static void add_rights(struct snapshot *s, uint32_t file_id)
 	X(RUN(0)->vaddr = 1UL << 60, "not a range of pages")                                        \
 	X(RUN(1)->vaddr = 0x400000, "entries are not in order or overlap")                          \
 	X(RUN(0)->flags = 8 | PE_PRESENT, "the flags have bits that are not known")                 \
-	X(RUN(0)->flags = PE_LAZY, "stayed with the source (dump --lazy-pages)")                    \
 	X(RUN(0)->flags = 0, "do not say where the contents are")                                   \
 	X(RUN(0)->nr_pages = 5, "outside of the private areas in mm")                               \
 	X(RUN(0)->vaddr = 0x3ff000, "outside of the private areas in mm")                           \

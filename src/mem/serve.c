@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "mem/serve.h"
+
+#include "mem/read.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/syscall.h>
+
+struct kept_range {
+	uint64_t start, end;
+	uint64_t first; /* number of its first page, in the bits of the task */
+};
+
+struct kept_memory {
+	pid_t vpid;
+	int pidfd;
+	struct task_memory mem;
+	VEC(struct kept_range) ranges;
+	uint64_t pages;
+	uint64_t *handed; /* one bit per page */
+};
+
+struct serve {
+	VEC(struct kept_memory) tasks;
+	uint64_t pages, left;
+};
+
+struct serve *serve_create(struct err *err)
+{
+	struct serve *s = calloc(1, sizeof(*s));
+
+	if (!s)
+		err_nomem(err);
+	return s;
+}
+
+static void forget(struct kept_memory *t)
+{
+	task_memory_close(&t->mem);
+	if (t->pidfd >= 0)
+		close(t->pidfd);
+	vec_free(&t->ranges);
+	free(t->handed);
+}
+
+void serve_free(struct serve *s)
+{
+	if (!s)
+		return;
+	vec_foreach (t, &s->tasks)
+		forget(t);
+	vec_free(&s->tasks);
+	free(s);
+}
+
+static int keep_ranges(struct kept_memory *t, const mem_ranges *lazy, struct err *err)
+{
+	vec_foreach (r, lazy) {
+		if (!vec_push(&t->ranges, (struct kept_range){r->start, r->end, t->pages}))
+			return err_nomem(err);
+		t->pages += (r->end - r->start) / PAGE_BYTES;
+	}
+	t->handed = calloc(t->pages / 64 + 1, sizeof(*t->handed));
+	return t->handed ? 0 : err_nomem(err);
+}
+
+int serve_add(struct serve *s, pid_t vpid, pid_t pid, mem_ranges *lazy, struct err *err)
+{
+	struct kept_memory t = {.vpid = vpid,
+				.pidfd = (int)syscall(SYS_pidfd_open, pid, 0),
+				.mem = {.pid = pid, .mem = -1, .pagemap = -1}};
+	int rc = keep_ranges(&t, lazy, err);
+
+	vec_free(lazy);
+	if (rc == 0 && t.pidfd < 0)
+		rc = err_sys(err, "pid %d: pidfd_open", pid);
+	if (rc == 0)
+		rc = task_memory_open(&t.mem, pid, err);
+	if (rc == 0 && !vec_push(&s->tasks, t))
+		rc = err_nomem(err);
+	if (rc < 0) {
+		forget(&t);
+		return -1;
+	}
+	s->pages += t.pages;
+	s->left += t.pages;
+	return 0;
+}
+
+static struct kept_memory *find_task(const struct serve *s, uint64_t vpid)
+{
+	vec_foreach (t, &s->tasks) {
+		if ((uint64_t)t->vpid == vpid)
+			return t;
+	}
+	return NULL;
+}
+
+bool serve_knows(const struct serve *s, uint64_t vpid)
+{
+	return find_task(s, vpid) != NULL;
+}
+
+/* The range that holds @vaddr, or NULL. */
+static const struct kept_range *find_range(const struct kept_memory *t, uint64_t vaddr)
+{
+	size_t low = 0, high = t->ranges.n;
+
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+		const struct kept_range *r = &t->ranges.v[mid];
+
+		if (vaddr < r->start)
+			high = mid;
+		else if (vaddr >= r->end)
+			low = mid + 1;
+		else
+			return r;
+	}
+	return NULL;
+}
+
+uint64_t serve_run(const struct serve *s, uint64_t vpid, uint64_t vaddr)
+{
+	const struct kept_memory *t = find_task(s, vpid);
+	const struct kept_range *r = t && vaddr % PAGE_BYTES == 0 ? find_range(t, vaddr) : NULL;
+
+	return r ? (r->end - vaddr) / PAGE_BYTES : 0;
+}
+
+int serve_read(const struct serve *s, uint64_t vpid, uint64_t vaddr, uint64_t n, void *buf,
+	       struct err *err)
+{
+	const struct kept_memory *t = find_task(s, vpid);
+
+	if (!t || n == 0 || serve_run(s, vpid, vaddr) < n)
+		return err_set(err, EINVAL, "pid %llu: %llu pages at %llx are not kept",
+			       (unsigned long long)vpid, (unsigned long long)n,
+			       (unsigned long long)vaddr);
+	return task_memory_read(&t->mem, vaddr, buf, n * PAGE_BYTES, err);
+}
+
+int serve_check(const struct serve *s, struct err *err)
+{
+	vec_foreach (t, &s->tasks) {
+		struct pollfd ended = {.fd = t->pidfd, .events = POLLIN};
+
+		if (poll(&ended, 1, 0) > 0)
+			return err_set(err, ESRCH, "pid %d was killed, and its memory is gone",
+				       t->mem.pid);
+	}
+	return 0;
+}
+
+void serve_done(struct serve *s, uint64_t vpid, uint64_t vaddr, uint64_t n)
+{
+	struct kept_memory *t = find_task(s, vpid);
+	const struct kept_range *r = t ? find_range(t, vaddr) : NULL;
+	uint64_t i, end;
+
+	if (!r)
+		return;
+	i = r->first + (vaddr - r->start) / PAGE_BYTES;
+	end = MIN(i + n, r->first + (r->end - r->start) / PAGE_BYTES);
+	for (; i < end; i++) {
+		uint64_t bit = 1ULL << (i % 64);
+
+		if (t->handed[i / 64] & bit)
+			continue;
+		t->handed[i / 64] |= bit;
+		s->left--;
+	}
+}
+
+uint64_t serve_pages(const struct serve *s)
+{
+	return s->pages;
+}
+
+uint64_t serve_left(const struct serve *s)
+{
+	return s->left;
+}

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Pages on demand out of frozen tasks.
+ *
+ * The freeze has planned which pages of which task may come later (drain.h,
+ * drain.lazy). The frozen task itself is where they are kept: nothing is copied
+ * before it is asked for. Beside the ranges there is one bit per page, set when
+ * the page has been handed out.
+ */
+#ifndef FERRY_MEM_SERVE_H
+#define FERRY_MEM_SERVE_H
+
+#include "mem/drain.h"
+
+struct serve;
+
+struct serve *serve_create(struct err *err) must_check;
+void serve_free(struct serve *s); /* NULL allowed; the tasks are not touched */
+
+/*
+ * Adds a frozen task: @vpid is its name for whoever asks, @pid how we see it.
+ * Takes the ranges of @lazy (ascending, leaves it empty), also on failure.
+ */
+int serve_add(struct serve *s, pid_t vpid, pid_t pid, mem_ranges *lazy, struct err *err) must_check;
+
+/* May a task of that name be asked for? Then its pages from @vaddr on: how many are kept in a row; 0: none. */
+bool serve_knows(const struct serve *s, uint64_t vpid);
+uint64_t serve_run(const struct serve *s, uint64_t vpid, uint64_t vaddr);
+
+/* Copies @n pages, all of them within a run, into @buf. An error means that the task is lost. */
+int serve_read(const struct serve *s, uint64_t vpid, uint64_t vaddr, uint64_t n, void *buf,
+	       struct err *err) must_check;
+
+/* Do all tasks live? Only SIGKILL ends a frozen one. -1 + err: one is gone, and its pages with it. */
+int serve_check(const struct serve *s, struct err *err) must_check;
+
+/* These pages have been handed out. */
+void serve_done(struct serve *s, uint64_t vpid, uint64_t vaddr, uint64_t n);
+
+/* All pages that are kept, and those that nobody has been given yet. */
+uint64_t serve_pages(const struct serve *s);
+uint64_t serve_left(const struct serve *s);
+
+#endif

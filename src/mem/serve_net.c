@@ -1,0 +1,414 @@
+// SPDX-License-Identifier: Apache-2.0
+#define LOG_MODULE "serve"
+#include "mem/serve_net.h"
+
+#include "base/log.h"
+#include "mem/ps_wire.h"
+#include "mem/read.h"
+#include "wire/tcp.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+
+enum {
+	MAX_PEERS = 64,
+	/* One step of a large answer: long enough for the copy to be fast, short enough for others to wait. */
+	STEP_PAGES = 64,
+	STEP_BYTES = STEP_PAGES * 4096,
+	/* Zero pages in a row that are worth an answer of their own. */
+	ZERO_RUN_PAGES = 8,
+};
+
+/* An answer that is being sent: first what is in the buffer, then the pages that follow. */
+struct reply {
+	uint64_t vpid, vaddr, pages_left;
+	uint64_t done_vaddr, done_pages; /* handed out when the buffer is empty */
+	size_t bytes, sent;              /* of the buffer */
+	bool close;                      /* it is the answer to CLOSE */
+};
+
+struct peer {
+	int in, out;
+	char name[80];
+	uint8_t request[PS_REQUEST_BYTES];
+	size_t have;
+	bool replying;
+	struct reply reply;
+	uint64_t requests;
+	uint8_t *buf; /* room for a header and a step */
+};
+
+struct serve_net {
+	struct serve *serve;
+	bool zeros, closed;
+	int listener;
+	struct peer *peers[MAX_PEERS];
+	size_t n;
+	struct serve_net_stats stats;
+};
+
+enum { BUF_BYTES = PS_REQUEST_BYTES + STEP_BYTES };
+
+struct serve_net *serve_net_create(struct serve *serve, bool zeros, struct err *err)
+{
+	struct serve_net *n = calloc(1, sizeof(*n));
+
+	if (!n) {
+		err_nomem(err);
+		return NULL;
+	}
+	n->serve = serve;
+	n->zeros = zeros;
+	n->listener = -1;
+	return n;
+}
+
+static void free_peer(struct peer *p)
+{
+	if (p->in >= 0)
+		close(p->in);
+	if (p->out >= 0 && p->out != p->in)
+		close(p->out);
+	free(p->buf);
+	free(p);
+}
+
+void serve_net_free(struct serve_net *n)
+{
+	if (!n)
+		return;
+	for (size_t i = 0; i < n->n; i++)
+		free_peer(n->peers[i]);
+	if (n->listener >= 0)
+		close(n->listener);
+	free(n);
+}
+
+void serve_net_listen(struct serve_net *n, int fd)
+{
+	n->listener = fd;
+}
+
+/* ---- peers come and go ---- */
+
+static void remove_peer(struct serve_net *n, size_t i)
+{
+	free_peer(n->peers[i]);
+	n->peers[i] = n->peers[--n->n];
+}
+
+static void drop(struct serve_net *n, size_t i, const char *why)
+{
+	log_warn("%s: dropped: %s", n->peers[i]->name, why);
+	n->stats.dropped++;
+	remove_peer(n, i);
+}
+
+/* Room for one more: of those who never asked for anything the first has to go. */
+static bool make_room(struct serve_net *n)
+{
+	for (size_t i = 0; n->n == MAX_PEERS && i < n->n; i++) {
+		if (n->peers[i]->requests == 0) {
+			drop(n, i, "too many connections, and it asks for nothing");
+			break;
+		}
+	}
+	return n->n < MAX_PEERS;
+}
+
+static void set_nonblocking(int fd)
+{
+	int flags = fcntl(fd, F_GETFL);
+
+	if (flags >= 0)
+		fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+}
+
+int serve_net_add(struct serve_net *n, int in, int out, const char *name, struct err *err)
+{
+	struct peer *p = calloc(1, sizeof(*p));
+
+	if (p)
+		p->buf = malloc(BUF_BYTES);
+	if (!p || !p->buf || !make_room(n)) {
+		free(p ? p->buf : NULL);
+		free(p);
+		close(in);
+		if (out != in)
+			close(out);
+		return err_set(err, EMFILE, "%s: no room for one more connection", name);
+	}
+	p->in = in;
+	p->out = out;
+	snprintf(p->name, sizeof(p->name), "%s", name);
+	set_nonblocking(in);
+	set_nonblocking(out);
+	n->peers[n->n++] = p;
+	return 0;
+}
+
+static void accept_peer(struct serve_net *n)
+{
+	struct sockaddr_storage addr;
+	socklen_t len = sizeof(addr);
+	int fd = accept4(n->listener, (struct sockaddr *)&addr, &len, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	char name[TCP_PEER_TEXT];
+	struct err err;
+
+	if (fd < 0) {
+		log_debug("accept: %s", strerror(errno));
+		if (errno == EMFILE || errno == ENFILE) /* poll would come back at once */
+			nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
+		return;
+	}
+	tcp_prepare(fd);
+	tcp_address_text(&addr, name);
+	if (serve_net_add(n, fd, fd, name, &err) < 0)
+		log_warn("%s", err.text);
+	else
+		log_info("%s: connected", name);
+}
+
+/* ---- requests ---- */
+
+/* Is it the real peer's to say that it is enough? */
+static bool may_close(const struct serve_net *n, const struct peer *p)
+{
+	if (serve_left(n->serve))
+		return false;
+	if (p->requests || !serve_pages(n->serve))
+		return true;
+	for (size_t i = 0; i < n->n; i++) {
+		if (n->peers[i]->requests)
+			return false; /* a stranger, while the one who fetched is still there */
+	}
+	return true;
+}
+
+/* 0: it is answered with a status, -1: it is not this peer's to say. */
+static int take_close(struct serve_net *n, struct peer *p, struct err *err)
+{
+	if (!may_close(n, p))
+		return err_set(err, EPROTO,
+			       serve_left(n->serve) ?
+				       "CLOSE, but there are pages that nobody has fetched" :
+				       "CLOSE by one who fetched nothing");
+	memset(p->buf, 0, sizeof(int32_t));
+	p->reply = (struct reply){.bytes = sizeof(int32_t), .close = true};
+	p->replying = true;
+	return 0;
+}
+
+/* 0: it is being answered, -1: why the peer is to be dropped. */
+static int take_request(struct serve_net *n, struct peer *p, struct err *err)
+{
+	struct ps_request h;
+	uint64_t run;
+
+	p->have = 0;
+	if (ps_decode(p->request, &h, err) < 0)
+		return -1;
+	if (h.cmd == PS_CLOSE || h.cmd == PS_FORCE_CLOSE)
+		return take_close(n, p, err);
+	if (h.cmd != PS_GET)
+		return err_set(err, EPROTO, "sends something else than requests for pages");
+	if (!serve_knows(n->serve, h.dst_id))
+		return err_set(err, EPROTO, "asks for pages of a pid that is not in the tree");
+	run = serve_run(n->serve, h.dst_id, h.vaddr);
+	if (run == 0 || h.nr_pages == 0)
+		return err_set(err, EPROTO, "asks for pages that are not kept");
+	p->requests++;
+	n->stats.requests++;
+	p->reply = (struct reply){.vpid = h.dst_id,
+				  .vaddr = h.vaddr,
+				  .pages_left = MIN(run, h.nr_pages)};
+	p->replying = true;
+	return 0;
+}
+
+/* Pages from the start of the buffer that are all zero, or (if few are) all to be sent. */
+static uint64_t leading_run(const uint8_t *pages, uint64_t n, bool *zero_out)
+{
+	uint64_t zeros = 0, i;
+
+	while (zeros < n && page_is_zero(pages + zeros * PAGE_BYTES))
+		zeros++;
+	*zero_out = zeros >= ZERO_RUN_PAGES || zeros == n;
+	if (*zero_out)
+		return zeros;
+	for (i = zeros, zeros = 0; i < n && zeros < ZERO_RUN_PAGES; i++)
+		zeros = page_is_zero(pages + i * PAGE_BYTES) ? zeros + 1 : 0;
+	return zeros == ZERO_RUN_PAGES ? i - zeros : n;
+}
+
+/*
+ * The head of an answer, with its first step of pages. With zeros told apart
+ * the answer is one step at most and ends with its first run: the peer asks on
+ * from there.
+ */
+static int begin_reply(struct serve_net *n, struct peer *p, struct err *err)
+{
+	struct reply *r = &p->reply;
+	uint64_t step = MIN(r->pages_left, (uint64_t)STEP_PAGES);
+	struct ps_request h = {.cmd = PS_ADD_F,
+			       .flags = PE_PRESENT,
+			       .vaddr = r->vaddr,
+			       .dst_id = r->vpid};
+	bool zero = false;
+
+	if (serve_read(n->serve, r->vpid, r->vaddr, step, p->buf + PS_REQUEST_BYTES, err) < 0)
+		return -1;
+	if (n->zeros) {
+		uint64_t run = leading_run(p->buf + PS_REQUEST_BYTES, step, &zero);
+
+		r->pages_left = step = run;
+	}
+	h.nr_pages = r->pages_left;
+	if (zero) {
+		h.flags = 0;
+		n->stats.zero_pages += step;
+	}
+	ps_encode(&h, p->buf);
+	r->bytes = PS_REQUEST_BYTES + (zero ? 0 : step * PAGE_BYTES);
+	r->sent = 0;
+	r->done_vaddr = r->vaddr;
+	r->done_pages = step;
+	r->vaddr += step * PAGE_BYTES;
+	r->pages_left -= step;
+	return 0;
+}
+
+static int next_step(struct serve_net *n, struct peer *p, struct err *err)
+{
+	struct reply *r = &p->reply;
+	uint64_t step = MIN(r->pages_left, (uint64_t)STEP_PAGES);
+
+	if (serve_read(n->serve, r->vpid, r->vaddr, step, p->buf, err) < 0)
+		return -1;
+	r->bytes = step * PAGE_BYTES;
+	r->sent = 0;
+	r->done_vaddr = r->vaddr;
+	r->done_pages = step;
+	r->vaddr += step * PAGE_BYTES;
+	r->pages_left -= step;
+	return 0;
+}
+
+/* The buffer has been sent: 1: the answer is complete, 0: there is more, -1. */
+static int buffer_sent(struct serve_net *n, struct peer *p, struct err *err)
+{
+	struct reply *r = &p->reply;
+
+	if (r->done_pages) {
+		serve_done(n->serve, r->vpid, r->done_vaddr, r->done_pages);
+		n->stats.pages += r->done_pages;
+		r->done_pages = 0;
+	}
+	if (r->close)
+		n->closed = true;
+	if (r->pages_left)
+		return next_step(n, p, err);
+	p->replying = false;
+	return 1;
+}
+
+/* ---- what a peer's descriptors say ---- */
+
+enum outcome { GO_ON, DROP, FATAL };
+
+static ssize_t send_some(int fd, const void *data, size_t bytes)
+{
+	ssize_t n = send(fd, data, bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+	return n < 0 && errno == ENOTSOCK ? write(fd, data, bytes) : n;
+}
+
+/* DROP comes with the reason, FATAL with the error. */
+static enum outcome write_peer(struct serve_net *n, struct peer *p, struct err *err)
+{
+	struct reply *r = &p->reply;
+	ssize_t wrote;
+
+	if (r->bytes == 0 && begin_reply(n, p, err) < 0)
+		return FATAL;
+	wrote = send_some(p->out, p->buf + r->sent, r->bytes - r->sent);
+	if (wrote < 0 && (errno == EAGAIN || errno == EINTR))
+		return GO_ON;
+	if (wrote < 0) {
+		err_set(err, errno, "the connection broke while it was answered");
+		return DROP;
+	}
+	r->sent += (size_t)wrote;
+	n->stats.sent_bytes += (uint64_t)wrote;
+	if (r->sent < r->bytes)
+		return GO_ON;
+	return buffer_sent(n, p, err) < 0 ? FATAL : GO_ON;
+}
+
+static enum outcome read_peer(struct serve_net *n, struct peer *p, struct err *err)
+{
+	ssize_t got = read(p->in, p->request + p->have, sizeof(p->request) - p->have);
+
+	if (got < 0 && (errno == EAGAIN || errno == EINTR))
+		return GO_ON;
+	if (got <= 0) {
+		err_set(err, EPIPE, "%s",
+			got < 0     ? "the connection broke" :
+			p->have     ? "the connection ended inside of a request" :
+			p->requests ? "the connection ended without CLOSE" :
+				      "the connection ended without a request");
+		return DROP;
+	}
+	p->have += (size_t)got;
+	if (p->have < sizeof(p->request))
+		return GO_ON;
+	return take_request(n, p, err) < 0 ? DROP : write_peer(n, p, err);
+}
+
+static int serve_peer(struct serve_net *n, size_t i, struct err *err)
+{
+	struct peer *p = n->peers[i];
+	enum outcome o = p->replying ? write_peer(n, p, err) : read_peer(n, p, err);
+
+	if (o == DROP)
+		drop(n, i, err->text);
+	return o == FATAL ? -1 : 0;
+}
+
+int serve_net_step(struct serve_net *n, int watch_fd, int timeout_ms, struct err *err)
+{
+	struct pollfd fds[MAX_PEERS + 2];
+	size_t i, peers = n->n;
+
+	for (i = 0; i < peers; i++)
+		fds[i] = (struct pollfd){.fd = n->peers[i]->replying ? n->peers[i]->out :
+								       n->peers[i]->in,
+					 .events = n->peers[i]->replying ? POLLOUT : POLLIN};
+	fds[peers] = (struct pollfd){.fd = n->listener, .events = POLLIN};
+	fds[peers + 1] = (struct pollfd){.fd = watch_fd, .events = POLLIN};
+	if (poll(fds, peers + 2, timeout_ms) < 0)
+		return errno == EINTR ? 0 : err_sys(err, "poll");
+	/* backwards: a dropped peer's place is taken by the last one, which had its turn */
+	for (i = peers; i-- > 0;) {
+		if (fds[i].revents && serve_peer(n, i, err) < 0)
+			return -1;
+	}
+	if (fds[peers].revents)
+		accept_peer(n);
+	return 0;
+}
+
+bool serve_net_closed(const struct serve_net *n)
+{
+	return n->closed;
+}
+
+void serve_net_stats(const struct serve_net *n, struct serve_net_stats *out)
+{
+	*out = n->stats;
+	out->peers = n->n;
+}

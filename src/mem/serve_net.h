@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Serving kept pages (serve.h) to whoever asks with CRIU's GET requests
+ * (ps_wire.h): several peers at once, each answered in its own order, a large
+ * answer in steps so that no peer waits for another's.
+ *
+ * The protocol has neither names nor passwords, and one program's life hangs on
+ * it: a peer that breaks the rules loses its connection and nothing else. Rules
+ * are: whole requests of known tasks and kept pages, and a CLOSE only when
+ * every page has been handed out.
+ */
+#ifndef FERRY_MEM_SERVE_NET_H
+#define FERRY_MEM_SERVE_NET_H
+
+#include "mem/serve.h"
+
+#include <stdbool.h>
+
+struct serve_net;
+
+struct serve_net_stats {
+	uint64_t requests, pages, zero_pages; /* handed out; zero pages went without their bytes */
+	uint64_t sent_bytes;
+	uint64_t dropped; /* connections that ended without an accepted CLOSE */
+	size_t peers;     /* connected now */
+};
+
+/*
+ * @serve must outlive it. @zeros: peers know that an answer without PE_PRESENT
+ * stands for pages of zeros (two ferries; CRIU's client does not).
+ */
+struct serve_net *serve_net_create(struct serve *serve, bool zeros, struct err *err) must_check;
+void serve_net_free(struct serve_net *n); /* closes every connection; NULL allowed */
+
+/* Accepts connections on @fd from now on. Takes it. */
+void serve_net_listen(struct serve_net *n, int fd);
+
+/* One more peer. Takes the descriptors (which may be the same); @name for messages is copied. */
+int serve_net_add(struct serve_net *n, int in, int out, const char *name, struct err *err) must_check;
+
+/*
+ * Waits at most @timeout_ms (-1: no limit) for something to happen, and does it.
+ * Also returns when @watch_fd (-1: none) is readable. -1 only when the pages
+ * themselves are lost, with the task.
+ */
+int serve_net_step(struct serve_net *n, int watch_fd, int timeout_ms, struct err *err) must_check;
+
+/* A peer has said CLOSE after every page had been handed out. */
+bool serve_net_closed(const struct serve_net *n);
+
+void serve_net_stats(const struct serve_net *n, struct serve_net_stats *out);
+
+#endif

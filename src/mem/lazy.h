@@ -84,6 +84,8 @@ struct lazy_source {
 	 * (lazy_push), and is only asked for what threads wait for.
 	 */
 	uint64_t window_pages;
+	/* An urgent request asks for so many pages at most: that one, and those behind it (0: that one). */
+	uint64_t around_pages;
 	/* Urgent requests overtake the background: worth asking for a page that is on its way already. */
 	bool fast_lane;
 };

@@ -1,0 +1,504 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Spaces, requests, and the loop of the fault engine.
+ */
+#define LOG_MODULE "lazy"
+#include "base/log.h"
+#include "mem/guardian.h"
+#include "mem/lazy_priv.h"
+#include "mem/uffd.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/timerfd.h>
+
+enum {
+	STEP_PAGES = 16, /* the background begins with 64 KiB, and grows by as much */
+	STEP_MAX_PAGES = 1024,
+	RETRY_NS = 200000,
+	EVENTS = 64,
+	LOOK_MS = 300, /* how often to look for dead tasks and after the guardian */
+};
+
+struct lazy *lazy_open(struct lazy_source *source, struct guardian *guardian, struct err *err)
+{
+	struct lazy *z = calloc(1, sizeof(*z));
+	struct epoll_event ev = {.events = EPOLLIN};
+
+	if (!z) {
+		err_nomem(err);
+		return NULL;
+	}
+	z->source = source;
+	z->guardian = guardian;
+	z->spaces_end = &z->spaces;
+	z->requests.prev = z->requests.next = &z->requests;
+	z->epoll = epoll_create1(EPOLL_CLOEXEC);
+	z->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (z->epoll >= 0 && z->timer >= 0 && epoll_ctl(z->epoll, EPOLL_CTL_ADD, z->timer, &ev) == 0)
+		return z;
+	err_sys(err, "cannot prepare to wait for page faults");
+	lazy_close(z);
+	return NULL;
+}
+
+/* ---- spaces ---- */
+
+struct lazy_space *lazy_space_new(struct lazy *z, lazy_object object, int uffd, struct err *err)
+{
+	struct lazy_space *sp = calloc(1, sizeof(*sp));
+	struct epoll_event ev = {.events = EPOLLIN, .data.ptr = sp};
+
+	if (!sp || epoll_ctl(z->epoll, EPOLL_CTL_ADD, uffd, &ev) < 0) {
+		if (sp)
+			err_sys(err, "cannot wait for the page faults of a task");
+		else
+			err_nomem(err);
+		free(sp);
+		close(uffd);
+		return NULL;
+	}
+	sp->z = z;
+	sp->object = object;
+	sp->uffd = uffd;
+	sp->pidfd = -1;
+	*z->spaces_end = sp;
+	z->spaces_end = &sp->next;
+	z->st.spaces++;
+	return sp;
+}
+
+struct lazy_space *lazy_add(struct lazy *z, lazy_object object, int uffd, int pidfd, struct err *err)
+{
+	struct lazy_space *sp = lazy_space_new(z, object, uffd, err);
+
+	if (!sp) {
+		if (pidfd >= 0)
+			close(pidfd);
+		return NULL;
+	}
+	sp->pidfd = pidfd;
+	if (pidfd < 0 || !z->guardian)
+		return sp;
+	if (guardian_watch(z->guardian, pidfd, err) < 0) {
+		lazy_space_close(sp);
+		return NULL;
+	}
+	sp->watched = true;
+	return sp;
+}
+
+int lazy_missing(struct lazy_space *sp, uint64_t vaddr, uint64_t pages, struct err *err)
+{
+	return lazy_map_add(&sp->map, vaddr, pages, err);
+}
+
+/*
+ * Nothing is missing, or nobody is there any more. Closing ends the registrations,
+ * and wakes whoever sleeps in an event that was not read.
+ */
+void lazy_space_close(struct lazy_space *sp)
+{
+	if (sp->uffd < 0)
+		return;
+	if (sp->watched)
+		guardian_forget(sp->z->guardian, sp->pidfd);
+	sp->watched = false;
+	epoll_ctl(sp->z->epoll, EPOLL_CTL_DEL, sp->uffd, NULL);
+	close(steal_fd(&sp->uffd));
+	if (sp->pidfd >= 0)
+		close(steal_fd(&sp->pidfd));
+	lazy_map_free(&sp->map);
+	vec_free(&sp->waits);
+}
+
+static void sweep(struct lazy *z)
+{
+	struct lazy_space **at = &z->spaces, *sp;
+
+	while ((sp = *at)) {
+		if (sp->uffd >= 0) {
+			at = &sp->next;
+			continue;
+		}
+		*at = sp->next;
+		if (z->turn == sp)
+			z->turn = sp->next;
+		free(sp);
+	}
+	z->spaces_end = at;
+}
+
+/* ---- requests ---- */
+
+static void ask(struct lazy *z, lazy_object object, uint64_t dump, uint64_t pages, bool asked)
+{
+	for (struct lazy_space *sp = z->spaces; sp; sp = sp->next)
+		if (sp->uffd >= 0 && sp->object == object)
+			lazy_map_ask(&sp->map, dump, dump + pages * PAGE_BYTES, asked);
+}
+
+static void forget_request(struct lazy *z, struct lazy_request *rq)
+{
+	ask(z, rq->object, rq->vaddr, rq->pages, false);
+	if (!rq->urgent)
+		z->bulk_asked_pages -= rq->pages;
+	rq->prev->next = rq->next;
+	rq->next->prev = rq->prev;
+	free(rq);
+	z->ask_again = true;
+}
+
+static void note_lost(struct lazy *z)
+{
+	if (!z->lost)
+		z->st.losses++;
+	z->lost = true;
+}
+
+void lazy_lost(struct lazy *z)
+{
+	note_lost(z);
+	while (z->requests.next != &z->requests)
+		forget_request(z, z->requests.next);
+}
+
+void lazy_back(struct lazy *z)
+{
+	z->lost = false;
+	z->ask_again = true;
+	z->bulk_step_pages = 0;
+	lazy_retry_soon(z);
+}
+
+/* 0; 1: the source takes no more now, or is lost; -1. */
+static int send_request(struct lazy_space *sp, const struct lazy_run *run, bool urgent,
+			struct err *err)
+{
+	struct lazy *z = sp->z;
+	struct lazy_request *rq = calloc(1, sizeof(*rq));
+	struct err why;
+	int r;
+
+	if (!rq)
+		return err_nomem(err);
+	*rq = (struct lazy_request){
+		.object = sp->object,
+		.vaddr = run->dump,
+		.pages = run->pages,
+		.urgent = urgent,
+		.prev = z->requests.prev,
+		.next = &z->requests,
+	};
+	rq->prev->next = rq->next->prev = rq;
+	if (!urgent)
+		z->bulk_asked_pages += rq->pages;
+	ask(z, sp->object, run->dump, run->pages, true);
+	r = z->source->ops->request(z->source, rq, &why);
+	if (r == 0)
+		return 0;
+	forget_request(z, rq);
+	if (r < 0) {
+		/* we may be inside of an answer: the other requests stay until that has ended */
+		log_warn("%s: %s", z->source->ops->name, why.text);
+		note_lost(z);
+	} else if (urgent) {
+		lazy_retry_soon(z);
+	}
+	return 1;
+}
+
+static bool asked_urgently(const struct lazy *z, lazy_object object, uint64_t dump)
+{
+	for (const struct lazy_request *rq = z->requests.next; rq != &z->requests; rq = rq->next)
+		if (rq->urgent && rq->object == object && dump >= rq->vaddr &&
+		    dump < rq->vaddr + rq->pages * PAGE_BYTES)
+			return true;
+	return false;
+}
+
+int lazy_ask_urgent(struct lazy_space *sp, uint64_t addr, struct err *err)
+{
+	const struct lazy_source *source = sp->z->source;
+	struct lazy_run run = {.addr = addr, .pages = 1};
+	enum lazy_state state = lazy_map_state(&sp->map, addr, &run.dump);
+
+	if (state == LAZY_ABSENT || sp->z->lost)
+		return 0;
+	if (state == LAZY_ASKED && (!source->fast_lane || asked_urgently(sp->z, sp->object, run.dump)))
+		return 0;
+	if (state == LAZY_MISSING &&
+	    !lazy_map_next(&sp->map, addr, MAX(source->around_pages, 1UL), LAZY_MISSING, &run))
+		return 0;
+	return send_request(sp, &run, true, err) < 0 ? -1 : 0;
+}
+
+/* What the background is to ask for next: behind the last fault, then around. */
+static bool next_in_space(struct lazy_space *sp, uint64_t max, struct lazy_run *run)
+{
+	if (sp->uffd < 0 || !sp->map.missing)
+		return false;
+	if (!lazy_map_next(&sp->map, sp->cursor, max, LAZY_MISSING, run) &&
+	    (!sp->cursor || !lazy_map_next(&sp->map, 0, max, LAZY_MISSING, run)))
+		return false;
+	sp->cursor = run->addr + run->pages * PAGE_BYTES;
+	return true;
+}
+
+static struct lazy_space *next_run(struct lazy *z, uint64_t max, struct lazy_run *run)
+{
+	struct lazy_space *first = z->turn ? z->turn : z->spaces, *sp = first;
+
+	while (sp) {
+		if (next_in_space(sp, max, run)) {
+			z->turn = sp->next;
+			return sp;
+		}
+		sp = sp->next ? sp->next : z->spaces;
+		if (sp == first)
+			break;
+	}
+	return NULL;
+}
+
+static int background(struct lazy *z, struct err *err)
+{
+	uint64_t window = z->source->window_pages, step;
+	struct lazy_space *sp;
+	struct lazy_run run;
+	int r = 0;
+
+	while (z->started && !z->lost && r == 0 && z->bulk_asked_pages < window) {
+		z->bulk_step_pages = MAX(z->bulk_step_pages, (uint64_t)STEP_PAGES);
+		step = MIN(z->bulk_step_pages, window - z->bulk_asked_pages);
+		sp = next_run(z, step, &run);
+		if (!sp)
+			break;
+		r = send_request(sp, &run, false, err);
+	}
+	return r < 0 ? -1 : 0;
+}
+
+/* ---- answers ---- */
+
+static int push(struct lazy *z, lazy_object object, bool urgent, uint64_t vaddr, const void *data,
+		uint64_t n, struct err *err)
+{
+	uint64_t placed, *count = urgent ? &z->st.urgent_pages : &z->st.bulk_pages;
+
+	if (vaddr % PAGE_BYTES || n > (UINT64_MAX - vaddr) / PAGE_BYTES)
+		return err_set(err, EPROTO, "the source sends pages at the odd address 0x%llx",
+			       (unsigned long long)vaddr);
+	if (lazy_place(z, object, vaddr, data, n, &placed, err) < 0) {
+		z->broken = true;
+		z->why = *err;
+		return -1;
+	}
+	placed = MIN(placed, n); /* children may have taken them, too */
+	*count += placed;
+	z->st.dropped_pages += n - placed;
+	if (z->started && !z->st.drain_ns && !lazy_left_pages(z))
+		z->st.drain_ns = lazy_now_ns() - z->start_ns;
+	return 0;
+}
+
+int lazy_push(struct lazy *z, lazy_object object, uint64_t vaddr, const void *data, uint64_t n,
+	      struct err *err)
+{
+	return push(z, object, false, vaddr, data, n, err);
+}
+
+static int answer(struct lazy *z, struct lazy_request *rq, uint64_t vaddr, const void *data,
+		  uint64_t n, struct err *err)
+{
+	if (vaddr < rq->vaddr || n > rq->pages || vaddr - rq->vaddr > (rq->pages - n) * PAGE_BYTES)
+		return err_set(err, EPROTO,
+			       "the source answers with pages that it was not asked for (%llu at 0x%llx)",
+			       (unsigned long long)n, (unsigned long long)vaddr);
+	return push(z, rq->object, rq->urgent, vaddr, data, n, err);
+}
+
+int lazy_answer(struct lazy *z, struct lazy_request *rq, uint64_t vaddr, const void *data,
+		uint64_t n, struct err *err)
+{
+	return answer(z, rq, vaddr, data, n, err);
+}
+
+int lazy_answer_zero(struct lazy *z, struct lazy_request *rq, uint64_t vaddr, uint64_t n,
+		     struct err *err)
+{
+	return answer(z, rq, vaddr, NULL, n, err);
+}
+
+void lazy_end(struct lazy *z, struct lazy_request *rq)
+{
+	if (!rq->urgent)
+		z->bulk_step_pages = MIN(z->bulk_step_pages + STEP_PAGES, (uint64_t)STEP_MAX_PAGES);
+	forget_request(z, rq);
+}
+
+/* ---- the loop ---- */
+
+void lazy_start(struct lazy *z)
+{
+	z->started = true;
+	z->start_ns = lazy_now_ns();
+	lazy_retry_soon(z);
+}
+
+int lazy_fd(const struct lazy *z)
+{
+	return z->epoll;
+}
+
+void lazy_retry_soon(struct lazy *z)
+{
+	struct itimerspec in = {.it_value.tv_nsec = RETRY_NS};
+
+	timerfd_settime(z->timer, 0, &in, NULL);
+}
+
+/* All that the descriptors have, a bounded number of times. */
+static int read_all(struct lazy *z, struct err *err)
+{
+	struct epoll_event ev[EVENTS];
+	uint64_t ticks;
+	int n = EVENTS;
+
+	for (int round = 0; round < 16 && n == EVENTS; round++) {
+		n = epoll_wait(z->epoll, ev, EVENTS, 0);
+		for (int i = 0; i < n; i++) {
+			struct lazy_space *sp = ev[i].data.ptr;
+
+			if (!sp)
+				(void)!read(z->timer, &ticks, sizeof(ticks));
+			else if (sp->uffd >= 0 && lazy_events(sp, err) < 0)
+				return -1;
+		}
+	}
+	return 0;
+}
+
+/* A task may die while nothing of its memory is on its way. */
+static void close_dead(struct lazy *z)
+{
+	for (struct lazy_space *sp = z->spaces; sp; sp = sp->next)
+		if (sp->uffd >= 0 && (!sp->map.missing || !uffd_space_lives(sp->uffd)))
+			lazy_space_close(sp);
+}
+
+static int look_around(struct lazy *z, struct err *err)
+{
+	uint64_t now = lazy_now_ns();
+
+	if (now - z->look_ns < LOOK_MS * 1000000UL)
+		return 0;
+	z->look_ns = now;
+	close_dead(z);
+	return z->guardian ? guardian_check(z->guardian, err) : 0;
+}
+
+int lazy_run(struct lazy *z, struct err *err)
+{
+	if (z->broken) {
+		*err = z->why;
+		return -1;
+	}
+	sweep(z);
+	if (read_all(z, err) < 0)
+		return -1;
+	for (struct lazy_space *sp = z->spaces; sp; sp = sp->next) {
+		if (lazy_waits(sp, err) < 0)
+			return -1;
+		if (sp->uffd >= 0 && z->started && !sp->map.missing)
+			lazy_space_close(sp);
+	}
+	z->ask_again = false;
+	return background(z, err);
+}
+
+/* 0: it works (again); 1: it is still lost; -1. */
+static int work_source(struct lazy *z, bool ready, struct err *err)
+{
+	const struct lazy_source_ops *ops = z->source->ops;
+	struct err why;
+	int r;
+
+	if (z->lost) {
+		lazy_lost(z);
+		r = ops->reconnect ? ops->reconnect(z->source, err) :
+				     err_set(err, EPIPE, "%s: the connection is lost", ops->name);
+		if (r == 0)
+			lazy_back(z);
+		return r;
+	}
+	if (!ready || !ops->work || ops->work(z->source, z, &why) == 0)
+		return 0;
+	log_warn("%s: %s", ops->name, why.text);
+	lazy_lost(z);
+	return 1;
+}
+
+int lazy_step(struct lazy *z, int watch_fd, int timeout_ms, struct err *err)
+{
+	const struct lazy_source_ops *ops = z->source->ops;
+	struct pollfd p[3] = {{.fd = z->epoll, .events = POLLIN},
+			      {.fd = -1},
+			      {.fd = watch_fd, .events = POLLIN}};
+	int source_ms = -1, n;
+
+	if (lazy_run(z, err) < 0)
+		return -1;
+	if (ops->poll_fd)
+		p[1].fd = ops->poll_fd(z->source, &p[1].events, &source_ms);
+	if (source_ms >= 0 && (timeout_ms < 0 || source_ms < timeout_ms))
+		timeout_ms = source_ms;
+	if (timeout_ms < 0 || timeout_ms > LOOK_MS)
+		timeout_ms = LOOK_MS;
+	n = poll(p, ARRAY_SIZE(p), timeout_ms);
+	if (n < 0 && errno != EINTR)
+		return err_sys(err, "cannot wait for page faults");
+	if (look_around(z, err) < 0)
+		return -1;
+	if (work_source(z, n <= 0 || p[1].revents, err) < 0)
+		return -1;
+	return lazy_run(z, err);
+}
+
+uint64_t lazy_left_pages(const struct lazy *z)
+{
+	uint64_t left = 0;
+
+	for (const struct lazy_space *sp = z->spaces; sp; sp = sp->next)
+		left += sp->map.missing;
+	return left;
+}
+
+bool lazy_wants(const struct lazy *z, lazy_object object, uint64_t vaddr)
+{
+	struct lazy_run run;
+
+	for (const struct lazy_space *sp = z->spaces; sp; sp = sp->next)
+		if (sp->uffd >= 0 && sp->object == object &&
+		    lazy_map_at_dump(&sp->map, vaddr, vaddr + PAGE_BYTES, &run))
+			return true;
+	return false;
+}
+
+void lazy_close(struct lazy *z)
+{
+	if (!z)
+		return;
+	while (z->requests.next != &z->requests)
+		forget_request(z, z->requests.next);
+	for (struct lazy_space *sp = z->spaces; sp; sp = sp->next)
+		lazy_space_close(sp);
+	sweep(z);
+	if (z->timer >= 0)
+		close(z->timer);
+	if (z->epoll >= 0)
+		close(z->epoll);
+	free(z);
+}

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * What the files of the fault engine share:
+ *
+ *	lazy.c         spaces, requests, the loop
+ *	lazy_events.c  what tasks say: faults, forks, remaps
+ *	lazy_place.c   pages into spaces
+ *	lazy_map.c     which pages are missing
+ *	lazy_stat.c    figures
+ */
+#ifndef FERRY_MEM_LAZY_PRIV_H
+#define FERRY_MEM_LAZY_PRIV_H
+
+#include "mem/lazy.h"
+#include "mem/lazy_map.h"
+
+/* A thread that waits at an address. */
+struct lazy_wait {
+	uint64_t addr;
+	uint64_t since_ns;
+	enum {
+		WAIT_NEW,  /* not looked at yet */
+		WAIT_PAGE, /* for a missing page */
+		WAIT_HOLE, /* nothing is missing there: for zeros */
+	} what;
+};
+
+struct lazy_space {
+	struct lazy *z;
+	struct lazy_space *next;
+	lazy_object object;
+	int uffd;     /* -1: closed; freed at the next lazy_run */
+	int pidfd;    /* of the task; -1: not known */
+	bool child;   /* forked while pages were missing */
+	bool watched; /* its pidfd is */
+	struct lazy_map map;
+	VEC(struct lazy_wait) waits;
+	uint64_t cursor; /* where the background goes on */
+};
+
+enum { LATENCY_BUCKETS = 64 * 8 };
+
+struct lazy {
+	struct lazy_source *source;
+	struct guardian *guardian;
+	int epoll, timer; /* the timer: something has to be tried again */
+	struct lazy_space *spaces, **spaces_end;
+	struct lazy_request requests; /* list head */
+	struct lazy_space *turn;      /* whose background pages are asked for next */
+	uint64_t bulk_asked_pages, bulk_step_pages;
+	bool started;
+	bool lost; /* requests may still be on the list: lazy_lost() takes them off */
+	bool broken; /* the kernel refused, or memory is exhausted: @why; nothing can be done any more */
+	struct err why;
+	uint64_t look_ns; /* when dead tasks and the guardian were looked for */
+	bool ask_again;   /* requests ended without all their pages: look at those that wait */
+	uint64_t start_ns;
+	struct lazy_stats st;
+	uint64_t latency[LATENCY_BUCKETS];
+};
+
+uint64_t lazy_now_ns(void);
+
+/* lazy.c */
+void lazy_space_close(struct lazy_space *sp);
+struct lazy_space *lazy_space_new(struct lazy *z, lazy_object object, int uffd, struct err *err);
+/* Asks for the page that a thread waits for, if it is not on its way. */
+int lazy_ask_urgent(struct lazy_space *sp, uint64_t addr, struct err *err) must_check;
+/* Runs lazy_run() again in a moment, whatever happens. */
+void lazy_retry_soon(struct lazy *z);
+
+/* lazy_events.c */
+/* Reads all that the userfaultfd has. May close the space, and add others at the end of the list. */
+int lazy_events(struct lazy_space *sp, struct err *err) must_check;
+/* What threads wait for: zeros for holes, requests for pages that are on nobody's way. */
+int lazy_waits(struct lazy_space *sp, struct err *err) must_check;
+
+/* lazy_place.c */
+/* @data NULL: zeros. Counts in *placed the pages that some space took. */
+int lazy_place(struct lazy *z, lazy_object object, uint64_t dump, const uint8_t *data, uint64_t n,
+	       uint64_t *placed, struct err *err) must_check;
+/* Zeros where nothing is missing: 0, 1 (not now), -1. */
+int lazy_place_hole(struct lazy_space *sp, uint64_t addr, struct err *err) must_check;
+
+/* lazy_stat.c */
+void lazy_stat_fault(struct lazy *z, uint64_t ns);
+
+#endif

@@ -89,7 +89,7 @@ static int fake_poll_fd(struct lazy_source *s, short *events, int *timeout_ms)
 	struct fake *f = (struct fake *)s;
 
 	*events = POLLIN;
-	*timeout_ms = f->lost % 2 ? 1 : -1;
+	*timeout_ms = f->habits & FLAKY ? 1 : -1;
 	if (f->habits & LATE && f->first) {
 		*timeout_ms = 1;
 		return -1;

@@ -146,28 +146,53 @@ BLOB void run_script(struct blob_slot *slot)
 	}
 }
 
-/* How often the host yields to a guest that may never have come in (we died just then). */
-enum { GUEST_PATIENCE = 200000 };
+/* How long the host waits for guests: one may never have come in (we died just then). */
+enum { GUEST_PATIENCE_NS = 20 * 1000 * 1000 };
 
-BLOB void leave(struct blob_slot *slot)
+BLOB int64_t now_ns(void)
 {
-	uint32_t guest, i = 0;
+	int64_t ts[2] = {0, 0};
 
-	if (slot->flags & BLOB_DIE_WITH_OWNER)
-		for (;;)
-			sys6(__NR_exit_group, 1, 0, 0, 0, 0, 0);
-	/* The region is ours to unmap, but not under the feet of guests. */
+	sys6(__NR_clock_gettime, 1 /* CLOCK_MONOTONIC */, (uint64_t)ts, 0, 0, 0, 0);
+	return ts[0] * 1000000000 + ts[1];
+}
+
+/*
+ * Waits until all guests have left. A clock measures it, not a number of tries:
+ * on a busy machine one yield can take as long as everything else together.
+ */
+BLOB int guests_left(const struct blob_slot *slot)
+{
+	int64_t end = 0;
+	uint32_t guest;
+
 	for (guest = 0; guest < slot->guests; guest++) {
 		const uint32_t *gone = (const uint32_t *)(slot->guest_gone +
 							  guest * slot->guest_stride);
 
-		for (; i < GUEST_PATIENCE && !__atomic_load_n(gone, __ATOMIC_ACQUIRE); i++)
+		while (!__atomic_load_n(gone, __ATOMIC_ACQUIRE)) {
+			int64_t now = now_ns();
+
+			if (!end)
+				end = now + GUEST_PATIENCE_NS;
+			if (now > end)
+				return 0;
 			sys6(__NR_sched_yield, 0, 0, 0, 0, 0, 0);
+		}
 	}
-	__asm__ volatile("jmp *%0"
-			 :
-			 : "r"(i == GUEST_PATIENCE ? slot->home_keep : slot->home),
-			   "b"(slot->home_values));
+	return 1;
+}
+
+BLOB void leave(struct blob_slot *slot)
+{
+	uint64_t home;
+
+	if (slot->flags & BLOB_DIE_WITH_OWNER)
+		for (;;)
+			sys6(__NR_exit_group, 1, 0, 0, 0, 0, 0);
+	/* The region is ours to unmap, but not under the feet of guests: then the next visitor does it. */
+	home = guests_left(slot) ? slot->home : slot->home_keep;
+	__asm__ volatile("jmp *%0" : : "r"(home), "b"(slot->home_values));
 	__builtin_unreachable();
 }
 

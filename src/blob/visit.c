@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <ucontext.h>
 
 /* ---- the stub ---- */
 
@@ -290,9 +291,46 @@ bool visit_has_leftovers(pid_t pid, const proc_vmas *vmas)
 	return mem_fd >= 0 && find_place(mem_fd, vmas, &p) && p.leftover;
 }
 
-/* Does the live part of a stack hold an address of the stub, as the frame of a signal handler would? */
-static bool stack_leads_home(int mem_fd, const proc_vmas *vmas, uint64_t rsp, uint64_t from,
-			     uint64_t to)
+/* The addresses that only a visit uses: the stub's page and the regions. */
+struct way {
+	uint64_t from[8], to[8];
+	unsigned int n;
+};
+
+static bool on_way(const struct way *w, uint64_t addr)
+{
+	unsigned int i;
+
+	for (i = 0; i < w->n; i++)
+		if (addr >= w->from[i] && addr < w->to[i])
+			return true;
+	return false;
+}
+
+static void add_to_way(struct way *w, uint64_t from, uint64_t to)
+{
+	if (w->n == ARRAY_SIZE(w->from))
+		return;
+	w->from[w->n] = from;
+	w->to[w->n++] = to;
+}
+
+/* Is this place on a stack the instruction pointer in the frame of a signal handler? */
+static bool in_signal_frame(int mem_fd, uint64_t at)
+{
+	ucontext_t uc;
+
+	if (pread(mem_fd, &uc, sizeof(uc),
+		  (off_t)(at - offsetof(ucontext_t, uc_mcontext.gregs[REG_RIP]))) !=
+	    (ssize_t)sizeof(uc))
+		return false;
+	/* arch/x86/include/uapi/asm/ucontext.h: three flags; the kernel never sets a link. */
+	return (uc.uc_flags & ~7UL) == 0 && !uc.uc_link &&
+	       (uc.uc_mcontext.gregs[REG_CSGSFS] & 0xffff) == 0x33;
+}
+
+/* Is there the frame of a signal handler in the live part of a stack that returns to the way? */
+static bool stack_leads_home(int mem_fd, const proc_vmas *vmas, uint64_t rsp, const struct way *w)
 {
 	uint64_t words[1024], bytes;
 	size_t i, n;
@@ -308,28 +346,28 @@ static bool stack_leads_home(int mem_fd, const proc_vmas *vmas, uint64_t rsp, ui
 		if (pread(mem_fd, words, n * 8, (off_t)rsp) != (ssize_t)(n * 8))
 			return false;
 		for (i = 0; i < n; i++)
-			if (words[i] >= from && words[i] < to)
+			if (on_way(w, words[i]) && in_signal_frame(mem_fd, rsp + i * 8))
 				return true;
 	}
 	return false;
 }
 
-bool visit_on_way_home(pid_t pid, const proc_vmas *vmas, const struct user_regs_struct *regs)
+enum visit_way visit_way_home(pid_t pid, const proc_vmas *vmas, const struct user_regs_struct *regs)
 {
 	cleanup_close int mem_fd = io_openf(O_RDONLY, "/proc/%d/mem", pid);
-	uint64_t end, rip = regs->rip;
+	struct way w = {.n = 0};
 	struct place p;
 	size_t i;
 
 	if (mem_fd < 0 || !find_place(mem_fd, vmas, &p) || !p.leftover)
-		return false;
-	end = set_at(p.stub, p.guests, p.sets);
-	if (rip >= p.stub && rip < end)
-		return true;
+		return VISIT_AT_HOME;
+	add_to_way(&w, p.stub, set_at(p.stub, p.guests, p.sets));
 	for (i = 0; i < vmas->n; i++)
-		if (rip >= vmas->v[i].start && rip < vmas->v[i].end && is_region(mem_fd, &vmas->v[i]))
-			return true;
-	return stack_leads_home(mem_fd, vmas, regs->rsp, p.stub, end);
+		if (is_region(mem_fd, &vmas->v[i]))
+			add_to_way(&w, vmas->v[i].start, vmas->v[i].end);
+	if (on_way(&w, regs->rip) || on_way(&w, regs->rsp))
+		return VISIT_AWAY;
+	return stack_leads_home(mem_fd, vmas, regs->rsp, &w) ? VISIT_MAYBE_AWAY : VISIT_AT_HOME;
 }
 
 /* ---- getting in ---- */
@@ -344,8 +382,8 @@ static int thread_alive(void *arg, struct err *err)
 		return err->no == ETIMEDOUT ? 0 : -1;
 	if (stop == PT_GONE)
 		return err_set(err, ESRCH, "thread %d was killed while it was looked at", tid);
-	/* A SIGSTOP from elsewhere; it stays in effect after we have gone. */
-	return pt_cont(tid, 0, err);
+	/* A SIGSTOP from elsewhere: it must be passed on to be in effect after we have gone. */
+	return pt_cont(tid, stop == PT_SIGNAL ? sig : 0, err);
 }
 
 static int map_region(struct visit *v, struct err *err)
@@ -408,19 +446,27 @@ static void lay_out(struct visit *v)
 	}
 }
 
-/* Points a stopped thread at the blob, all signals blocked, and lets it run. */
-static int send_in(struct visit *v, const struct visit_thread *t, uint64_t slot, struct err *err)
+/*
+ * Points a stopped thread at the blob, all signals blocked, and lets it run.
+ * First at the stub, which would take it home with the mask that it has: should we
+ * die between two calls, it must neither be itself with all signals blocked nor
+ * have a handler run on the small stack in the region.
+ */
+static int send_in(struct visit *v, const struct visit_thread *t, const struct blob_slot *slot,
+		   uint64_t slot_theirs, struct err *err)
 {
 	struct user_regs_struct r = t->regs;
 
-	r.rip = v->theirs + blob_entry();
-	r.rdi = slot;
-	r.rax = 0;
+	r.rip = slot->home;
+	r.rbx = slot->home_values;
 	r.orig_rax = (uint64_t)-1;
-	r.eflags &= ~(uint64_t)0x400; /* direction flag, as the ABI wants it in functions */
 	if (pt_set_regs(t->tid, &r, err) || pt_set_sigmask(t->tid, ~0ULL, err))
 		return -1;
-	return pt_cont(t->tid, 0, err);
+	r.rip = v->theirs + blob_entry();
+	r.rdi = slot_theirs;
+	r.rax = 0;
+	r.eflags &= ~(uint64_t)0x400; /* direction flag, as the ABI wants it in functions */
+	return pt_set_regs(t->tid, &r, err) || pt_cont(t->tid, 0, err) ? -1 : 0;
 }
 
 /* Lets the thread make the stub's mmap. */
@@ -489,7 +535,7 @@ static int write_host(struct visit *v, struct err *err)
 }
 
 int visit_open(struct visit *v, pid_t pid, const struct visit_thread *host, unsigned int guests,
-	       const proc_vmas *vmas, struct err *err)
+	       const proc_vmas *vmas, bool keep_left, struct err *err)
 {
 	struct err second;
 	struct place p;
@@ -516,8 +562,8 @@ int visit_open(struct visit *v, pid_t pid, const struct visit_thread *host, unsi
 	if (make_region(v, err) || write_host(v, err) || map_region(v, err))
 		goto undo;
 	lay_out(v);
-	if (send_in(v, &v->host, v->theirs + CODE_BYTES, err) ||
-	    (p.leftover && clear_leftovers(v, vmas, err)))
+	if (send_in(v, &v->host, v->slot, v->theirs + CODE_BYTES, err) ||
+	    (p.leftover && !keep_left && clear_leftovers(v, vmas, err)))
 		goto undo;
 	return 0;
 undo:
@@ -574,6 +620,13 @@ static int write_guests(struct visit *v, const struct visit_thread *guests, unsi
 	return poke(v, at, tails, n * sizeof(tails[0]), err);
 }
 
+/* From here on the host would wait for this guest, too. */
+static int send_guest(struct visit *v, const struct visit_thread *t, unsigned int i, struct err *err)
+{
+	__atomic_store_n(&v->slot->guests, i + 1, __ATOMIC_SEQ_CST);
+	return send_in(v, t, v->guest_slot[i], v->theirs + guest_offset(i) + GUEST_VALUES_BYTES, err);
+}
+
 /* Runs their scripts and gets those that came in back into our trap; *entered says how many came in. */
 static int run_guests(struct visit *v, const struct visit_thread *guests, unsigned int n,
 		      unsigned int *entered, struct err *err)
@@ -587,8 +640,7 @@ static int run_guests(struct visit *v, const struct visit_thread *guests, unsign
 			rc = err_set(err, ENOSPC, "a script for thread %d does not fit",
 				     guests[i].tid);
 		else
-			rc = send_in(v, &guests[i],
-				     v->theirs + guest_offset(i) + GUEST_VALUES_BYTES, err);
+			rc = send_guest(v, &guests[i], i, err);
 		if (rc == 0)
 			blob_start(v->guest_slot[i], &v->guest_script[i]);
 		*entered += rc == 0;
@@ -614,7 +666,6 @@ int visit_guests(struct visit *v, const struct visit_thread *guests, unsigned in
 		return err_set(err, EINVAL, "%u guests at a time are too many", n);
 	if (write_guests(v, guests, n, err))
 		return -1;
-	__atomic_store_n(&v->slot->guests, n, __ATOMIC_SEQ_CST);
 	rc = run_guests(v, guests, n, &entered, err);
 	for (i = 0; i < n; i++)
 		if ((i < entered && await_stop(&guests[i], &second)) ||

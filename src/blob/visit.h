@@ -65,19 +65,28 @@ bool visit_has_leftovers(pid_t pid, const proc_vmas *vmas) must_check;
  * Is a stopped thread with these registers still on its way home from a visitor
  * that was killed, or in a signal handler on top of it? Then it must run a
  * little before anything is done with it: its registers are not its own yet.
- * May say yes for a while for a thread that is home (a dead value on its stack),
- * so ask a limited number of times.
+ * "Maybe" is said of a thread whose stack holds the frame of a handler that
+ * returns to the way: the handler runs, or it is a dead frame. A host can need a
+ * moment (it waits for guests, which may be stopped), and on a busy machine a
+ * thread that may run does not run at once: the naps between the questions get
+ * longer.
  */
-bool visit_on_way_home(pid_t pid, const proc_vmas *vmas, const struct user_regs_struct *regs)
+enum visit_way { VISIT_AT_HOME, VISIT_MAYBE_AWAY, VISIT_AWAY };
+enum visit_way visit_way_home(pid_t pid, const proc_vmas *vmas, const struct user_regs_struct *regs)
 	must_check;
 enum { VISIT_HOME_TRIES = 200 };
+static inline long visit_nap_ns(int tries)
+{
+	return tries < 20 ? 200000 : tries < 100 ? 2000000 : 20000000;
+}
 
 /*
  * Brings the blob in, with places for up to @guests other threads at a time.
- * @vmas: the process's areas. On failure the thread is as it was.
+ * @vmas: the process's areas. @keep_left: a thread may be away still, so what
+ * killed visitors left stays mapped. On failure the thread is as it was.
  */
 int visit_open(struct visit *v, pid_t pid, const struct visit_thread *host, unsigned int guests,
-	       const proc_vmas *vmas, struct err *err) must_check;
+	       const proc_vmas *vmas, bool keep_left, struct err *err) must_check;
 
 /* Runs v->script in the host thread; results stay readable until the script is reset. */
 int visit_run(struct visit *v, struct err *err) must_check;

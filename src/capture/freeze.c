@@ -264,26 +264,40 @@ static int read_thread(struct live_thread *th, struct err *err)
 	return pt_get_sigmask(th->tid, &th->sigmask, err);
 }
 
+/* Lets a thread run for a moment; its areas are read again, too. */
+static int run_on(struct live_task *t, struct live_thread *th, long ns, struct err *err)
+{
+	const struct timespec nap = {.tv_nsec = ns};
+
+	if (pt_cont(th->tid, 0, err))
+		return -1;
+	nanosleep(&nap, NULL);
+	if (pt_interrupt(th->tid, err) || pt_wait_stop(th->tid, 5000, NULL, err) < 0 ||
+	    read_thread(th, err))
+		return -1;
+	proc_vmas_finish(&t->vmas);
+	return proc_vmas_read(t->facts.pid, true, &t->vmas, err);
+}
+
 /* A thread that a killed ferry left on its way gets time to arrive. */
 static int let_home(struct live_task *t, struct live_thread *th, struct err *err)
 {
-	static const struct timespec nap = {.tv_nsec = 500000};
+	enum visit_way way = VISIT_AT_HOME;
 	int tries;
 
 	for (tries = 0; tries < VISIT_HOME_TRIES; tries++) {
-		if (!visit_on_way_home(t->facts.pid, &t->vmas, &th->regs))
+		way = visit_way_home(t->facts.pid, &t->vmas, &th->regs);
+		if (way == VISIT_AT_HOME)
 			return 0;
-		if (pt_cont(th->tid, 0, err))
-			return -1;
-		nanosleep(&nap, NULL);
-		if (pt_interrupt(th->tid, err) || pt_wait_stop(th->tid, 5000, NULL, err) < 0 ||
-		    read_thread(th, err))
-			return -1;
-		proc_vmas_finish(&t->vmas);
-		if (proc_vmas_read(t->facts.pid, true, &t->vmas, err))
+		if (run_on(t, th, visit_nap_ns(tries), err))
 			return -1;
 	}
+	if (way == VISIT_AWAY)
+		return err_set(err, EAGAIN,
+			       "thread %d is on its way home from a ferry that was killed; try again",
+			       th->tid);
 	log_info("thread %d: what looks like the way home of a visit stays on its stack", th->tid);
+	t->keep_left = true;
 	return 0;
 }
 

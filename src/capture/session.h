@@ -26,6 +26,7 @@ struct live_task {
 	proc_vmas vmas;
 	struct live_task *parent; /* in the tree, NULL for the root */
 	bool shares_files;        /* its descriptor table is the parent's */
+	bool keep_left;           /* what a killed ferry left may be in use, see visit_way_home() */
 };
 
 /* An entry of files.img that executables and mappings of one file share, in all tasks. */

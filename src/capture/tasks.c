@@ -493,7 +493,8 @@ static int inspect_inside(struct capture_session *s, struct live_task *t, struct
 
 	if (!v)
 		return err_nomem(err);
-	if (visit_open(v, t->facts.pid, &host, (unsigned int)t->threads.n - 1, &t->vmas, err))
+	if (visit_open(v, t->facts.pid, &host, (unsigned int)t->threads.n - 1, &t->vmas,
+		       t->keep_left, err))
 		return -1;
 	rc = inspect_leader(s, t, v, err);
 	for (i = 1; i < t->threads.n && rc == 0; i += n) {

@@ -131,28 +131,31 @@ static void stop_thread(pid_t tid, struct visit_thread *t)
 }
 
 /* A thread that an earlier, killed visitor left on its way gets the time to arrive. */
-static void let_go_home(pid_t pid, struct visit_thread *t)
+static bool let_go_home(pid_t pid, struct visit_thread *t)
 {
+	enum visit_way way = VISIT_AT_HOME;
 	struct err err;
 	proc_vmas vmas;
-	bool away;
 	int i;
 
 	for (i = 0; i < VISIT_HOME_TRIES; i++) {
 		if (proc_vmas_read(pid, false, &vmas, &err))
 			fail_child(48, err.text);
-		away = visit_on_way_home(pid, &vmas, &t->regs);
+		way = visit_way_home(pid, &vmas, &t->regs);
 		proc_vmas_finish(&vmas);
-		if (!away)
-			return;
+		if (way == VISIT_AT_HOME)
+			return true;
 		if (pt_cont(t->tid, 0, &err))
 			fail_child(49, err.text);
-		usleep(200);
+		usleep((unsigned int)visit_nap_ns(i) / 1000);
 		if (pt_interrupt(t->tid, &err) ||
 		    pt_wait_stop(t->tid, 5000, NULL, &err) != PT_STOPPED ||
 		    pt_get_regs(t->tid, &t->regs, &err) || pt_get_sigmask(t->tid, &t->sigmask, &err))
 			fail_child(50, err.text);
 	}
+	if (way == VISIT_AWAY)
+		fail_child(52, "a thread does not come home");
+	return false;
 }
 
 static char *maps_of(pid_t pid)
@@ -181,14 +184,15 @@ static void visit_once(pid_t pid, int n_threads)
 	proc_vmas vmas;
 	struct err err;
 	unsigned int op, ops[8];
+	bool home = true;
 	int i;
 
 	for (i = 0; i < n_threads; i++)
 		stop_thread(board->tids[i], &t[i]);
 	for (i = 0; i < n_threads; i++)
-		let_go_home(pid, &t[i]);
+		home = let_go_home(pid, &t[i]) && home;
 	if (proc_vmas_read(pid, false, &vmas, &err) ||
-	    visit_open(&v, pid, &t[0], VISIT_MAX_GUESTS, &vmas, &err))
+	    visit_open(&v, pid, &t[0], VISIT_MAX_GUESTS, &vmas, !home, &err))
 		fail_child(41, err.text);
 	proc_vmas_finish(&vmas);
 	op = script_call(&v.script, "ask the pid", SYS_getpid);
@@ -228,23 +232,36 @@ static void test_visit_leaves_nothing(void **state)
 	waitpid(pid, NULL, 0);
 }
 
-/* A visitor in a process of its own is killed after a random time. */
+/* How long a visit takes on this machine now. */
+static unsigned int visit_us(pid_t pid)
+{
+	struct timespec a, b;
+
+	clock_gettime(CLOCK_MONOTONIC, &a);
+	visit_once(pid, 4);
+	clock_gettime(CLOCK_MONOTONIC, &b);
+	return (unsigned int)((b.tv_sec - a.tv_sec) * 1000000 + (b.tv_nsec - a.tv_nsec) / 1000);
+}
+
+/* A visitor in a process of its own is killed after a random time, up to about that of a whole visit. */
 static void test_visitor_is_killed(void **state)
 {
 	int rounds = getenv("FERRY_FULL") ? 2000 : 300, i, status, cut = 0, ended = 0;
 	pid_t pid = start_child(4), visitor;
 	char before[65536];
+	unsigned int span_us;
 	uint64_t progress;
 
 	strcpy(before, maps_of(pid));
 	srandom((unsigned int)time(NULL));
+	span_us = visit_us(pid) * 5 / 4 + 1000;
 	for (i = 0; i < rounds; i++) {
 		visitor = fork();
 		if (visitor == 0) {
 			visit_once(pid, 4);
 			_exit(0);
 		}
-		usleep((unsigned int)random() % 8000);
+		usleep((unsigned int)random() % span_us);
 		kill(visitor, SIGKILL);
 		waitpid(visitor, &status, 0);
 		if (WIFEXITED(status)) {
@@ -269,11 +286,68 @@ static void test_visitor_is_killed(void **state)
 	waitpid(pid, NULL, 0);
 }
 
+/* Dies with one guest announced that never came in: the host waits for it, and comes home. */
+static void die_before_guest(pid_t pid)
+{
+	struct visit_thread t;
+	struct visit v;
+	proc_vmas vmas;
+	struct err err;
+
+	stop_thread(board->tids[0], &t);
+	if (proc_vmas_read(pid, false, &vmas, &err) || visit_open(&v, pid, &t, 1, &vmas, false, &err))
+		fail_child(41, err.text);
+	v.slot->guests = 1;
+	_exit(0);
+}
+
+/* The machine is busy: a yield of the host takes long. The next visitor comes at once. */
+static void test_guest_never_came(void **state)
+{
+	pid_t pid = start_child(4), visitor, busy[4];
+	char before[65536];
+	int status;
+	size_t i;
+
+	strcpy(before, maps_of(pid));
+	for (i = 0; i < ARRAY_SIZE(busy); i++) {
+		busy[i] = fork();
+		if (busy[i] == 0) {
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
+			for (;;)
+				compute(1);
+		}
+	}
+	visitor = fork();
+	if (visitor == 0)
+		die_before_guest(pid);
+	waitpid(visitor, &status, 0);
+	assert_int_equal(status, 0);
+	visitor = fork();
+	if (visitor == 0) {
+		visit_once(pid, 4);
+		_exit(0);
+	}
+	waitpid(visitor, &status, 0);
+	assert_int_equal(status, 0);
+	for (i = 0; i < ARRAY_SIZE(busy); i++) {
+		kill(busy[i], SIGKILL);
+		waitpid(busy[i], NULL, 0);
+	}
+	usleep(50000);
+	assert_int_equal(waitpid(pid, &status, WNOHANG), 0);
+	assert_string_equal(before, maps_of(pid));
+	assert_int_equal(board->wrong, 0);
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_visit_leaves_nothing),
 		cmocka_unit_test(test_visitor_is_killed),
+		cmocka_unit_test(test_guest_never_came),
 	};
 
 	board = mmap(NULL, sizeof(*board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);

@@ -13,9 +13,13 @@
 #include <linux/userfaultfd.h>
 #include <sched.h>
 #include <sys/ioctl.h>
+#include <time.h>
 
-/* So often the task is given time to go on with what it changes, before its pages are asked for again. */
-enum { PATIENCE = 200 };
+/*
+ * So often, for a moment each, a task is given time to go on with what it changes, before
+ * its pages are dropped and asked for again: a fork copies page tables for milliseconds.
+ */
+enum { YIELDS = 20, PATIENCE = 120, MOMENT_NS = 50000 };
 
 /* Nobody waits for these pages any more. */
 static void note_placed(struct lazy_space *sp, uint64_t start, uint64_t end)
@@ -86,6 +90,8 @@ struct attempt {
 static int refused(struct lazy_space *sp, const struct lazy_run *run, int no, struct attempt *a,
 		   struct err *err)
 {
+	static const struct timespec moment = {.tv_nsec = MOMENT_NS};
+
 	switch (no) {
 	case EEXIST:
 		took(sp, run->addr, PAGE_BYTES);
@@ -96,7 +102,10 @@ static int refused(struct lazy_space *sp, const struct lazy_run *run, int no, st
 			return -1;
 		if (++a->tries == PATIENCE)
 			return 1;
-		sched_yield();
+		if (a->tries < YIELDS)
+			sched_yield();
+		else
+			nanosleep(&moment, NULL);
 		return 0;
 	case ENOENT:
 		if (run->pages > 1) {

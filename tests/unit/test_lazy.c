@@ -121,7 +121,8 @@ static int give(struct fake *f, struct lazy *z, struct lazy_request *rq, struct 
 	}
 	if (f->habits & UNASKED && (lazy_push(z, OBJECT + 1, rq->vaddr, page, 1, err) < 0 ||
 				    lazy_push(z, OBJECT, ELSEWHERE + 0x10000000, page, 1, err) < 0 ||
-				    lazy_push(z, OBJECT, rq->vaddr, page, 1, err) < 0))
+				    (!lazy_wants(z, OBJECT, rq->vaddr) &&
+				     lazy_push(z, OBJECT, rq->vaddr, page, 1, err) < 0)))
 		return -1;
 	return 0;
 }

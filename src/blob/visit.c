@@ -581,6 +581,11 @@ int visit_run(struct visit *v, struct err *err)
 	return script_run(v->slot, &v->script, thread_alive, &v->host.tid, err);
 }
 
+int visit_alive(struct visit *v, struct err *err)
+{
+	return thread_alive(&v->host.tid, err);
+}
+
 /* ---- guests ---- */
 
 static int await_stop(const struct visit_thread *t, struct err *err)

@@ -91,6 +91,18 @@ int visit_open(struct visit *v, pid_t pid, const struct visit_thread *host, unsi
 /* Runs v->script in the host thread; results stay readable until the script is reset. */
 int visit_run(struct visit *v, struct err *err) must_check;
 
+/* Can the host still answer? For loops that wait for it, every few milliseconds: 0, or -1. */
+int visit_alive(struct visit *v, struct err *err) must_check;
+
+/*
+ * A descriptor that the host makes by one system call, and that becomes ours: it
+ * is closed in the task within the same script, also if we die meanwhile. v->script must be
+ * empty, and is so afterwards. @what names it for messages ("a userfaultfd"). err.no
+ * is the errno of the call, if it was the call that failed.
+ */
+int visit_take_fd(struct visit *v, const char *what, long nr, uint64_t arg0, uint64_t arg1,
+		  int *fd_out, struct err *err) must_check;
+
 /*
  * Other threads run v->guest_script[0..n): enter, run, leave. They are stopped
  * and themselves again at return. @n is at most v->n_guests.

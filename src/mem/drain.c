@@ -3,90 +3,32 @@
 #include "mem/drain.h"
 #include "base/io.h"
 #include "base/log.h"
+#include "kernel/pagescan.h"
 #include "mem/read.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 
-/* ---- what the kernel says about pages: linux/fs.h of 6.7 and later ---- */
-
-struct page_region {
-	uint64_t start, end, categories;
-};
-
-struct pm_scan_arg {
-	uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
-	uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
-};
-
-#define PAGEMAP_SCAN_IOCTL _IOWR('f', 16, struct pm_scan_arg)
-
-enum page_category {
-	PAGE_FILE = 1 << 2,
-	PAGE_PRESENT = 1 << 3,
-	PAGE_SWAPPED = 1 << 4,
-	PAGE_PFNZERO = 1 << 5,
-	PAGE_GUARD = 1 << 8,
-};
-
-enum { SCAN_REGIONS = 1024 };
-
-static int push_range(mem_ranges *out, uint64_t start, uint64_t end, struct err *err)
-{
-	if (out->n && out->v[out->n - 1].end == start) {
-		out->v[out->n - 1].end = end;
-		return 0;
-	}
-	return vec_push(out, (struct mem_range){start, end}) ? 0 : err_nomem(err);
-}
-
-uint64_t mem_ranges_bytes(const mem_ranges *r)
-{
-	uint64_t sum = 0;
-	size_t i;
-
-	for (i = 0; i < r->n; i++)
-		sum += r->v[i].end - r->v[i].start;
-	return sum;
-}
-
 /* Ranges of [start, end) that match. 0; 1: the kernel has no such ioctl; -1. */
-static int scan(int pagemap, uint64_t start, uint64_t end, const struct pm_scan_arg *what,
+static int scan(int pagemap, uint64_t start, uint64_t end, const struct pagescan *what,
 		mem_ranges *out, struct err *err)
 {
-	struct page_region regions[SCAN_REGIONS];
-	struct pm_scan_arg arg = *what;
-	int n, i;
+	pagescan_regions found = {0};
+	int rc = pagescan(pagemap, start, end, what, &found, err);
 
-	arg.size = sizeof(arg);
-	arg.end = end;
-	arg.vec = (uintptr_t)regions;
-	arg.vec_len = SCAN_REGIONS;
-	for (arg.start = start; arg.start < end;) {
-		n = ioctl(pagemap, PAGEMAP_SCAN_IOCTL, &arg);
-		if (n < 0 && (errno == ENOTTY || errno == EINVAL))
-			return 1;
-		if (n < 0)
-			return err_sys(err, "cannot scan the pages at %llx",
-				       (unsigned long long)arg.start);
-		for (i = 0; i < n; i++)
-			if (push_range(out, regions[i].start, regions[i].end, err))
-				return -1;
-		/* walk_end means something only when the array is full (seen in 6.18: else it may be far too low) */
-		if (n < SCAN_REGIONS)
-			break;
-		arg.start = MAX(arg.walk_end, regions[n - 1].end);
+	vec_foreach (r, &found) {
+		if (rc == 0)
+			rc = mem_ranges_push(out, r->start, r->end, err);
 	}
-	return 0;
+	vec_free(&found);
+	return rc;
 }
 
 int mem_find_guards(pid_t pid, mem_ranges *out, struct err *err)
 {
-	static const struct pm_scan_arg guards = {.category_mask = PAGE_GUARD,
-						  .return_mask = PAGE_GUARD};
+	static const struct pagescan guards = {.with = PAGE_IS_GUARD};
 	cleanup_close int pagemap = io_openf(O_RDONLY, "/proc/%d/pagemap", pid);
 
 	if (pagemap < 0)
@@ -112,7 +54,7 @@ static int scan_entries(int pagemap, uint64_t start, uint64_t end, mem_ranges *o
 			bool there = entries[i] >> 63 & 1 || entries[i] >> 62 & 1,
 			     file = entries[i] >> 61 & 1;
 
-			if (there && !file && push_range(out, start, start + PAGE_BYTES, err))
+			if (there && !file && mem_ranges_push(out, start, start + PAGE_BYTES, err))
 				return -1;
 		}
 	}
@@ -139,8 +81,8 @@ static int clip_ranges(const mem_ranges *found, size_t *at, const VmaEntry *e, m
 	while (*at < found->n && found->v[*at].end <= e->start)
 		++*at;
 	for (size_t i = *at; i < found->n && found->v[i].start < e->end; i++)
-		if (push_range(out, MAX(found->v[i].start, e->start), MIN(found->v[i].end, e->end),
-			       err))
+		if (mem_ranges_push(out, MAX(found->v[i].start, e->start),
+				    MIN(found->v[i].end, e->end), err))
 			return -1;
 	return 0;
 }
@@ -153,10 +95,9 @@ static int plan_areas(int pagemap, VmaEntry *const *first, VmaEntry *const *last
 		      struct err *err)
 {
 	/* Present or swapped, not the page cache's, not the zero page, not a guard (which looks like swap). */
-	static const struct pm_scan_arg own = {
-		.category_inverted = PAGE_FILE | PAGE_PFNZERO | PAGE_GUARD,
-		.category_mask = PAGE_FILE | PAGE_PFNZERO | PAGE_GUARD,
-		.category_anyof_mask = PAGE_PRESENT | PAGE_SWAPPED,
+	static const struct pagescan own = {
+		.without = PAGE_IS_FILE | PAGE_IS_PFNZERO | PAGE_IS_GUARD,
+		.any = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
 	};
 	mem_ranges found = {0};
 	size_t at = 0;
@@ -173,7 +114,7 @@ static int plan_by_entries(int pagemap, const MmEntry *mm, mem_ranges *out, stru
 	for (size_t i = 0; i < mm->n_vmas; i++) {
 		const VmaEntry *e = mm->vmas[i];
 
-		if (e->status & VMA_VDSO ? push_range(out, e->start, e->end, err) :
+		if (e->status & VMA_VDSO ? mem_ranges_push(out, e->start, e->end, err) :
 		    is_private(e)        ? scan_entries(pagemap, e->start, e->end, out, err) :
 					   0)
 			return -1;
@@ -194,7 +135,7 @@ static int plan_by_scan(int pagemap, const MmEntry *mm, mem_ranges *out, struct 
 				last++;
 			rc = plan_areas(pagemap, &mm->vmas[i], &mm->vmas[last], out, err);
 		} else if (mm->vmas[i]->status & VMA_VDSO) { /* whole: another kernel's may differ */
-			rc = push_range(out, mm->vmas[i]->start, mm->vmas[i]->end, err);
+			rc = mem_ranges_push(out, mm->vmas[i]->start, mm->vmas[i]->end, err);
 		}
 	}
 	return rc;
@@ -228,8 +169,8 @@ int drain_plan_file(int fd, uint64_t bytes, mem_ranges *out, struct err *err)
 		hole = lseek(fd, data, SEEK_HOLE);
 		if (hole < 0)
 			return err_sys(err, "cannot look for holes in shared memory");
-		if (push_range(out, (uint64_t)data & ~(PAGE_BYTES - 1), PAGE_ALIGN((uint64_t)hole),
-			       err))
+		if (mem_ranges_push(out, (uint64_t)data & ~(PAGE_BYTES - 1),
+				    PAGE_ALIGN((uint64_t)hole), err))
 			return -1;
 		data = hole;
 	}
@@ -266,6 +207,9 @@ static int pass_on(struct drain *d, struct snap_pagemap *pm, uint64_t vaddr, siz
 
 	while (at < end) {
 		while (skip_zero && at < end && page_is_zero(d->buf + at)) {
+			if (d->zeros &&
+			    mem_ranges_push(d->zeros, vaddr + at, vaddr + at + PAGE_BYTES, err))
+				return -1;
 			at += PAGE_BYTES;
 			d->zero_pages++;
 		}
@@ -307,23 +251,47 @@ static uint32_t entry_flags(const VmaEntry *e)
 static int drain_chunk(struct drain *d, const struct task_memory *mem, const VmaEntry *e,
 		       struct snap_pagemap *pm, uint64_t at, size_t bytes, struct err *err)
 {
+	bool skip_zero = (e->status & VMA_ANON_PRIVATE) && !(e->status & VMA_VDSO);
+	size_t half = bytes / 2 & ~(PAGE_BYTES - 1);
 	uint32_t flags = entry_flags(e);
 
 	if (d->lazy && (flags & PE_LAZY)) {
-		if (push_range(d->lazy, at, at + bytes, err))
+		if (mem_ranges_push(d->lazy, at, at + bytes, err))
 			return -1;
 		return d->sink->ops->absent(d->sink, pm, at, bytes / PAGE_BYTES, PE_LAZY, err);
 	}
-	if (task_memory_read(mem, at, d->buf, bytes, err))
+	if (task_memory_read(mem, at, d->buf, bytes, err) == 0)
+		return pass_on(d, pm, at, bytes, flags, skip_zero, err);
+	/* What a running task has let go meanwhile is left out, page by page. */
+	if (!d->running)
 		return -1;
-	return pass_on(d, pm, at, bytes, flags,
-		       (e->status & VMA_ANON_PRIVATE) && !(e->status & VMA_VDSO), err);
+	if (bytes == PAGE_BYTES)
+		return 0;
+	return drain_chunk(d, mem, e, pm, at, half, err) ?
+		       -1 :
+		       drain_chunk(d, mem, e, pm, at + half, bytes - half, err);
+}
+
+/* The pages below @end that the receiver has: before those at @end, as addresses ascend. */
+static int pass_kept(struct drain *d, struct snap_pagemap *pm, size_t *at, uint64_t end,
+		     struct err *err)
+{
+	const struct mem_range *r;
+
+	for (; d->kept && *at < d->kept->n && d->kept->v[*at].start < end; ++*at) {
+		r = &d->kept->v[*at];
+		if (d->sink->ops->absent(d->sink, pm, r->start, (r->end - r->start) / PAGE_BYTES,
+					 PE_PARENT, err))
+			return -1;
+		d->kept_pages += (r->end - r->start) / PAGE_BYTES;
+	}
+	return 0;
 }
 
 static int drain_areas(struct drain *d, const struct task_memory *mem, const MmEntry *mm,
 		       const mem_ranges *plan, struct snap_pagemap *pm, struct err *err)
 {
-	size_t i, hint = 0, bytes;
+	size_t i, hint = 0, kept = 0, bytes;
 	const VmaEntry *e;
 	uint64_t at;
 
@@ -335,10 +303,11 @@ static int drain_areas(struct drain *d, const struct task_memory *mem, const MmE
 					       "pid %d has a page at %llx outside of its areas",
 					       mem->pid, (unsigned long long)at);
 			bytes = MIN(MIN(plan->v[i].end, e->end) - at, (uint64_t)DRAIN_CHUNK_BYTES);
-			if (drain_chunk(d, mem, e, pm, at, bytes, err))
+			if (pass_kept(d, pm, &kept, at, err) ||
+			    drain_chunk(d, mem, e, pm, at, bytes, err))
 				return -1;
 		}
-	return 0;
+	return pass_kept(d, pm, &kept, UINT64_MAX, err);
 }
 
 int drain_task(struct drain *d, pid_t pid, const MmEntry *mm, const mem_ranges *plan,

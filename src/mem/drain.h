@@ -12,15 +12,10 @@
 
 #include "base/attrs.h"
 #include "base/err.h"
-#include "base/vec.h"
+#include "mem/ranges.h"
 #include "mem/sink.h"
 
 enum { MEM_MAX_GUARDS = 4096, DRAIN_CHUNK_BYTES = 1 << 20 };
-
-struct mem_range {
-	uint64_t start, end;
-};
-typedef VEC(struct mem_range) mem_ranges;
 
 /* Guard regions of a task (MADV_GUARD_INSTALL, Linux 6.13); none where the kernel cannot tell. */
 int mem_find_guards(pid_t pid, mem_ranges *out, struct err *err) must_check;
@@ -31,12 +26,16 @@ struct drain {
 	void (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes);
 	void *arg;
 	uint64_t done_bytes, total_bytes; /* total: as planned; zero pages count when they are read */
-	uint64_t pages, zero_pages;
+	uint64_t pages, zero_pages, kept_pages;
 	/*
 	 * Not NULL: areas whose pages may come later (private anonymous memory) are
 	 * not read; their ranges are added here, and the sink hears of them as PE_LAZY.
 	 */
 	mem_ranges *lazy;
+	/* Of rounds of pre-copy (capture/precopy.h); all optional: */
+	bool running; /* the task runs: pages may go while they are read, and are left out then */
+	const mem_ranges *kept; /* of this task: the receiver has them, they are passed on as absent */
+	mem_ranges *zeros;      /* of this task: pages that were found to be zero are noted here */
 };
 
 int drain_init(struct drain *d, struct page_sink *sink, struct err *err) must_check;
@@ -53,7 +52,5 @@ int drain_task(struct drain *d, pid_t pid, const MmEntry *mm, const mem_ranges *
 int drain_plan_file(int fd, uint64_t bytes, mem_ranges *out, struct err *err) must_check;
 int drain_file(struct drain *d, int fd, const mem_ranges *plan, struct snap_pagemap *pm,
 	       struct err *err) must_check;
-
-uint64_t mem_ranges_bytes(const mem_ranges *r);
 
 #endif

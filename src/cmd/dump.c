@@ -170,7 +170,7 @@ static int dump_lazily(struct dump *d, enum capture_end *end, struct err *err)
 		*end = CAPTURE_THAW;
 		return -1;
 	}
-	return lazy_serve(&d->lazy, end, err);
+	return lazy_phase_serve(&d->lazy, end, err);
 }
 
 static int dump_tree(struct dump *d, struct err *err)
@@ -236,13 +236,13 @@ static int run(int argc, char **argv)
 	signals_hold(&saved);
 	rc = image_env_open(&d.env, &args.images, &err);
 	if (rc == 0 && args.lazy.on)
-		rc = lazy_open(&d.lazy, &args.lazy, &err);
+		rc = lazy_phase_open(&d.lazy, &args.lazy, &err);
 	if (rc == 0) {
 		d.session = capture_open(d.pid, &d.env.kinds, &err);
 		rc = d.session ? dump_tree(&d, &err) : -1;
 	}
 	capture_close(d.session);
-	lazy_close(&d.lazy);
+	lazy_phase_close(&d.lazy);
 	image_env_close(&d.env);
 	signals_discard();
 	signals_release(&saved);

@@ -12,7 +12,7 @@
 
 enum { TICK_MS = 1000 };
 
-int lazy_open(struct lazy_phase *l, const struct lazy_args *args, struct err *err)
+int lazy_phase_open(struct lazy_phase *l, const struct lazy_args *args, struct err *err)
 {
 	uint16_t port;
 	int fd;
@@ -33,7 +33,7 @@ int lazy_open(struct lazy_phase *l, const struct lazy_args *args, struct err *er
 	return 0;
 }
 
-void lazy_close(struct lazy_phase *l)
+void lazy_phase_close(struct lazy_phase *l)
 {
 	serve_net_free(l->net);
 	serve_free(l->serve);
@@ -86,7 +86,7 @@ static int serve_all(struct lazy_phase *l, struct err *err)
 	return 0;
 }
 
-int lazy_serve(struct lazy_phase *l, enum capture_end *end_out, struct err *err)
+int lazy_phase_serve(struct lazy_phase *l, enum capture_end *end_out, struct err *err)
 {
 	int rc = serve_all(l, err);
 	struct serve_net_stats st;

@@ -35,14 +35,14 @@ struct lazy_phase {
 	uint64_t timeout_s;
 };
 
-/* Before the freeze: listens. Call lazy_close in any case. */
-int lazy_open(struct lazy_phase *l, const struct lazy_args *args, struct err *err) must_check;
-void lazy_close(struct lazy_phase *l);
+/* Before the freeze: listens. Call lazy_phase_close in any case. */
+int lazy_phase_open(struct lazy_phase *l, const struct lazy_args *args, struct err *err) must_check;
+void lazy_phase_close(struct lazy_phase *l);
 
 /*
  * Serves until every page has been fetched (0), or something else ends it (-1
  * and the reason): then *end_out says what is to become of the tree.
  */
-int lazy_serve(struct lazy_phase *l, enum capture_end *end_out, struct err *err) must_check;
+int lazy_phase_serve(struct lazy_phase *l, enum capture_end *end_out, struct err *err) must_check;
 
 #endif

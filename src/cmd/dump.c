@@ -11,6 +11,7 @@
 #include "capture/capture.h"
 #include "cmd/common.h"
 #include "cmd/dump_lazy.h"
+#include "cmd/ps_args.h"
 #include "snapshot/image.h"
 #include "stats.pb-c.h"
 #include "store/store.h"
@@ -25,6 +26,7 @@ struct dump_args {
 	bool leave_running, leave_stopped;
 	uint64_t timeout_s;
 	struct lazy_args lazy;
+	struct ps_args server;
 	struct image_args images;
 };
 
@@ -61,17 +63,7 @@ static const struct opt_row rows[] = {
 	 .type = OPT_NUMBER,
 	 .offset = offsetof(struct dump_args, lazy.timeout_s),
 	 .max = 86400},
-	{.long_name = "address",
-	 .arg = "ADDRESS",
-	 .help = "with --lazy-pages: the address to listen on (default: loopback)",
-	 .type = OPT_TEXT,
-	 .offset = offsetof(struct dump_args, lazy.address)},
-	{.long_name = "port",
-	 .arg = "PORT",
-	 .help = "with --lazy-pages: the port to listen on",
-	 .type = OPT_NUMBER,
-	 .offset = offsetof(struct dump_args, lazy.port),
-	 .max = 65535},
+	PS_ROWS(struct dump_args, server),
 	IMAGE_ROWS(struct dump_args, images),
 	{0},
 };
@@ -101,6 +93,7 @@ struct dump {
 	pid_t pid;
 	struct capture_session *session;
 	struct lazy_phase lazy;
+	struct ps_client server; /* fd -1: the memory goes into the images */
 	DumpStatsEntry stats;
 };
 
@@ -134,12 +127,24 @@ static int write_stats(struct dump *d, struct err *err)
 	return rc;
 }
 
+static int dump_memory(struct dump *d, struct err *err)
+{
+	struct store_sink sink;
+	struct memory_options memory = {.sink = &sink.sink, .serve = d->lazy.serve};
+
+	store_sink_init(&sink, capture_state(d->session)->snap, d->env.store);
+	if (d->server.fd >= 0)
+		memory.sink = &d->server.sink;
+	if (capture_memory(d->session, &memory, err) < 0)
+		return -1;
+	/* what the server has not confirmed is not saved */
+	return d->server.fd >= 0 ? ps_client_close(&d->server, err) : 0;
+}
+
 /* Everything between freeze and finish. */
 static int dump_frozen(struct dump *d, struct err *err)
 {
 	struct store *store = d->env.store;
-	struct store_sink sink;
-	struct memory_options memory = {.sink = &sink.sink, .serve = d->lazy.serve};
 	struct timespec start;
 
 	clock_gettime(CLOCK_MONOTONIC, &start);
@@ -149,8 +154,7 @@ static int dump_frozen(struct dump *d, struct err *err)
 	if (signals_check(err) < 0 || capture_collect(d->session, err) < 0 || signals_check(err) < 0)
 		return -1;
 	clock_gettime(CLOCK_MONOTONIC, &start);
-	store_sink_init(&sink, capture_state(d->session)->snap, store);
-	if (capture_memory(d->session, &memory, err) < 0)
+	if (dump_memory(d, err) < 0)
 		return -1;
 	d->stats.memdump_time = d->stats.memwrite_time = elapsed_us(&start);
 	if (signals_check(err) < 0 || capture_save(d->session, store, err) < 0 ||
@@ -185,6 +189,8 @@ static int dump_tree(struct dump *d, struct err *err)
 		return -1;
 	if (image_env_action(&d->env, "pre-dump", d->pid, err) < 0)
 		return -1;
+	if (d->args->server.use && ps_args_connect(&d->args->server, d->pid, &d->server, err) < 0)
+		return -1;
 	if (dump_frozen(d, err) < 0) {
 		if (capture_finish(d->session, CAPTURE_THAW, &late) < 0)
 			log_error("thaw: %s", late.text);
@@ -211,17 +217,21 @@ static int check_args(const struct dump_args *args, pid_t *pid_out, struct err *
 		return err_set(err, 0, "--leave-running and --leave-stopped exclude each other");
 	if (args->lazy.on && args->leave_running)
 		return err_set(err, 0, "--lazy-pages and --leave-running exclude each other");
-	if (args->lazy.on && !args->lazy.port)
+	if (args->lazy.on && args->server.use)
+		return err_set(err, 0, "--lazy-pages and --page-server exclude each other");
+	if (args->lazy.on && !args->server.port)
 		return err_set(err, 0, "--lazy-pages needs --port");
 	if (parse_pid(args->tree, pid_out, err) < 0)
 		return err_wrap(err, "--tree");
-	return 0;
+	return ps_args_check(&args->server, err);
 }
 
 static int run(int argc, char **argv)
 {
-	struct dump_args args = {.timeout_s = 10, .images = IMAGE_ARGS_DEFAULT};
-	struct dump d = {.args = &args, .stats = DUMP_STATS_ENTRY__INIT};
+	struct dump_args args = {.timeout_s = 10,
+				 .server = PS_ARGS_DEFAULT,
+				 .images = IMAGE_ARGS_DEFAULT};
+	struct dump d = {.args = &args, .server.fd = -1, .stats = DUMP_STATS_ENTRY__INIT};
 	struct opt_rest rest;
 	sigset_t saved;
 	struct err err;
@@ -233,6 +243,8 @@ static int run(int argc, char **argv)
 		cmd_fail(&spec, &err);
 		return EXIT_USAGE;
 	}
+	args.lazy.address = args.server.address;
+	args.lazy.port = args.server.port;
 	signals_hold(&saved);
 	rc = image_env_open(&d.env, &args.images, &err);
 	if (rc == 0 && args.lazy.on)
@@ -243,6 +255,7 @@ static int run(int argc, char **argv)
 	}
 	capture_close(d.session);
 	lazy_phase_close(&d.lazy);
+	ps_client_finish(&d.server);
 	image_env_close(&d.env);
 	signals_discard();
 	signals_release(&saved);

@@ -24,7 +24,7 @@
 
 struct lazy_args {
 	bool on;
-	const char *address; /* NULL: loopback */
+	const char *address; /* NULL: loopback; it and the port are options that --page-server has, too */
 	uint64_t port;
 	uint64_t timeout_s; /* without a request; 0: none */
 };

@@ -30,6 +30,8 @@ struct page_sink_ops {
 /* Implementations embed this first. */
 struct page_sink {
 	const struct page_sink_ops *ops;
+	/* Set by begin: it is known that there is no earlier image of this pagemap, so nothing is in the parent. */
+	bool no_parent;
 };
 
 /* Pages into a store, entries into the pagemap (whose pages_id is set). */

@@ -117,6 +117,8 @@ static int save_pagemap(struct saver *s, const struct snap_pagemap *pm, struct e
 	struct image_writer w;
 	char name[64];
 
+	if (pm->remote)
+		return 0;
 	image_writer_init(&w, kind_of_pattern("pagemap-%u.img"));
 	head.pages_id = pm->pages_id;
 	image_write(&w, &head.base);

@@ -80,6 +80,7 @@ struct snap_pagemap {
 	VEC(PagemapEntry *) entries;
 	/* Where its PE_PARENT entries are, in store_parent() of its store; set by snapshot_load only. */
 	struct snap_pagemap *parent;
+	bool remote; /* a page server keeps its image: snapshot_save leaves it out */
 };
 
 struct snap_ghost {

@@ -5,7 +5,8 @@
 #include <string.h>
 
 static const struct cmd *const commands[] = {
-	&cmd_agent, &cmd_check, &cmd_dump, &cmd_migrate, &cmd_restore, &cmd_show, NULL,
+	&cmd_agent,       &cmd_check,   &cmd_dump, &cmd_migrate,
+	&cmd_page_server, &cmd_restore, &cmd_show, NULL,
 };
 
 static void print_help(FILE *to)
@@ -17,7 +18,7 @@ static void print_help(FILE *to)
 	      "Commands:\n",
 	      to);
 	for (size_t i = 0; commands[i]; i++)
-		fprintf(to, "  %-10s%s\n", commands[i]->spec->command, commands[i]->spec->summary);
+		fprintf(to, "  %-13s%s\n", commands[i]->spec->command, commands[i]->spec->summary);
 	fputs("\n"
 	      "'ferry COMMAND --help' prints the options of a command; 'ferry --version' the version.\n",
 	      to);

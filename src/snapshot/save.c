@@ -246,7 +246,10 @@ static int skip_absent(struct saver *s, const struct snapshot *snap, struct err 
 			return -1;
 	if ((!snap->timens || snap->timens_id) && store_skip(s->store, "timens-0.img", err))
 		return -1;
-	return snap->incremental ? 0 : store_skip(s->store, "parent", err);
+	/* memory elsewhere, parent elsewhere: the link may be that of a server in this directory */
+	if (snap->incremental || (snap->tasks.v[0]->pagemap && snap->tasks.v[0]->pagemap->remote))
+		return 0;
+	return store_skip(s->store, "parent", err);
 }
 
 int snapshot_save(const struct snapshot *snap, struct store *store, struct err *err)

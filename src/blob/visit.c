@@ -502,6 +502,43 @@ static int set_home(const struct visit_thread *t, struct err *err)
 	return pt_set_regs(t->tid, &t->regs, err);
 }
 
+/* The code, and the host's values: from here on the host would find home. */
+static int write_host(struct visit *v, struct err *err)
+{
+	struct stub_values values = values_for(&v->host);
+
+	values.tail_address = v->set + offsetof(struct stub_values, tail);
+	memcpy(values.tail, ferry_stub_tail, sizeof(values.tail));
+	values.sequence = v->sequence;
+	values.region = v->theirs;
+	values.bytes = VISIT_REGION_BYTES;
+	if (poke(v, v->set, &values, sizeof(values), err))
+		return -1;
+	return poke(v, v->stub, ferry_stub, code_bytes(), err);
+}
+
+/* The host goes in when its first script is there: it wakes up once, and finds what to do. */
+int visit_start(struct visit *v, struct err *err)
+{
+	if (v->script.overflow)
+		return err_set(err, ENOSPC, "a script of %u operations does not fit in its area",
+			       v->script.n_ops);
+	blob_start(v->slot, &v->script);
+	if (!v->inside && send_in(v, &v->host, v->slot, v->theirs + CODE_BYTES, err))
+		return -1;
+	v->inside = true;
+	return 0;
+}
+
+int visit_run(struct visit *v, struct err *err)
+{
+	if (v->script.n_ops == 0 && v->inside)
+		return 0;
+	if (visit_start(v, err))
+		return -1;
+	return blob_wait(v->slot, &v->script, thread_alive, &v->host.tid, err);
+}
+
 /* Unmaps what killed visitors could not take with them. */
 static int clear_leftovers(struct visit *v, const proc_vmas *vmas, struct err *err)
 {
@@ -517,21 +554,6 @@ static int clear_leftovers(struct visit *v, const proc_vmas *vmas, struct err *e
 		return -1;
 	script_reset(&v->script);
 	return 0;
-}
-
-/* The code, and the host's values: from here on the host would find home. */
-static int write_host(struct visit *v, struct err *err)
-{
-	struct stub_values values = values_for(&v->host);
-
-	values.tail_address = v->set + offsetof(struct stub_values, tail);
-	memcpy(values.tail, ferry_stub_tail, sizeof(values.tail));
-	values.sequence = v->sequence;
-	values.region = v->theirs;
-	values.bytes = VISIT_REGION_BYTES;
-	if (poke(v, v->set, &values, sizeof(values), err))
-		return -1;
-	return poke(v, v->stub, ferry_stub, code_bytes(), err);
 }
 
 int visit_open(struct visit *v, pid_t pid, const struct visit_thread *host, unsigned int guests,
@@ -562,8 +584,7 @@ int visit_open(struct visit *v, pid_t pid, const struct visit_thread *host, unsi
 	if (make_region(v, err) || write_host(v, err) || map_region(v, err))
 		goto undo;
 	lay_out(v);
-	if (send_in(v, &v->host, v->slot, v->theirs + CODE_BYTES, err) ||
-	    (p.leftover && !keep_left && clear_leftovers(v, vmas, err)))
+	if (p.leftover && !keep_left && clear_leftovers(v, vmas, err))
 		goto undo;
 	return 0;
 undo:
@@ -574,11 +595,6 @@ fail:
 	close(v->mem_fd);
 	v->mem_fd = -1;
 	return -1;
-}
-
-int visit_run(struct visit *v, struct err *err)
-{
-	return script_run(v->slot, &v->script, thread_alive, &v->host.tid, err);
 }
 
 int visit_alive(struct visit *v, struct err *err)
@@ -669,6 +685,8 @@ int visit_guests(struct visit *v, const struct visit_thread *guests, unsigned in
 
 	if (n > v->n_guests)
 		return err_set(err, EINVAL, "%u guests at a time are too many", n);
+	if (!v->inside)
+		return err_set(err, EINVAL, "guests before their host");
 	if (write_guests(v, guests, n, err))
 		return -1;
 	rc = run_guests(v, guests, n, &entered, err);
@@ -717,7 +735,7 @@ int visit_close(struct visit *v, struct err *err)
 
 	if (v->mem_fd < 0)
 		return 0;
-	if (v->slot)
+	if (v->inside)
 		rc = fetch(&v->host, err);
 	if (rc == 0)
 		rc = remove_region(v, err);

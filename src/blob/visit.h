@@ -48,6 +48,7 @@ struct visit {
 	uint64_t stub; /* where its code is */
 	uint64_t set;  /* where our values are */
 	uint64_t sequence;
+	bool inside;   /* the host executes the blob */
 	bool others;   /* a killed visitor's values are there, too */
 	int mem_fd;    /* /proc/PID/mem */
 	uint8_t *ours; /* the region */
@@ -91,6 +92,9 @@ int visit_open(struct visit *v, pid_t pid, const struct visit_thread *host, unsi
 /* Runs v->script in the host thread; results stay readable until the script is reset. */
 int visit_run(struct visit *v, struct err *err) must_check;
 
+/* Starts it and does not wait: for who has something to do meanwhile (then blob_wait). */
+int visit_start(struct visit *v, struct err *err) must_check;
+
 /* Can the host still answer? For loops that wait for it, every few milliseconds: 0, or -1. */
 int visit_alive(struct visit *v, struct err *err) must_check;
 
@@ -105,7 +109,7 @@ int visit_take_fd(struct visit *v, const char *what, long nr, uint64_t arg0, uin
 
 /*
  * Other threads run v->guest_script[0..n): enter, run, leave. They are stopped
- * and themselves again at return. @n is at most v->n_guests.
+ * and themselves again at return. @n is at most v->n_guests. The host has run a script before.
  */
 int visit_guests(struct visit *v, const struct visit_thread *guests, unsigned int n, struct err *err)
 	must_check;

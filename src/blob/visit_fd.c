@@ -96,7 +96,8 @@ int visit_take_fd(struct visit *v, const char *what, long nr, uint64_t arg0, uin
 	script_try(&v->script, "close it", SYS_close, SR(make));
 	if (!h || v->script.overflow)
 		return err_set(err, ENOSPC, "a script for thread %d does not fit", v->host.tid);
-	blob_start(v->slot, &v->script);
+	if (visit_start(v, err))
+		return -1;
 	rc = await_made(v, h, err);
 	if (rc == 0)
 		rc = take(v, what, script_result(&v->script, make), fd_out, err);

@@ -295,7 +295,8 @@ static void die_before_guest(pid_t pid)
 	struct err err;
 
 	stop_thread(board->tids[0], &t);
-	if (proc_vmas_read(pid, false, &vmas, &err) || visit_open(&v, pid, &t, 1, &vmas, false, &err))
+	if (proc_vmas_read(pid, false, &vmas, &err) ||
+	    visit_open(&v, pid, &t, 1, &vmas, false, &err) || visit_run(&v, &err))
 		fail_child(41, err.text);
 	v.slot->guests = 1;
 	_exit(0);

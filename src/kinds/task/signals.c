@@ -2,6 +2,7 @@
 /*
  * Signal dispositions and pending signals.
  */
+#include "kernel/proc.h"
 #include "kernel/ptrace.h"
 #include "kinds/task/task.h"
 
@@ -135,11 +136,14 @@ static int read_queue(struct capture *c, pid_t tid, bool process_wide, SignalQue
 
 static int pending_outside(struct capture *c, struct task_facts *t, size_t thread, struct err *err)
 {
+	const struct proc_status *st = t->threads[thread].status;
 	CoreEntry *core = t->snap->core[thread];
 	pid_t tid = t->threads[thread].tid;
 
-	if (thread == 0 && read_queue(c, tid, true, &core->tc->signals_s, err))
+	if (thread == 0 && st->shared_pending && read_queue(c, tid, true, &core->tc->signals_s, err))
 		return -1;
+	if (!st->sig_pending)
+		return 0;
 	return read_queue(c, tid, false, &core->thread_core->signals_p, err);
 }
 

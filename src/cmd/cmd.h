@@ -19,6 +19,7 @@ struct cmd {
 extern const struct cmd cmd_agent;
 extern const struct cmd cmd_check;
 extern const struct cmd cmd_dump;
+extern const struct cmd cmd_lazy_pages;
 extern const struct cmd cmd_migrate;
 extern const struct cmd cmd_page_server;
 extern const struct cmd cmd_restore;

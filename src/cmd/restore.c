@@ -9,6 +9,7 @@
 #define LOG_MODULE "restore"
 #include "base/log.h"
 #include "cmd/common.h"
+#include "mem/lazy_sock.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -16,7 +17,7 @@
 #include <sys/wait.h>
 
 struct restore_args {
-	bool detached, sibling, exec_cmd, leave_stopped;
+	bool detached, sibling, exec_cmd, leave_stopped, lazy;
 	const char *pidfile;
 	unsigned int pids;
 	struct image_args images;
@@ -57,6 +58,10 @@ static const struct opt_row rows[] = {
 	 .type = OPT_WORD,
 	 .offset = offsetof(struct restore_args, pids),
 	 .words = pids_words},
+	{.long_name = "lazy-pages",
+	 .help = "let the tree run before its memory is there: 'lazy-pages' brings it",
+	 .type = OPT_FLAG,
+	 .offset = offsetof(struct restore_args, lazy)},
 	{.long_name = "root",
 	 .arg = "DIR",
 	 .help = "open the paths of the tree below DIR",
@@ -92,23 +97,37 @@ static int check_args(const struct restore_args *args, const struct opt_rest *re
 	return 0;
 }
 
+/* Pages that come later: at the daemon or still at the source. */
+static int check_pages(const struct restore *state, bool lazy, struct err *err)
+{
+	return lazy ? snapshot_check_pages_lazy(state->snap, state->store, err) :
+		      snapshot_check_pages(state->snap, state->store, err);
+}
+
+/* restore_lazy: the daemon gets the userfaultfd of a task. */
+static int announce(void *arg, pid_t vpid, pid_t pid, int uffd, struct err *err)
+{
+	cleanup_close int fd = uffd;
+
+	return lazy_sock_announce(*(int *)arg, vpid, fd, err);
+}
+
 static int restore_tree(struct restore_session *s, struct image_env *env,
-			const struct restore_args *args, struct err *err)
+			const struct restore_args *args, int lazy_sock, struct err *err)
 {
 	struct restore *state = restore_state(s);
 	struct err late;
 	pid_t pid;
 
 	if (restore_check(s, err) < 0 || signals_check(err) < 0 ||
-	    snapshot_check_pages(state->snap, state->store, err) < 0 ||
-	    restore_build(s, NULL, NULL, err) < 0)
+	    check_pages(state, args->lazy, err) < 0 || restore_build(s, NULL, NULL, err) < 0)
 		return -1;
 	pid = restore_root_pid(s);
 	if (args->pidfile && write_pidfile(env->work_fd, args->pidfile, pid, err) < 0)
 		return -1;
 	if (image_env_action(env, "post-restore", pid, err) < 0 ||
 	    image_env_action(env, "pre-resume", pid, err) < 0 || signals_check(err) < 0 ||
-	    restore_commit(s, err) < 0) {
+	    (args->lazy && lazy_sock_finish(lazy_sock, err) < 0) || restore_commit(s, err) < 0) {
 		if (args->pidfile)
 			unlinkat(env->work_fd, args->pidfile, 0);
 		return -1;
@@ -159,6 +178,8 @@ static int run(int argc, char **argv)
 	struct image_env env = {.images_fd = -1, .work_fd = -1};
 	struct restore_options opt = {.kinds = &env.kinds};
 	struct restore_session *s = NULL;
+	cleanup_close int lazy_sock = -1;
+	struct restore_lazy lazy = {.announce = announce, .arg = &lazy_sock};
 	struct opt_rest rest;
 	sigset_t saved;
 	pid_t pid = 0;
@@ -178,10 +199,18 @@ static int run(int argc, char **argv)
 	rc = image_env_open(&env, &args.images, &err);
 	if (rc == 0)
 		rc = image_env_action(&env, "pre-restore", 0, &err);
+	if (rc == 0 && args.lazy) {
+		opt.lazy = &lazy;
+		lazy_sock = lazy_sock_connect(env.work_fd, &err);
+		rc = lazy_sock < 0 ? -1 : 0;
+	}
 	if (rc == 0) {
 		s = restore_open(env.store, &opt, &err);
-		rc = s ? restore_tree(s, &env, &args, &err) : -1;
+		rc = s ? restore_tree(s, &env, &args, lazy_sock, &err) : -1;
 	}
+	/* the daemon must not wait for us as long as we wait for the tree */
+	if (lazy_sock >= 0)
+		close(steal_fd(&lazy_sock));
 	if (rc == 0)
 		pid = restore_wait_pid(s);
 	restore_close(s);

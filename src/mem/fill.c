@@ -79,7 +79,7 @@ static int check_entry(const struct snap_pagemap *pm, const PagemapEntry *e, str
 		return 0;
 	return err_set(err, ENOTSUP,
 		       "%s-%llu.img: the pages at 0x%llx were left at the source "
-		       "(dump --lazy-pages), and lazy restore is not supported yet",
+		       "(dump --lazy-pages): restore with --lazy-pages",
 		       what, (unsigned long long)pm->id, (unsigned long long)e->vaddr);
 }
 
@@ -110,10 +110,23 @@ static void cursor_close(struct cursor *c)
 	vec_free(&c->stores);
 }
 
+/* Is all of the entry in areas that are filled lazily? */
+static bool comes_later(const struct cursor *c, const PagemapEntry *e)
+{
+	uint64_t at = e->vaddr, end = at + pagemap_entry_pages(e) * PAGE_BYTES;
+
+	if (!(pagemap_entry_flags(e) & PE_LAZY))
+		return false;
+	for (size_t i = 0; i < c->n_areas && at < end; i++)
+		if (c->areas[i].how == FILL_LAZY && c->areas[i].start <= at && c->areas[i].end > at)
+			at = c->areas[i].end;
+	return at >= end;
+}
+
 static int cursor_open(struct cursor *c, struct store *store, struct err *err)
 {
 	vec_foreach (e, &c->pagemap->entries)
-		if (check_entry(c->pagemap, *e, err) < 0)
+		if (!comes_later(c, *e) && check_entry(c->pagemap, *e, err) < 0)
 			return -1;
 	if (pagemap_extents(c->pagemap, 0, UINT64_MAX, &c->extents, err) < 0)
 		return -1;
@@ -160,6 +173,8 @@ static int next_piece(struct cursor *c, size_t room, struct piece *p, struct err
 		return -1;
 	p->addr = addr;
 	p->bytes = (size_t)MIN(left, (end - addr) / PAGE_BYTES) * PAGE_BYTES;
+	if (p->how == FILL_LAZY)
+		p->how = x->lazy ? FILL_SKIP : FILL_UFFD;
 	if (p->how != FILL_SKIP)
 		p->bytes = MIN(p->bytes, room);
 	p->store = c->stores.v[x->level];

@@ -21,6 +21,7 @@ enum fill_how {
 	FILL_SKIP,  /* not at all */
 	FILL_WRITE, /* process_vm_writev: the area must be writable */
 	FILL_UFFD, /* UFFDIO_COPY: anonymous, not populated, registered with the job's userfaultfd; twice as fast */
+	FILL_LAZY,    /* as FILL_UFFD, but pages marked PE_LAZY come later: mem/lazy.h */
 	FILL_COMPARE, /* the area is shared copy-on-write: write only pages that differ */
 };
 
@@ -35,7 +36,7 @@ struct fill_job {
 	struct store *store;
 	const struct snap_pagemap *pagemap;
 	pid_t pid; /* real pid of the task */
-	int uffd;  /* made in that task, API handshake done; -1 if no area is FILL_UFFD */
+	int uffd; /* made in that task, API handshake done; -1 if no area is FILL_UFFD or FILL_LAZY */
 	const struct fill_area *areas; /* ascending; pages outside of all of them are an error */
 	size_t n_areas;
 	void *scratch; /* FILL_SCRATCH_BYTES to work in (saves page faults over many small jobs), or NULL */

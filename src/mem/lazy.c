@@ -79,15 +79,21 @@ struct lazy_space *lazy_add(struct lazy *z, lazy_object object, int uffd, int pi
 			close(pidfd);
 		return NULL;
 	}
-	sp->pidfd = pidfd;
-	if (pidfd < 0 || !z->guardian)
+	if (pidfd < 0 || lazy_watch(sp, pidfd, err) == 0)
 		return sp;
-	if (guardian_watch(z->guardian, pidfd, err) < 0) {
-		lazy_space_close(sp);
-		return NULL;
-	}
+	lazy_space_close(sp);
+	return NULL;
+}
+
+int lazy_watch(struct lazy_space *sp, int pidfd, struct err *err)
+{
+	sp->pidfd = pidfd;
+	if (!sp->z->guardian)
+		return 0;
+	if (guardian_watch(sp->z->guardian, pidfd, err) < 0)
+		return -1;
 	sp->watched = true;
-	return sp;
+	return 0;
 }
 
 int lazy_missing(struct lazy_space *sp, uint64_t vaddr, uint64_t pages, struct err *err)
@@ -436,8 +442,12 @@ static int work_source(struct lazy *z, bool ready, struct err *err)
 	}
 	if (!ready || !ops->work || ops->work(z->source, z, &why) == 0)
 		return 0;
-	log_warn("%s: %s", ops->name, why.text);
 	lazy_lost(z);
+	if (!ops->reconnect) {
+		*err = why;
+		return -1;
+	}
+	log_warn("%s: %s", ops->name, why.text);
 	return 1;
 }
 

@@ -133,6 +133,9 @@ uint64_t lazy_uffd_features(void);
 struct lazy_space *lazy_add(struct lazy *z, lazy_object object, int uffd, int pidfd, struct err *err)
 	must_check;
 
+/* The pidfd of its task (taken), for the guardian, when it was not known at first. Once. */
+int lazy_watch(struct lazy_space *sp, int pidfd, struct err *err) must_check;
+
 /*
  * @pages pages of it are missing from @vaddr on: before the first lazy_run,
  * ascending, no page twice.

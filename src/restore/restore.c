@@ -91,6 +91,7 @@ static const struct step {
 	{"open files", open_files},
 	{"first task", root_create},
 	{"tasks and memory", births_run},
+	{"lazy memory", space_announce_rest},
 	{"seals", seal_memfds},
 	{"process groups", births_groups},
 	{"zombies", births_deaths},

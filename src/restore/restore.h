@@ -19,11 +19,28 @@ struct restore_session;
 
 enum restore_pids { RESTORE_PIDS_SAME, RESTORE_PIDS_AUTO, RESTORE_PIDS_NEW };
 
+/*
+ * Memory that comes later (mem/lazy.h): areas with pages that are marked PE_LAZY are registered with the
+ * task's userfaultfd, and those pages are not filled in.
+ */
+struct restore_lazy {
+	/*
+	 * Called once for each task of the images, zombies too, before anything reads or writes lazy
+	 * memory. @uffd is non-blocking, has the features of lazy_uffd_features(), and is
+	 * the callee's from now on, also on failure; -1: the task has no lazy memory. Page faults of the
+	 * task must be answered from when the last task was announced, by another thread or process:
+	 * the restore itself may wait for them.
+	 */
+	int (*announce)(void *arg, pid_t vpid, pid_t pid, int uffd, struct err *err);
+	void *arg;
+};
+
 struct restore_options {
 	const struct kind_options *kinds;
 	enum restore_pids pids;
 	bool sibling;       /* -S: the root becomes our sibling, a child of our parent */
 	bool leave_stopped; /* -s: stop the tree (SIGSTOP) instead of running it */
+	const struct restore_lazy *lazy; /* NULL: all memory is there when the tree runs */
 };
 
 /* Blocks until the images it needs have arrived in the store. */

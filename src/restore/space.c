@@ -11,13 +11,13 @@
 #include "restore/space.h"
 
 #include "base/io.h"
+#include "mem/lazy.h"
+#include "mem/uffd.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/prctl.h>
-#include <linux/userfaultfd.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -296,7 +296,7 @@ static int map_script(struct restore_session *s, struct rtask *t, struct err *er
 			    SV(sp->old_vdso->start), SV(sp->old_vdso->end - sp->old_vdso->start),
 			    SV(PROT_READ | PROT_WRITE), SV(MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED),
 			    SV(-1), SV(0));
-	if (sp->use_uffd)
+	if (sp->use_uffd || sp->lazy)
 		sp->uffd_op = script_call(&rs->script, "make a userfaultfd", SYS_userfaultfd,
 					  SV(O_CLOEXEC | O_NONBLOCK));
 	return slot_start(s, rs, err);
@@ -307,28 +307,60 @@ static int map_script(struct restore_session *s, struct rtask *t, struct err *er
 /* The task's userfaultfd, ready; areas that refuse it are written instead. */
 static int uffd_take(struct rtask *t, int theirs, struct err *err)
 {
-	struct uffdio_api api = {.api = UFFD_API};
 	struct space *sp = t->space;
 	cleanup_close int fd = (int)syscall(SYS_pidfd_getfd, t->pidfd, theirs, 0);
 	size_t f = 0;
 
 	if (fd < 0)
 		return err_sys(err, "cannot get the userfaultfd");
-	if (ioctl(fd, UFFDIO_API, &api) < 0)
-		return err_sys(err, "cannot use a userfaultfd");
+	if (uffd_handshake(fd, 0, err) < 0)
+		return -1;
 	for (size_t i = 0; i < sp->n; i++) {
-		struct uffdio_register reg = {
-			.range = {sp->v[i].vma->start, sp->v[i].vma->end - sp->v[i].vma->start},
-			.mode = UFFDIO_REGISTER_MODE_MISSING,
-		};
+		const VmaEntry *v = sp->v[i].vma;
 
-		if (sp->v[i].how != FILL_UFFD || ioctl(fd, UFFDIO_REGISTER, &reg) == 0)
+		if (sp->v[i].how != FILL_UFFD || uffd_register(fd, v->start, v->end - v->start) == 0)
 			continue;
-		while (sp->fill[f].start != sp->v[i].vma->start)
+		while (sp->fill[f].start != v->start)
 			f++;
 		sp->v[i].how = sp->fill[f].how = FILL_WRITE;
 	}
 	return steal_fd(&fd);
+}
+
+/* The same for a task with lazy memory: there is no other way for an area that refuses. */
+static int uffd_take_lazy(struct rtask *t, int theirs, struct err *err)
+{
+	struct space *sp = t->space;
+	cleanup_close int fd = (int)syscall(SYS_pidfd_getfd, t->pidfd, theirs, 0);
+
+	if (fd < 0)
+		return err_sys(err, "cannot get the userfaultfd");
+	if (uffd_handshake(fd, lazy_uffd_features(), err) < 0)
+		return -1;
+	for (size_t i = 0; i < sp->n; i++) {
+		const VmaEntry *v = sp->v[i].vma;
+
+		if (sp->v[i].how == FILL_LAZY && uffd_register(fd, v->start, v->end - v->start) < 0)
+			return err_sys(err, "area 0x%llx-0x%llx cannot be filled lazily",
+				       (unsigned long long)v->start, (unsigned long long)v->end);
+	}
+	return steal_fd(&fd);
+}
+
+int space_announce_rest(struct restore_session *s, struct err *err)
+{
+	const struct restore_lazy *lazy = s->opt.lazy;
+
+	if (!lazy)
+		return 0;
+	vec_foreach (tp, &s->tasks) {
+		const struct rtask *t = *tp;
+
+		if ((!t->space || !t->space->lazy) &&
+		    lazy->announce(lazy->arg, t->vpid, t->pid, -1, err) < 0)
+			return task_wrap(t, err);
+	}
+	return 0;
 }
 
 static int write_old_vdso(struct restore_session *s, struct rtask *t, struct err *err)
@@ -369,13 +401,18 @@ static int fill(struct restore_session *s, struct rtask *t, struct err *err)
 		.arg = s,
 	};
 
-	if (sp->use_uffd) {
-		uffd = uffd_take(t, (int)script_result(&leader(t)->script, sp->uffd_op), err);
+	if (sp->use_uffd || sp->lazy) {
+		int theirs = (int)script_result(&leader(t)->script, sp->uffd_op);
+
+		uffd = sp->lazy ? uffd_take_lazy(t, theirs, err) : uffd_take(t, theirs, err);
 		if (uffd < 0)
 			return -1;
 	}
 	job.uffd = uffd;
 	if (fill_task(&job, err) < 0)
+		return -1;
+	if (sp->lazy &&
+	    s->opt.lazy->announce(s->opt.lazy->arg, t->vpid, t->pid, steal_fd(&uffd), err) < 0)
 		return -1;
 	return sp->vdso == VDSO_COPY ? write_old_vdso(s, t, err) : 0;
 }
@@ -461,7 +498,7 @@ static int protect_script(struct restore_session *s, struct rtask *t, struct err
 	struct rslot *rs = leader(t);
 	struct space *sp = t->space;
 
-	if (sp->use_uffd)
+	if (sp->use_uffd || sp->lazy)
 		script_call(&rs->script, "close the userfaultfd", SYS_close,
 			    SV(script_result(&rs->script, sp->uffd_op)));
 	for (size_t i = 0; i < sp->n; i++)

@@ -35,6 +35,7 @@ struct space {
 	struct fill_area *fill; /* all private areas */
 	size_t n_fill;
 	bool use_uffd;
+	bool lazy; /* some area is FILL_LAZY */
 	unsigned int uffd_op;
 };
 

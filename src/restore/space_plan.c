@@ -137,6 +137,44 @@ static void plan_pages(struct rtask *t)
 			sp->v[i].how = FILL_WRITE;
 }
 
+static bool can_be_lazy(const VmaEntry *v)
+{
+	return v->status & VMA_ANON_PRIVATE && v->flags & MAP_PRIVATE &&
+	       !(v->flags & (VMA_FLAG_DROPPABLE | MAP_LOCKED));
+}
+
+/*
+ * Areas with pages that come later. The others of the task are written: there is one userfaultfd,
+ * and an area that is registered with it pays for every page that it ever touches.
+ */
+static void plan_lazy(struct rtask *t)
+{
+	const struct snap_pagemap *pm = t->snap->pagemap;
+	struct space *sp = t->space;
+	size_t i = 0;
+
+	vec_foreach (ep, &pm->entries) {
+		const PagemapEntry *e = *ep;
+		uint64_t end = e->vaddr + pagemap_entry_pages(e) * PAGE_BYTES;
+
+		if (!(pagemap_entry_flags(e) & PE_LAZY))
+			continue;
+		while (i < sp->n && sp->v[i].vma->end <= e->vaddr)
+			i++;
+		for (size_t k = i; k < sp->n && sp->v[k].vma->start < end; k++)
+			if (can_be_lazy(sp->v[k].vma)) {
+				sp->v[k].how = FILL_LAZY;
+				sp->lazy = true;
+			}
+	}
+	if (!sp->lazy)
+		return;
+	sp->use_uffd = false;
+	for (i = 0; i < sp->n; i++)
+		if (sp->v[i].how == FILL_UFFD)
+			sp->v[i].how = FILL_WRITE;
+}
+
 static const VmaEntry *find_vdso(const MmEntry *mm, uint64_t *set_start)
 {
 	const VmaEntry *vdso = NULL;
@@ -275,7 +313,8 @@ bool space_shares(struct restore_session *s, const struct rtask *parent, struct 
 {
 	struct space *sp = child->space;
 
-	if (!parent->space)
+	/* what is missing cannot be inherited: each task gets its own pages */
+	if (!parent->space || parent->space->lazy || sp->lazy)
 		return false;
 	/* with another executable it would have to be noted while the parent's is still mapped: EBUSY */
 	if (same_file(s, parent->snap->mm->exe_file_id, child->snap->mm->exe_file_id) &&
@@ -305,6 +344,8 @@ int space_plan(struct restore_session *s, struct rtask *t, struct err *err)
 	if (add_areas(s, t, err) < 0)
 		return -1;
 	plan_pages(t);
+	if (s->opt.lazy)
+		plan_lazy(t);
 	if (plan_vdso(s, t, err) < 0)
 		return -1;
 	plan_fill(t);

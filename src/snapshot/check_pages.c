@@ -64,14 +64,24 @@ static int check_pagemap(const struct snap_pagemap *pm, struct store *store, str
 	return 0;
 }
 
-int snapshot_check_pages(const struct snapshot *snap, struct store *store, struct err *err)
+static int check_all(const struct snapshot *snap, struct store *store, bool lazy, struct err *err)
 {
 	vec_foreach (task, &snap->tasks)
-		if ((*task)->pagemap && (refuse_lazy((*task)->pagemap, err) ||
+		if ((*task)->pagemap && ((!lazy && refuse_lazy((*task)->pagemap, err)) ||
 					 check_pagemap((*task)->pagemap, store, err)))
 			return -1;
 	vec_foreach (pm, &snap->shmem)
 		if (check_pagemap(*pm, store, err))
 			return -1;
 	return 0;
+}
+
+int snapshot_check_pages(const struct snapshot *snap, struct store *store, struct err *err)
+{
+	return check_all(snap, store, false, err);
+}
+
+int snapshot_check_pages_lazy(const struct snapshot *snap, struct store *store, struct err *err)
+{
+	return check_all(snap, store, true, err);
 }

@@ -96,6 +96,7 @@ int pagemap_extents(const struct snap_pagemap *pm, uint64_t from, uint64_t to, s
 			return err_nomem(err);
 		}
 	vec_foreach (entry, &pm->entries) {
+		size_t known = out->n;
 		uint64_t start = MAX((*entry)->vaddr, from), end = MIN(entry_end(*entry), to);
 
 		if (start >= end || !((*entry)->flags & (PE_PRESENT | PE_PARENT)))
@@ -103,6 +104,8 @@ int pagemap_extents(const struct snap_pagemap *pm, uint64_t from, uint64_t to, s
 		rc = take(&all, 0, start, end, out, err);
 		if (rc)
 			break;
+		for (size_t i = known; i < out->n; i++)
+			out->v[i].lazy = (*entry)->flags & PE_LAZY;
 	}
 	vec_free(&all);
 	return rc;

@@ -14,6 +14,7 @@ struct snap_extent {
 	uint64_t off; /* in bytes, in the pages image */
 	uint32_t pages_id;
 	unsigned int level; /* 0: the store itself, 1: its parent, ... */
+	bool lazy;          /* PE_LAZY: may come later */
 };
 typedef VEC(struct snap_extent) snap_extents;
 

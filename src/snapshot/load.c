@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/map.h"
 #include "snapshot/image.h"
+#include "snapshot/verify.h"
 #include "store/store.h"
 
 #include <errno.h>
@@ -535,14 +536,37 @@ static int load_all(struct loader *l, struct err *err)
 	return snapshot_verify(snap, err);
 }
 
-struct snapshot *snapshot_load(struct store *store, struct err *err)
+/* Zombies have no mm; without a pagemap there is nothing to serve. */
+static int load_task_memory(struct loader *l, struct snap_task *task, struct err *err)
+{
+	if (claim_tid(l, task->ps->pid, err) ||
+	    load_optional(l, "mm-%u.img", task->ps->pid, &task->mm, err))
+		return -1;
+	if (!task->mm)
+		return 0;
+	return load_pagemaps(l, false, task->ps->pid, &task->pagemap, err) < 0 ? -1 : 0;
+}
+
+static int load_memory(struct loader *l, struct err *err)
+{
+	if (load_required(l, "inventory.img", 0, &l->snap->inventory, err) || load_tree(l, err))
+		return -1;
+	vec_foreach (task, &l->snap->tasks)
+		if (load_task_memory(l, *task, err) ||
+		    ((*task)->pagemap && verify_task_pages(*task, err)))
+			return -1;
+	return 0;
+}
+
+static struct snapshot *load(struct store *store, int (*what)(struct loader *l, struct err *err),
+			     struct err *err)
 {
 	struct loader l = {.snap = snapshot_create(err), .store = store};
 	int rc;
 
 	if (!l.snap)
 		return NULL;
-	rc = load_all(&l, err);
+	rc = what(&l, err);
 	map_free(&l.tids);
 	map_free(&l.tables);
 	map_free(&l.shmem);
@@ -551,4 +575,14 @@ struct snapshot *snapshot_load(struct store *store, struct err *err)
 		return NULL;
 	}
 	return l.snap;
+}
+
+struct snapshot *snapshot_load(struct store *store, struct err *err)
+{
+	return load(store, load_all, err);
+}
+
+struct snapshot *snapshot_load_memory(struct store *store, struct err *err)
+{
+	return load(store, load_memory, err);
 }

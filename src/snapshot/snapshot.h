@@ -196,5 +196,14 @@ int snapshot_verify(const struct snapshot *snap, struct err *err) must_check;
  */
 int snapshot_check_pages(const struct snapshot *snap, struct store *store, struct err *err)
 	must_check;
+/* The same where pages that stayed with the source (PE_LAZY alone) will come later. */
+int snapshot_check_pages_lazy(const struct snapshot *snap, struct store *store, struct err *err)
+	must_check;
+
+/*
+ * Reads and verifies only what serving memory needs: the tree, and the areas and pagemaps of
+ * its tasks. Images of any other kind may be missing, or be more than we understand.
+ */
+struct snapshot *snapshot_load_memory(struct store *store, struct err *err) must_check;
 
 #endif

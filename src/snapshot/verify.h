@@ -18,6 +18,9 @@ int verify_files(const struct snapshot *snap, struct err *err) must_check;
 /* verify_memory.c: mm-PID.img and the pagemaps. */
 int verify_memory(const struct snapshot *snap, struct err *err) must_check;
 
+/* Of it, the pagemap of one task that has one. */
+int verify_task_pages(const struct snap_task *task, struct err *err) must_check;
+
 /* The path entry behind a file id: 0, or -1 naming who refers to it ("mm-34.img: exe"). */
 int verify_path_id(const struct snapshot *snap, uint32_t id, const char *who, struct err *err)
 	must_check;

@@ -199,7 +199,7 @@ static int verify_parents(const struct snap_pagemap *pm, struct err *err)
 }
 
 /* The pages of a task lie in its private areas; one entry may span areas that touch. */
-static int verify_task_pages(const struct snap_task *task, struct err *err)
+int verify_task_pages(const struct snap_task *task, struct err *err)
 {
 	const struct snap_pagemap *pm = task->pagemap;
 	const MmEntry *mm = task->mm;

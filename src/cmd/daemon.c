@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cmd/daemon.h"
+
+#include "base/io.h"
+#include "cmd/cmd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/wait.h>
+
+/* The exit status of a child that ended before it was ready. */
+static int child_status(pid_t child)
+{
+	int status;
+
+	while (waitpid(child, &status, 0) < 0)
+		if (errno != EINTR)
+			return EXIT_FAILED;
+	return WIFEXITED(status) && WEXITSTATUS(status) ? WEXITSTATUS(status) : EXIT_FAILED;
+}
+
+int daemon_fork(int *ready_fd_out, int *status_out, struct err *err)
+{
+	int p[2];
+	pid_t child;
+	char c;
+
+	if (pipe2(p, O_CLOEXEC) < 0)
+		return err_sys(err, "cannot make a pipe");
+	child = fork();
+	if (child < 0) {
+		close(p[0]);
+		close(p[1]);
+		return err_sys(err, "cannot fork");
+	}
+	if (child == 0) {
+		close(p[0]);
+		setsid();
+		*ready_fd_out = p[1];
+		return 0;
+	}
+	close(p[1]);
+	*status_out = io_read_full(p[0], &c, 1) == 0 ? EXIT_DONE : child_status(child);
+	close(p[0]);
+	return 1;
+}
+
+int daemon_ready(int ready_fd, struct err *err)
+{
+	cleanup_close int fd = ready_fd, null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	if (null < 0)
+		return err_sys(err, "cannot open /dev/null");
+	for (int i = 0; i <= 2; i++)
+		if (dup2(null, i) < 0)
+			return err_sys(err, "cannot leave the terminal");
+	return io_write_full(fd, "", 1) < 0 ? err_sys(err, "cannot tell that all is ready") : 0;
+}

@@ -38,8 +38,14 @@ static bool is_vvar(const struct proc_vma *v)
 
 /* ---- refusals ---- */
 
+bool area_has_own_pages(const struct proc_vma *v)
+{
+	return !v->shared && !is_vvar(v) && !is_named(v, "[vdso]") && !is_named(v, "[vsyscall]") &&
+	       !is_named(v, "[uprobes]");
+}
+
 /* Why an area cannot be carried; NULL if it can. */
-static const char *refusal(const struct proc_vma *v)
+static const char *refusal(const struct capture_session *s, const struct proc_vma *v)
 {
 	if (is_named(v, "[vsyscall]") || is_vvar(v) || is_named(v, "[vdso]") ||
 	    is_named(v, "[uprobes]"))
@@ -50,7 +56,7 @@ static const char *refusal(const struct proc_vma *v)
 		return "shadow stack";
 	if (v->flags & PROC_VMF_SEALED)
 		return "sealed (mseal) mapping";
-	if (v->flags & PROC_VMF_UFFD)
+	if (v->flags & PROC_VMF_UFFD || (v->flags & PROC_VMF_UFFD_WP && !s->tracked))
 		return "mapping watched by a userfaultfd";
 	if (starts_with(v, "/SYSV"))
 		return "System V shared memory";
@@ -77,7 +83,7 @@ int areas_allowed(const struct capture_session *s, pid_t pid, const proc_vmas *v
 	size_t i;
 
 	for (i = 0; i < vmas->n; i++) {
-		why = refusal(&vmas->v[i]);
+		why = refusal(s, &vmas->v[i]);
 		if (why)
 			return err_set(err, ENOTSUP,
 				       "pid %d: %s at %llx-%llx (%s), which this version does not carry",

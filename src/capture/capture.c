@@ -6,6 +6,7 @@
 #define LOG_MODULE "capture"
 #include "base/io.h"
 #include "base/log.h"
+#include "capture/precopy_priv.h"
 #include "capture/session.h"
 #include "kinds/locks.h"
 #include "mem/drain.h"
@@ -39,6 +40,11 @@ struct capture_session *capture_open(pid_t pid, const struct kind_options *opt, 
 fail:
 	free(s);
 	return NULL;
+}
+
+void capture_expect_tracking(struct capture_session *s)
+{
+	s->tracked = true;
 }
 
 struct capture *capture_state(struct capture_session *s)
@@ -287,6 +293,7 @@ struct portion {
 	const struct live_task *task; /* NULL: shared memory */
 	int fd;
 	mem_ranges plan;
+	const mem_ranges *rest; /* instead of the plan: what pre-copy has left to send */
 	struct snap_pagemap *pm;
 };
 typedef VEC(struct portion) portions;
@@ -303,7 +310,16 @@ static struct snap_pagemap *new_pagemap(struct capture_session *s, bool shmem, u
 	return pm;
 }
 
-static int plan_memory(struct capture_session *s, portions *out, struct err *err)
+static int plan_task(struct precopy *precopy, const struct live_task *t, struct portion *p,
+		     struct err *err)
+{
+	if (precopy && precopy_plan(precopy, t, &p->rest, err))
+		return -1;
+	return p->rest ? 0 : drain_plan_task(t->facts.pid, t->facts.snap->mm, &p->plan, err);
+}
+
+static int plan_memory(struct capture_session *s, struct precopy *precopy, portions *out,
+		       struct err *err)
 {
 	vec_foreach (t, &s->tasks) {
 		struct portion p = {.task = *t, .fd = -1};
@@ -314,7 +330,7 @@ static int plan_memory(struct capture_session *s, portions *out, struct err *err
 		if (!p.pm)
 			return err_nomem(err);
 		(*t)->facts.snap->pagemap = p.pm;
-		if (drain_plan_task((*t)->facts.pid, (*t)->facts.snap->mm, &p.plan, err))
+		if (plan_task(precopy, *t, &p, err))
 			return -1;
 		if (!vec_push(out, p))
 			return err_nomem(err);
@@ -334,7 +350,7 @@ static int plan_memory(struct capture_session *s, portions *out, struct err *err
 
 /* A task's memory; with @serve what may come later stays there. */
 static int drain_portion(struct drain *d, const struct portion *p, struct serve *serve,
-			 struct err *err)
+			 struct precopy *precopy, struct err *err)
 {
 	const struct task_facts *t;
 	mem_ranges lazy = {0};
@@ -344,7 +360,8 @@ static int drain_portion(struct drain *d, const struct portion *p, struct serve 
 		return drain_file(d, p->fd, &p->plan, p->pm, err);
 	t = &p->task->facts;
 	d->lazy = serve ? &lazy : NULL;
-	rc = drain_task(d, t->pid, t->snap->mm, &p->plan, p->pm, err);
+	rc = p->rest ? precopy_drain(precopy, d, p->task, p->pm, err) :
+		       drain_task(d, t->pid, t->snap->mm, &p->plan, p->pm, err);
 	d->lazy = NULL;
 	if (rc == 0 && serve)
 		return serve_add(serve, t->vpid, t->pid, &lazy, err);
@@ -353,21 +370,23 @@ static int drain_portion(struct drain *d, const struct portion *p, struct serve 
 }
 
 static int drain_all(struct capture_session *s, struct drain *d, const portions *all,
-		     struct serve *serve, struct err *err)
+		     const struct memory_options *how, struct err *err)
 {
 	int rc = 0;
 
 	vec_foreach (p, all) {
-		d->total_bytes += mem_ranges_bytes(&p->plan);
+		d->total_bytes += mem_ranges_bytes(p->rest ? p->rest : &p->plan);
 	}
 	vec_foreach (p, all) {
-		rc = drain_portion(d, p, serve, err);
+		rc = drain_portion(d, p, how->serve, how->precopy, err);
 		if (rc)
 			break;
 	}
 	s->stats.pages = d->pages;
 	s->stats.zero_pages = d->zero_pages;
+	s->stats.kept_pages = d->kept_pages;
 	s->stats.bytes = d->pages * PAGE_BYTES;
+	s->c.snap->incremental = d->kept_pages != 0;
 	return rc;
 }
 
@@ -381,16 +400,17 @@ int capture_memory(struct capture_session *s, const struct memory_options *how, 
 		return -1;
 	d.progress = how->progress;
 	d.arg = how->arg;
-	rc = plan_memory(s, &all, err);
+	rc = plan_memory(s, how->precopy, &all, err);
 	if (rc == 0)
-		rc = drain_all(s, &d, &all, how->serve, err);
+		rc = drain_all(s, &d, &all, how, err);
 	drain_finish(&d);
 	vec_foreach (p, &all) {
 		vec_free(&p->plan);
 	}
 	vec_free(&all);
-	log_info("memory: %lu pages, %lu zero pages left out", (unsigned long)s->stats.pages,
-		 (unsigned long)s->stats.zero_pages);
+	log_info("memory: %lu pages, %lu zero pages left out, %lu sent before",
+		 (unsigned long)s->stats.pages, (unsigned long)s->stats.zero_pages,
+		 (unsigned long)s->stats.kept_pages);
 	return rc;
 }
 

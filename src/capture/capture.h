@@ -32,6 +32,7 @@ struct capture_stats {
 	uint64_t freeze_ns; /* from the first stop until capture_finish let go */
 	uint64_t n_tasks, n_threads, n_fds;
 	uint64_t pages, zero_pages, bytes;
+	uint64_t kept_pages; /* sent by an earlier round of pre-copy, and unchanged */
 };
 
 struct precopy;
@@ -55,6 +56,12 @@ struct capture_session *capture_open(pid_t pid, const struct kind_options *opt, 
 
 /* The struct kinds work on: its snapshot is what capture_collect fills. */
 struct capture *capture_state(struct capture_session *s);
+
+/*
+ * The tree's memory is or will be watched by a precopy: areas that a userfaultfd
+ * write-protects are no reason to refuse. Before capture_check.
+ */
+void capture_expect_tracking(struct capture_session *s);
 
 /* All refusals of one look at the running tree; -1 and the first of them (the rest are logged as errors). */
 int capture_check(struct capture_session *s, struct err *err) must_check;

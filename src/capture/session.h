@@ -64,6 +64,7 @@ struct capture_session {
 	pid_t root;
 	VEC(struct live_task *) tasks; /* parents first; [0] is the root */
 	bool frozen, killed, collected, armed;
+	bool tracked; /* pre-copy watches its memory */
 	VEC(struct mapped_file) mapped;
 	VEC(struct known_mapping) known;
 	ino_t own_ns[CAPTURE_NS_COUNT]; /* our namespaces; 0: not asked yet */
@@ -86,7 +87,13 @@ int task_allowed(struct capture_session *s, pid_t pid, struct err *err) must_che
 /* Runs the kinds on a task: outside, and inside by a visit. */
 int task_inspect(struct capture_session *s, struct live_task *t, struct err *err) must_check;
 
+/* Is the tree in a pid namespace of its own, whose pids the images have? And one pid as it is there. */
+bool tasks_nested(struct capture_session *s);
+pid_t task_image_pid(pid_t tid, bool nested);
+
 /* areas.c */
+/* A private area that can have pages which are not in a file or the kernel's. */
+bool area_has_own_pages(const struct proc_vma *v);
 int areas_allowed(const struct capture_session *s, pid_t pid, const proc_vmas *vmas, struct err *err)
 	must_check;
 int areas_describe(struct capture_session *s, struct live_task *t, struct err *err) must_check;

@@ -135,7 +135,7 @@ static int describe_ids(struct capture_session *s, struct live_task *t, struct e
 /* ---- the process tree ---- */
 
 /* The image's pids are those of the tree's innermost pid namespace. */
-static pid_t virt_tid(const struct live_task *t, pid_t tid, bool nested)
+pid_t task_image_pid(pid_t tid, bool nested)
 {
 	struct proc_status st;
 	struct err err;
@@ -178,10 +178,10 @@ static int name_threads(struct capture_session *s, struct live_task *t, bool nes
 	if (!t->facts.threads)
 		return err_nomem(err);
 	t->facts.n_threads = n;
-	t->facts.vpid = virt_tid(t, t->facts.pid, nested);
+	t->facts.vpid = task_image_pid(t->facts.pid, nested);
 	for (i = 0; i < n; i++) {
 		t->facts.threads[i].tid = t->facts.zombie ? t->facts.pid : t->threads.v[i].tid;
-		t->facts.threads[i].vtid = virt_tid(t, t->facts.threads[i].tid, nested);
+		t->facts.threads[i].vtid = task_image_pid(t->facts.threads[i].tid, nested);
 	}
 	return vec_push(&s->c.tasks, &t->facts) ? 0 : err_nomem(err);
 }
@@ -374,9 +374,14 @@ static int describe_task(struct capture_session *s, struct live_task *t, bool ne
 	return describe_cores(s, t, err);
 }
 
+bool tasks_nested(struct capture_session *s)
+{
+	return !shares_ns(s, s->root, CAPTURE_NS_PID);
+}
+
 int tasks_describe(struct capture_session *s, struct err *err)
 {
-	bool nested = !shares_ns(s, s->root, CAPTURE_NS_PID);
+	bool nested = tasks_nested(s);
 
 	s->next_id = 2; /* 1 is ours */
 	vec_foreach (it, &s->tasks) {

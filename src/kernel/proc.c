@@ -212,7 +212,7 @@ static const struct {
 	{"ht", PROC_VMF_HUGETLB},      {"dd", PROC_VMF_DONTDUMP},  {"hg", PROC_VMF_HUGEPAGE},
 	{"nh", PROC_VMF_NOHUGEPAGE},   {"mg", PROC_VMF_MERGEABLE}, {"wf", PROC_VMF_WIPEONFORK},
 	{"io", PROC_VMF_IO},           {"pf", PROC_VMF_PFNMAP},    {"sl", PROC_VMF_SEALED},
-	{"ss", PROC_VMF_SHADOW_STACK}, {"um", PROC_VMF_UFFD},      {"uw", PROC_VMF_UFFD},
+	{"ss", PROC_VMF_SHADOW_STACK}, {"um", PROC_VMF_UFFD},      {"uw", PROC_VMF_UFFD_WP},
 	{"ui", PROC_VMF_UFFD},         {"dp", PROC_VMF_DROPPABLE}, {"ac", PROC_VMF_ACCOUNT},
 	{"lf", PROC_VMF_LOCKONFAULT},
 };

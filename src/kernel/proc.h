@@ -80,10 +80,11 @@ enum proc_vm_flag {
 	PROC_VMF_PFNMAP = 1 << 13,       /* pf */
 	PROC_VMF_SEALED = 1 << 14,       /* sl */
 	PROC_VMF_SHADOW_STACK = 1 << 15, /* ss */
-	PROC_VMF_UFFD = 1 << 16,         /* um, uw, ui */
+	PROC_VMF_UFFD = 1 << 16,         /* um, ui */
 	PROC_VMF_DROPPABLE = 1 << 17,    /* dp */
 	PROC_VMF_ACCOUNT = 1 << 18,      /* ac */
 	PROC_VMF_LOCKONFAULT = 1 << 19,  /* lf */
+	PROC_VMF_UFFD_WP = 1 << 20,      /* uw */
 };
 
 typedef VEC(struct proc_vma) proc_vmas;

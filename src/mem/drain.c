@@ -63,7 +63,7 @@ static int scan_entries(int pagemap, uint64_t start, uint64_t end, mem_ranges *o
 
 /* ---- plans ---- */
 
-static bool is_private(const VmaEntry *e)
+bool drain_has_own_pages(const VmaEntry *e)
 {
 	return (e->status & VMA_REGULAR) && (e->status & (VMA_FILE_PRIVATE | VMA_ANON_PRIVATE)) &&
 	       !(e->status & VMA_VVAR);
@@ -71,7 +71,7 @@ static bool is_private(const VmaEntry *e)
 
 static bool is_planned_by_scan(const VmaEntry *e)
 {
-	return is_private(e) && !(e->status & VMA_VDSO);
+	return drain_has_own_pages(e) && !(e->status & VMA_VDSO);
 }
 
 /* The parts of ascending ranges that are in an area, from range *@at on. */
@@ -114,9 +114,9 @@ static int plan_by_entries(int pagemap, const MmEntry *mm, mem_ranges *out, stru
 	for (size_t i = 0; i < mm->n_vmas; i++) {
 		const VmaEntry *e = mm->vmas[i];
 
-		if (e->status & VMA_VDSO ? mem_ranges_push(out, e->start, e->end, err) :
-		    is_private(e)        ? scan_entries(pagemap, e->start, e->end, out, err) :
-					   0)
+		if (e->status & VMA_VDSO   ? mem_ranges_push(out, e->start, e->end, err) :
+		    drain_has_own_pages(e) ? scan_entries(pagemap, e->start, e->end, out, err) :
+					     0)
 			return -1;
 	}
 	return 0;

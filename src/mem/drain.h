@@ -41,6 +41,9 @@ struct drain {
 int drain_init(struct drain *d, struct page_sink *sink, struct err *err) must_check;
 void drain_finish(struct drain *d);
 
+/* A private area, whose pages are in the task's own pagemap. */
+bool drain_has_own_pages(const VmaEntry *e);
+
 /* What is to be read of a task's private areas: ascending ranges. */
 int drain_plan_task(pid_t pid, const MmEntry *mm, mem_ranges *out, struct err *err) must_check;
 

@@ -298,12 +298,12 @@ static int scan_and_protect(struct track *t, int pagemap, const struct track_are
 			    unsigned int flags, struct tally *tally, track_regions *out,
 			    struct err *err)
 {
-	int claimed = a->never ? 0 : claim(t, a, err);
+	int claimed = a->file ? 0 : claim(t, a, err);
 	bool ours = claimed == 1;
 
 	if (claimed < 0)
 		return -1;
-	tally->tried += !a->never;
+	tally->tried += !a->file;
 	if (!ours && flags & TRACK_ONLY_TRACKED)
 		return 0;
 	if (scan_piece(t, pagemap, a, a->start, a->end, &ours, true, out, err))
@@ -323,8 +323,8 @@ static int scan_as_is(struct track *t, int pagemap, const struct track_area *a, 
 	for (; from < a->end; from = end) {
 		while (*at < r->n && r->v[*at].end <= from)
 			++*at;
-		ours = *at < r->n && r->v[*at].start <= from && !a->never;
-		end = *at == r->n || a->never ? a->end : ours ? r->v[*at].end : r->v[*at].start;
+		ours = *at < r->n && r->v[*at].start <= from && !a->file;
+		end = *at == r->n || a->file ? a->end : ours ? r->v[*at].end : r->v[*at].start;
 		end = MIN(end, a->end);
 		if (scan_piece(t, pagemap, a, from, end, &ours, false, out, err))
 			return -1;
@@ -366,7 +366,7 @@ static int scan_soft_dirty(int pagemap, const struct track_area *a, unsigned int
 	uint64_t entries[ENTRIES], at = a->start;
 	size_t n, i;
 
-	if (a->never && flags & TRACK_ONLY_TRACKED)
+	if (a->file && flags & TRACK_ONLY_TRACKED)
 		return 0;
 	while (at < a->end) {
 		n = MIN((a->end - at) / PAGE_BYTES, (uint64_t)ENTRIES);
@@ -376,7 +376,7 @@ static int scan_soft_dirty(int pagemap, const struct track_area *a, unsigned int
 		for (i = 0; i < n; i++, at += PAGE_BYTES)
 			if (entries[i] & there && !(entries[i] & file) &&
 			    push_region(out, at, at + PAGE_BYTES,
-					a->never || entries[i] & soft_dirty_bit ||
+					a->file || entries[i] & soft_dirty_bit ||
 						!(entries[i] & exclusive),
 					err))
 				return -1;

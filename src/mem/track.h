@@ -51,8 +51,13 @@ const mem_ranges *track_registered(const struct track *t);
 /* A private area of the task. */
 struct track_area {
 	uint64_t start, end;
-	bool file;  /* may show pages of the page cache, which do not count */
-	bool never; /* cannot be tracked, or need not: all of its pages are dirty in every scan */
+	/*
+	 * May show pages of the page cache, which do not count. All others of it are dirty in
+	 * every scan: when a protected page of such an area is dropped (MADV_DONTNEED), the kernel
+	 * keeps a mark in its place, and the page that a write brings next is protected for
+	 * a moment (Linux 6.18), though it is not the one that was seen.
+	 */
+	bool file;
 };
 
 /* Pages that are the task's own and have contents (not the zero page, no guards). */

@@ -10,7 +10,7 @@
  *					ends the phase, the tree here runs on
  *	a page was handed out		it may run there: the tree here never runs on by
  *					itself again. It is ended when a peer says CLOSE
- *					and every page has been handed out; if the phase
+ *					that has fetched pages; if the phase
  *					ends otherwise it is left stopped, for the user
  *					to decide
  *

@@ -18,6 +18,7 @@ enum {
 	STEP_PAGES = 16, /* the background begins with 64 KiB, and grows by as much */
 	STEP_MAX_PAGES = 1024,
 	RETRY_NS = 200000,
+	QUEUE_NS = 3000000, /* so long a queue of background pages may be, for threads that wait */
 	EVENTS = 64,
 	LOOK_MS = 300, /* how often to look for dead tasks and after the guardian */
 };
@@ -32,6 +33,7 @@ struct lazy *lazy_open(struct lazy_source *source, struct guardian *guardian, st
 		return NULL;
 	}
 	z->source = source;
+	z->window_pages = 2 * STEP_PAGES;
 	z->guardian = guardian;
 	z->spaces_end = &z->spaces;
 	z->requests.prev = z->requests.next = &z->requests;
@@ -195,6 +197,7 @@ static int send_request(struct lazy_space *sp, const struct lazy_run *run, bool 
 		.vaddr = run->dump,
 		.pages = run->pages,
 		.urgent = urgent,
+		.sent_ns = lazy_now_ns(),
 		.prev = z->requests.prev,
 		.next = &z->requests,
 	};
@@ -272,6 +275,9 @@ static struct lazy_space *next_run(struct lazy *z, uint64_t max, struct lazy_run
 static int background(struct lazy *z, struct err *err)
 {
 	uint64_t window = z->source->window_pages, step;
+
+	if (!z->source->fast_lane)
+		window = MIN(window, z->window_pages);
 	struct lazy_space *sp;
 	struct lazy_run run;
 	int r = 0;
@@ -279,6 +285,8 @@ static int background(struct lazy *z, struct err *err)
 	while (z->started && !z->lost && r == 0 && z->bulk_asked_pages < window) {
 		z->bulk_step_pages = MAX(z->bulk_step_pages, (uint64_t)STEP_PAGES);
 		step = MIN(z->bulk_step_pages, window - z->bulk_asked_pages);
+		step = MIN(step,
+			   MAX(window / 2, (uint64_t)STEP_PAGES)); /* one comes, one is asked for */
 		sp = next_run(z, step, &run);
 		if (!sp)
 			break;
@@ -338,8 +346,26 @@ int lazy_answer_zero(struct lazy *z, struct lazy_request *rq, uint64_t vaddr, ui
 	return answer(z, rq, vaddr, NULL, n, err);
 }
 
+/*
+ * Where answers come in the order of the questions, what is asked for in the background is what
+ * a thread waits for, too. So it is kept to what the connection needs to be busy: as soon as
+ * an answer takes longer than the shortest did by more than a little, there is a queue.
+ */
+static void adapt_window(struct lazy *z, const struct lazy_request *rq)
+{
+	uint64_t took_ns = lazy_now_ns() - rq->sent_ns;
+
+	if (!z->base_ns || took_ns < z->base_ns)
+		z->base_ns = took_ns;
+	if (took_ns < z->base_ns + QUEUE_NS)
+		z->window_pages = MIN(z->window_pages + STEP_PAGES, z->source->window_pages);
+	else
+		z->window_pages = MAX(z->window_pages / 8 * 7, 2UL * STEP_PAGES);
+}
+
 void lazy_end(struct lazy *z, struct lazy_request *rq)
 {
+	adapt_window(z, rq);
 	if (!rq->urgent)
 		z->bulk_step_pages = MIN(z->bulk_step_pages + STEP_PAGES, (uint64_t)STEP_MAX_PAGES);
 	forget_request(z, rq);

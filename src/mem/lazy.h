@@ -49,7 +49,8 @@ struct lazy_request {
 	uint64_t vaddr; /* at the time of the dump */
 	uint64_t pages;
 	bool urgent; /* a thread waits for the first page */
-	void *user;  /* the source's own */
+	uint64_t sent_ns;
+	void *user; /* the source's own */
 	struct lazy_request *next_of_source;
 	struct lazy_request *prev, *next; /* the engine's list */
 };
@@ -80,7 +81,8 @@ struct lazy_source_ops {
 struct lazy_source {
 	const struct lazy_source_ops *ops;
 	/*
-	 * So many pages may be asked for in the background at once. 0: the source sends them by itself
+	 * So many pages at most may be asked for in the background at once: less, when threads that
+	 * wait would have to wait for them, too (no fast_lane). 0: the source sends them by itself
 	 * (lazy_push), and is only asked for what threads wait for.
 	 */
 	uint64_t window_pages;

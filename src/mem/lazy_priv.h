@@ -48,6 +48,7 @@ struct lazy {
 	struct lazy_request requests; /* list head */
 	struct lazy_space *turn;      /* whose background pages are asked for next */
 	uint64_t bulk_asked_pages, bulk_step_pages;
+	uint64_t window_pages, base_ns; /* see adapt_window() */
 	bool started;
 	bool lost; /* requests may still be on the list: lazy_lost() takes them off */
 	bool broken; /* the kernel refused, or memory is exhausted: @why; nothing can be done any more */

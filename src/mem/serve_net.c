@@ -175,18 +175,23 @@ static void accept_peer(struct serve_net *n)
 
 /* ---- requests ---- */
 
-/* Is it the real peer's to say that it is enough? */
+static bool others_fetch(const struct serve_net *n, const struct peer *p)
+{
+	for (size_t i = 0; i < n->n; i++)
+		if (n->peers[i] != p && n->peers[i]->requests)
+			return true;
+	return false;
+}
+
+/*
+ * Is it the real peer's to say that it is enough? Pages may be left then: what the program
+ * discards or unmaps there while it is filled is never asked for.
+ */
 static bool may_close(const struct serve_net *n, const struct peer *p)
 {
 	if (serve_left(n->serve))
-		return false;
-	if (p->requests || !serve_pages(n->serve))
-		return true;
-	for (size_t i = 0; i < n->n; i++) {
-		if (n->peers[i]->requests)
-			return false; /* a stranger, while the one who fetched is still there */
-	}
-	return true;
+		return p->requests && !others_fetch(n, p);
+	return p->requests || !serve_pages(n->serve) || !others_fetch(n, p);
 }
 
 /* 0: it is answered with a status, -1: it is not this peer's to say. */
@@ -195,7 +200,7 @@ static int take_close(struct serve_net *n, struct peer *p, struct err *err)
 	if (!may_close(n, p))
 		return err_set(err, EPROTO,
 			       serve_left(n->serve) ?
-				       "CLOSE, but there are pages that nobody has fetched" :
+				       "CLOSE by one who fetched nothing, or while another still fetches" :
 				       "CLOSE by one who fetched nothing");
 	memset(p->buf, 0, sizeof(int32_t));
 	p->reply = (struct reply){.bytes = sizeof(int32_t), .close = true};

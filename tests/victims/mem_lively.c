@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+// Memory that is in use all the time: two processes of two threads each check and rewrite pages,
+// fork children that check theirs, move memory, discard it and unmap it, from before the test
+// touches them until the verdict. Each page's pattern depends on its place and on how often it was
+// written. Argument: MiB for each process (default 4).
+#include "victim.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define THREADS 2
+#define WINDOW 8 // pages that are moved and discarded
+
+// A thread owns every THREADS-th page: nobody else writes it.
+struct worker {
+	pthread_t thread;
+	size_t nr;
+	uint64_t random;
+	char *window; // of its own, and its generation
+	uint32_t window_generation;
+};
+
+static char *area;
+static uint32_t *generation; // of each page
+static size_t pages;
+
+static uint64_t next_random(struct worker *w)
+{
+	w->random = w->random * 6364136223846793005UL + 1442695040888963407UL;
+	return w->random >> 33;
+}
+
+static void write_page(char *page, uint64_t place, uint32_t gen)
+{
+	uint64_t *words = (uint64_t *)page;
+
+	for (size_t i = 0; i < VICTIM_PAGE / 8; i++)
+		words[i] = (place << 32 | gen) * 0x9e3779b97f4a7c15UL + i;
+}
+
+static void check_page(const char *page, uint64_t place, uint32_t gen)
+{
+	const uint64_t *words = (const uint64_t *)page;
+
+	for (size_t i = 0; i < VICTIM_PAGE / 8; i++)
+		CHECK(words[i] == (place << 32 | gen) * 0x9e3779b97f4a7c15UL + i,
+		      "pid %d: page %lu (generation %u) at %p: word %zu is %lx", getpid(), place,
+		      gen, page, i, words[i]);
+}
+
+static size_t some_page(struct worker *w)
+{
+	return next_random(w) % (pages / THREADS) * THREADS + w->nr;
+}
+
+static void touch_some(struct worker *w)
+{
+	size_t i = some_page(w);
+
+	check_page(area + i * VICTIM_PAGE, i, generation[i]);
+	if (next_random(w) % 4 == 0)
+		write_page(area + i * VICTIM_PAGE, i, ++generation[i]);
+}
+
+// The child sees the memory of this moment, whatever the parent writes from now on.
+static void fork_some(struct worker *w)
+{
+	pid_t pid = MUST(fork());
+	int status;
+
+	if (pid == 0) {
+		for (int n = 0; n < 4; n++) {
+			size_t i = some_page(w);
+
+			check_page(area + i * VICTIM_PAGE, i, generation[i]);
+		}
+		_exit(0);
+	}
+	for (int n = 0; n < 4; n++) {
+		size_t i = some_page(w);
+
+		write_page(area + i * VICTIM_PAGE, i, ++generation[i]);
+	}
+	while (waitpid(pid, &status, 0) < 0)
+		CHECK(errno == EINTR, "waitpid: %s", strerror(errno));
+	CHECK(status == 0, "a child ended with status 0x%x", status);
+}
+
+static void check_window(const struct worker *w)
+{
+	for (size_t i = 0; i < WINDOW; i++)
+		check_page(w->window + i * VICTIM_PAGE, 1000000 + w->nr * WINDOW + i,
+			   w->window_generation);
+}
+
+static void write_window(struct worker *w)
+{
+	w->window_generation++;
+	for (size_t i = 0; i < WINDOW; i++)
+		write_page(w->window + i * VICTIM_PAGE, 1000000 + w->nr * WINDOW + i,
+			   w->window_generation);
+}
+
+static void move_window(struct worker *w)
+{
+	size_t bytes = WINDOW * VICTIM_PAGE;
+	void *place = victim_map(bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS);
+	char *moved = mremap(w->window, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, place);
+
+	CHECK(moved == place, "mremap: %s", strerror(errno));
+	w->window = moved;
+	check_window(w);
+}
+
+static void discard_window(struct worker *w)
+{
+	check_window(w);
+	MUST(madvise(w->window, WINDOW * VICTIM_PAGE, MADV_DONTNEED));
+	for (size_t i = 0; i < WINDOW * VICTIM_PAGE; i += 512)
+		CHECK(w->window[i] == 0, "discarded memory is not zero");
+	write_window(w);
+}
+
+static void replace_window(struct worker *w)
+{
+	check_window(w);
+	MUST(munmap(w->window, WINDOW * VICTIM_PAGE));
+	w->window = victim_map(WINDOW * VICTIM_PAGE, PROT_READ | PROT_WRITE,
+			       MAP_PRIVATE | MAP_ANONYMOUS);
+	write_window(w);
+}
+
+static void *work(void *arg)
+{
+	struct worker *w = arg;
+
+	for (unsigned long n = 0; !victim_asked(); n++) {
+		for (int i = 0; i < 4; i++)
+			touch_some(w);
+		if (n % 4 == 3)
+			fork_some(w);
+		if (n % 6 == 1)
+			move_window(w);
+		if (n % 6 == 2)
+			discard_window(w);
+		if (n % 6 == 4)
+			replace_window(w);
+		victim_sleep_ms(1);
+	}
+	check_window(w);
+	return NULL;
+}
+
+static void live(void *arg)
+{
+	struct worker worker[THREADS] = {0};
+	volatile int *ready = arg;
+
+	area = victim_map(pages * VICTIM_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
+	generation = victim_map(pages * sizeof(*generation), PROT_READ | PROT_WRITE,
+				MAP_PRIVATE | MAP_ANONYMOUS);
+	for (size_t i = 0; i < pages; i++)
+		write_page(area + i * VICTIM_PAGE, i, generation[i]);
+	for (size_t i = 0; i < THREADS; i++) {
+		struct worker *w = &worker[i];
+
+		*w = (struct worker){.nr = i, .random = (uint64_t)getpid() * THREADS + i};
+		w->window = victim_map(WINDOW * VICTIM_PAGE, PROT_READ | PROT_WRITE,
+				       MAP_PRIVATE | MAP_ANONYMOUS);
+		write_window(w);
+		CHECK(pthread_create(&w->thread, NULL, work, w) == 0, "no thread");
+	}
+	*ready = 1;
+	for (size_t i = 0; i < THREADS; i++)
+		pthread_join(worker[i].thread, NULL);
+	for (size_t i = 0; i < pages; i++)
+		check_page(area + i * VICTIM_PAGE, i, generation[i]);
+}
+
+static void *live_in_thread(void *arg)
+{
+	live(arg);
+	return NULL;
+}
+
+// The root does the same as its child, in threads of its own.
+int main(int argc, char **argv)
+{
+	volatile int *ready;
+	pid_t child;
+	pthread_t self;
+
+	victim_start(argc, argv);
+	pages = (size_t)(argc > 2 ? atoi(argv[2]) : 4) * 256;
+	ready = mmap(NULL, VICTIM_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	CHECK(ready != MAP_FAILED, "mmap: %s", strerror(errno));
+	child = victim_fork(live, (void *)&ready[0]);
+	CHECK(pthread_create(&self, NULL, live_in_thread, (void *)&ready[1]) == 0, "no thread");
+	while (!ready[0] || !ready[1])
+		victim_sleep_ms(1);
+	victim_ready();
+	pthread_join(self, NULL);
+	victim_reap(child);
+	victim_pass();
+}

@@ -33,6 +33,7 @@ TOP = pathlib.Path(__file__).resolve().parent.parent
 HOSTS = TOP / "tests/hosts/hosts.sh"
 COMMAND_LIMIT_S = 120
 WAIT_S = 60
+FLOOR_MIB = 256  # from here on the memory is what takes the time
 MIB = 1 << 20
 
 # name: arguments of the victim, MiB of its memory, repetitions
@@ -137,6 +138,20 @@ def touch_memory(mib):
         pass
 
 
+def write_floor(folder, mib):
+    """The time in ms to write that much to where the images go, out of the cache: less cannot be had
+    by anything that copies."""
+    chunk = os.urandom(MIB)
+    path = folder / "floor"
+    start = time.monotonic()
+    with open(path, "wb", buffering=0) as file:
+        for _ in range(mib):
+            file.write(chunk)
+    elapsed = time.monotonic() - start
+    path.unlink()
+    return elapsed * 1000
+
+
 def one_round(tool, arguments, mib, folder):
     """Measures all figures once with a fresh victim."""
     result = {}
@@ -232,6 +247,9 @@ def bench_tools(tools, cases, repetitions, folder, output):
             ratio = [f"{values[0] / values[1]:.2f}"] if len(tools) == 2 else []
             worst = max(worst, values[0] / values[1]) if len(tools) == 2 else 0
             output.row(name, figure, *(f"{value:.1f}" for value in values), *ratio)
+        if mib >= FLOOR_MIB:
+            floor = statistics.median(write_floor(folder, mib) for _ in range(3))
+            output.row(name, "writing it", f"{floor:.1f}")
     if worst:
         output.line(f"\nThe worst ratio is {worst:.2f} (the target is 0.50 for each).")
 

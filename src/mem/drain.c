@@ -4,6 +4,7 @@
 #include "base/io.h"
 #include "base/log.h"
 #include "kernel/pagescan.h"
+#include "mem/ahead.h"
 #include "mem/read.h"
 
 #include <errno.h>
@@ -199,27 +200,30 @@ void drain_finish(struct drain *d)
 	d->buf = NULL;
 }
 
-/* Passes on a chunk that is in the buffer, but for zero pages where absent pages read as zero. */
-static int pass_on(struct drain *d, struct snap_pagemap *pm, uint64_t vaddr, size_t bytes,
-		   uint32_t flags, bool skip_zero, struct err *err)
+/* From so much memory on the second thread pays, and for chunks from so many bytes on. */
+enum { AHEAD_BYTES = 8 << 20, AHEAD_CHUNK_BYTES = 256 << 10 };
+
+/* Passes on a chunk, but for zero pages where absent pages read as zero. */
+static int pass_on(struct drain *d, struct snap_pagemap *pm, uint64_t vaddr, const uint8_t *data,
+		   size_t bytes, uint32_t flags, bool skip_zero, struct err *err)
 {
 	size_t at = 0, run, end = bytes;
 
 	while (at < end) {
-		while (skip_zero && at < end && page_is_zero(d->buf + at)) {
+		while (skip_zero && at < end && page_is_zero(data + at)) {
 			if (d->zeros &&
 			    mem_ranges_push(d->zeros, vaddr + at, vaddr + at + PAGE_BYTES, err))
 				return -1;
 			at += PAGE_BYTES;
 			d->zero_pages++;
 		}
-		for (run = at; run < end && !(skip_zero && page_is_zero(d->buf + run));
+		for (run = at; run < end && !(skip_zero && page_is_zero(data + run));
 		     run += PAGE_BYTES)
 			;
 		if (run == at)
 			continue;
-		if (d->sink->ops->pages(d->sink, pm, vaddr + at, d->buf + at,
-					(run - at) / PAGE_BYTES, flags, err))
+		if (d->sink->ops->pages(d->sink, pm, vaddr + at, data + at, (run - at) / PAGE_BYTES,
+					flags, err))
 			return -1;
 		d->pages += (run - at) / PAGE_BYTES;
 		at = run;
@@ -247,29 +251,35 @@ static uint32_t entry_flags(const VmaEntry *e)
 	return PE_PRESENT | (lazy ? PE_LAZY : 0);
 }
 
-/* One chunk of an area: it is passed on now, or noted for later. */
-static int drain_chunk(struct drain *d, const struct task_memory *mem, const VmaEntry *e,
-		       struct snap_pagemap *pm, uint64_t at, size_t bytes, struct err *err)
-{
-	bool skip_zero = (e->status & VMA_ANON_PRIVATE) && !(e->status & VMA_VDSO);
-	size_t half = bytes / 2 & ~(PAGE_BYTES - 1);
-	uint32_t flags = entry_flags(e);
+/* A part of a planned range, within one area. */
+struct chunk {
+	const VmaEntry *area;
+	uint64_t at;
+	size_t bytes;
+};
 
-	if (d->lazy && (flags & PE_LAZY)) {
-		if (mem_ranges_push(d->lazy, at, at + bytes, err))
-			return -1;
-		return d->sink->ops->absent(d->sink, pm, at, bytes / PAGE_BYTES, PE_LAZY, err);
-	}
-	if (task_memory_read(mem, at, d->buf, bytes, err) == 0)
-		return pass_on(d, pm, at, bytes, flags, skip_zero, err);
+/* One chunk of an area: it is passed on now, or noted for later. @data: what was read ahead, or NULL. */
+static int drain_chunk(struct drain *d, const struct task_memory *mem, const struct chunk *c,
+		       const uint8_t *data, struct snap_pagemap *pm, struct err *err)
+{
+	bool skip_zero = (c->area->status & VMA_ANON_PRIVATE) && !(c->area->status & VMA_VDSO);
+	size_t half = c->bytes / 2 & ~(PAGE_BYTES - 1);
+	struct chunk first = {c->area, c->at, half};
+	struct chunk second = {c->area, c->at + half, c->bytes - half};
+	uint32_t flags = entry_flags(c->area);
+
+	if (!data && task_memory_read(mem, c->at, d->buf, c->bytes, err) == 0)
+		data = d->buf;
+	if (data)
+		return pass_on(d, pm, c->at, data, c->bytes, flags, skip_zero, err);
 	/* What a running task has let go meanwhile is left out, page by page. */
 	if (!d->running)
 		return -1;
-	if (bytes == PAGE_BYTES)
+	if (c->bytes == PAGE_BYTES)
 		return 0;
-	return drain_chunk(d, mem, e, pm, at, half, err) ?
+	return drain_chunk(d, mem, &first, NULL, pm, err) ?
 		       -1 :
-		       drain_chunk(d, mem, e, pm, at + half, bytes - half, err);
+		       drain_chunk(d, mem, &second, NULL, pm, err);
 }
 
 /* The pages below @end that the receiver has: before those at @end, as addresses ascend. */
@@ -288,41 +298,93 @@ static int pass_kept(struct drain *d, struct snap_pagemap *pm, size_t *at, uint6
 	return 0;
 }
 
-static int drain_areas(struct drain *d, const struct task_memory *mem, const MmEntry *mm,
-		       const mem_ranges *plan, struct snap_pagemap *pm, struct err *err)
-{
-	size_t i, hint = 0, kept = 0, bytes;
-	const VmaEntry *e;
-	uint64_t at;
+/* Walks the chunks of a plan. */
+struct chunk_walk {
+	const MmEntry *mm;
+	const mem_ranges *plan;
+	size_t range, area;
+	uint64_t at; /* in the range; 0: at its start */
+};
 
-	for (i = 0; i < plan->n; i++)
-		for (at = plan->v[i].start; at < plan->v[i].end; at += bytes) {
-			e = area_at(mm, at, &hint);
-			if (!e)
-				return err_set(err, EPROTO,
-					       "pid %d has a page at %llx outside of its areas",
-					       mem->pid, (unsigned long long)at);
-			bytes = MIN(MIN(plan->v[i].end, e->end) - at, (uint64_t)DRAIN_CHUNK_BYTES);
-			if (pass_kept(d, pm, &kept, at, err) ||
-			    drain_chunk(d, mem, e, pm, at, bytes, err))
-				return -1;
-		}
-	return pass_kept(d, pm, &kept, UINT64_MAX, err);
+/* The next chunk; 0: there is none, 1, or -1. */
+static int next_chunk(struct chunk_walk *w, struct chunk *c, struct err *err)
+{
+	const struct mem_range *r;
+
+	if (w->range == w->plan->n)
+		return 0;
+	r = &w->plan->v[w->range];
+	c->at = MAX(w->at, r->start);
+	c->area = area_at(w->mm, c->at, &w->area);
+	if (!c->area)
+		return err_set(err, EPROTO, "a page at %llx is outside of all areas",
+			       (unsigned long long)c->at);
+	c->bytes = MIN(MIN(r->end, c->area->end) - c->at, (uint64_t)DRAIN_CHUNK_BYTES);
+	w->at = c->at + c->bytes;
+	if (w->at >= r->end)
+		w->range++;
+	return 1;
+}
+
+static bool is_for_later(const struct drain *d, const struct chunk *c)
+{
+	return d->lazy && (entry_flags(c->area) & PE_LAZY);
+}
+
+/* One chunk, which may be being read ahead; the next one is begun meanwhile. */
+static int drain_step(struct drain *d, const struct task_memory *mem, struct ahead *ahead,
+		      const struct chunk *c, const struct chunk *next, struct snap_pagemap *pm,
+		      struct err *err)
+{
+	const uint8_t *data = ahead_take(ahead, c->at, c->bytes);
+
+	/* to hand over less costs more than to read it */
+	if (next && next->bytes >= AHEAD_CHUNK_BYTES && !is_for_later(d, next))
+		ahead_start(ahead, next->at, next->bytes);
+	if (!is_for_later(d, c))
+		return drain_chunk(d, mem, c, data, pm, err);
+	if (mem_ranges_push(d->lazy, c->at, c->at + c->bytes, err))
+		return -1;
+	return d->sink->ops->absent(d->sink, pm, c->at, c->bytes / PAGE_BYTES, PE_LAZY, err);
+}
+
+static int drain_areas(struct drain *d, const struct task_memory *mem, struct ahead *ahead,
+		       const MmEntry *mm, const mem_ranges *plan, struct snap_pagemap *pm,
+		       struct err *err)
+{
+	struct chunk_walk walk = {.mm = mm, .plan = plan};
+	struct chunk c, next;
+	size_t kept = 0;
+	int more = next_chunk(&walk, &c, err), then;
+
+	for (; more > 0; more = then, c = next) {
+		then = next_chunk(&walk, &next, err);
+		if (then < 0 || pass_kept(d, pm, &kept, c.at, err) ||
+		    drain_step(d, mem, ahead, &c, then ? &next : NULL, pm, err))
+			return -1;
+	}
+	return more < 0 ? -1 : pass_kept(d, pm, &kept, UINT64_MAX, err);
 }
 
 int drain_task(struct drain *d, pid_t pid, const MmEntry *mm, const mem_ranges *plan,
 	       struct snap_pagemap *pm, struct err *err)
 {
+	struct ahead *ahead = NULL;
 	struct task_memory mem;
 	int rc;
 
 	if (task_memory_open(&mem, pid, err))
 		return -1;
+	if (mem_ranges_bytes(plan) >= AHEAD_BYTES)
+		ahead = ahead_open(&mem, DRAIN_CHUNK_BYTES);
 	rc = d->sink->ops->begin(d->sink, pm, err);
 	if (rc == 0)
-		rc = drain_areas(d, &mem, mm, plan, pm, err);
+		rc = drain_areas(d, &mem, ahead, mm, plan, pm, err);
+	ahead_close(ahead);
 	task_memory_close(&mem);
-	return rc ? -1 : d->sink->ops->end(d->sink, pm, err);
+	if (rc)
+		return err_wrap(err, "pid %d", pid);
+	return d->sink->ops->end(d->sink, pm, err);
 }
 
 int drain_file(struct drain *d, int fd, const mem_ranges *plan, struct snap_pagemap *pm,
@@ -344,7 +406,7 @@ int drain_file(struct drain *d, int fd, const mem_ranges *plan, struct snap_page
 			memset(d->buf + n, 0,
 			       PAGE_ALIGN((size_t)n) - (size_t)n); /* the file may end within a page */
 			bytes = PAGE_ALIGN((size_t)n);
-			if (pass_on(d, pm, at, bytes, PE_PRESENT, true, err))
+			if (pass_on(d, pm, at, d->buf, bytes, PE_PRESENT, true, err))
 				return -1;
 		}
 	return d->sink->ops->end(d->sink, pm, err);

@@ -133,11 +133,46 @@ static void zero_pages(void **state)
 	munmap(at, 4 * PAGE_BYTES);
 }
 
+/* Large enough that a second thread reads ahead; single pages between the large chunks. */
+static void much_memory(void **state)
+{
+	const uint64_t bytes = 48UL << 20;
+	VmaEntry e, *areas[] = {&e};
+	struct seen seen = {.sink = {&seen_ops}};
+	struct snap_pagemap pm = {0};
+	MmEntry mm = MM_ENTRY__INIT;
+	uint8_t *at = map(bytes);
+	mem_ranges plan = {0};
+	uint64_t i, there = 0;
+	struct drain d;
+	struct err err;
+
+	for (i = 0; i < bytes / PAGE_BYTES; i++) {
+		/* holes on both sides of one page, every 9 MiB */
+		if (i % 2304 == 2000 || i % 2304 == 2002)
+			continue;
+		memset(at + i * PAGE_BYTES, (int)(i % 251 + 1), PAGE_BYTES);
+		there++;
+	}
+	area(&e, at, bytes);
+	mm.vmas = areas;
+	mm.n_vmas = 1;
+	assert_int_equal(drain_plan_task(getpid(), &mm, &plan, &err), 0);
+	assert_int_equal(drain_init(&d, &seen.sink, &err), 0);
+	assert_int_equal(drain_task(&d, getpid(), &mm, &plan, &pm, &err), 0);
+	assert_int_equal(seen.pages, there);
+	assert_int_equal(seen.wrong, 0);
+	drain_finish(&d);
+	vec_free(&plan);
+	munmap(at, bytes);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(sparse_areas),
 		cmocka_unit_test(zero_pages),
+		cmocka_unit_test(much_memory),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

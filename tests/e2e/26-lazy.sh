@@ -134,7 +134,7 @@ end() {
 		kill_tree "$p"
 	done
 	[ -z "$pid" ] || kill_tree "$pid"
-	daemon= source= restored=
+	daemon='' source='' restored=''
 	[ -n "${KEEP:-}" ] || rm -rf "$vdir"
 }
 
@@ -184,12 +184,11 @@ slow_case() {
 
 # cut_case NAME: the link is cut twice for a second while pages are missing.
 cut_case() {
-	local n
 	wanted cut || return
 	begin cut 6 || return
 	lazy_source "$FERRY" && slow_link 2500000 &&
 		lazy_daemon "$FERRY" --page-server --address 127.0.0.1 --port "$port" && lazy_restore "$FERRY" && {
-		for n in 1 2; do
+		for _ in 1 2; do
 			sleep 0.8
 			: >"$link.cut"
 			sleep 1
@@ -221,7 +220,7 @@ killed_case() {
 		why="the restored tree ends with $end instead of 137; $found"
 		[ $end = 137 ] && [ -z "$found" ] && status=0
 	fi
-	if [ $status = 0 ] && ! [[ $(sed 's/.*) //; s/ .*//' "/proc/$pid/stat") == T ]]; then
+	if [ $status = 0 ] && ! [[ $(sed 's/.*) //; s/ .*//' "/proc/$pid/stat") == [tT] ]]; then
 		why="the source, from which pages were taken, is not stopped"
 		status=1
 	fi

@@ -6,15 +6,22 @@
  */
 #include "base/log.h"
 #include "cmd/common.h"
+#include "migrate/lane.h"
 #include "migrate/target.h"
 
 #include <fcntl.h>
+#include <string.h>
 
 struct agent_args {
+	bool join;
 	struct log_args log;
 };
 
 static const struct opt_row rows[] = {
+	{.long_name = "join",
+	 .help = "hand stdin and stdout to an agent that runs already, as one more connection",
+	 .type = OPT_FLAG,
+	 .offset = offsetof(struct agent_args, join)},
 	LOG_ROWS(struct agent_args, log),
 	{0},
 };
@@ -58,6 +65,14 @@ static void leave_terminal(void)
 		log_debug("chdir: /");
 }
 
+/* A key that may run "ferry agent" only (authorized_keys, command=) may also join one. */
+static bool asked_to_join(const struct agent_args *args)
+{
+	const char *asked = getenv("SSH_ORIGINAL_COMMAND");
+
+	return args->join || (asked && strstr(asked, "agent --join"));
+}
+
 static int run(int argc, char **argv)
 {
 	struct agent_args args = {.log = LOG_ARGS_DEFAULT};
@@ -76,7 +91,8 @@ static int run(int argc, char **argv)
 		return cmd_fail(&spec, &err);
 	leave_terminal();
 	/* the source has been told why, and tells its user */
-	if (migrate_target(in, out, &err) < 0) {
+	rc = asked_to_join(&args) ? lane_join(in, out, &err) : migrate_target(in, out, &err);
+	if (rc < 0) {
 		log_error("%s", err.text);
 		return EXIT_FAILED;
 	}

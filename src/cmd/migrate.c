@@ -12,15 +12,17 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 
 struct migrate_args {
-	const char *ssh, *remote_ferry;
+	const char *ssh, *remote_ferry, *recover;
 	unsigned int pids, files, on_unknown;
 	uint64_t timeout_s, unknown_after_s;
-	bool overwrite_files, json, quiet;
+	unsigned int mode;
+	bool plain_tcp, overwrite_files, json, quiet;
 	struct log_args log;
 	struct kind_args kinds;
 };
@@ -33,6 +35,10 @@ static const char *const files_words[] = {[FILES_COPY] = "copy", [FILES_NONE] = 
 
 static const char *const unknown_words[] = {
 	[UNKNOWN_WAIT] = "wait", [UNKNOWN_HOME] = "home", [UNKNOWN_END] = "end", NULL};
+
+static const char *const mode_words[] = {"stop", "postcopy", NULL};
+static const enum wire_mode modes[] = {WIRE_MODE_STOP, WIRE_MODE_POSTCOPY};
+#define MODE_DEFAULT UINT_MAX
 
 static const struct opt_row rows[] = {
 	{.long_name = "ssh",
@@ -64,6 +70,16 @@ static const struct opt_row rows[] = {
 	 .help = "let copied files replace files with other content",
 	 .type = OPT_FLAG,
 	 .offset = offsetof(struct migrate_args, overwrite_files)},
+	{.long_name = "mode",
+	 .arg = "stop|postcopy",
+	 .help = "when the memory moves: while the tree is stopped (the default), or after it runs there",
+	 .type = OPT_WORD,
+	 .offset = offsetof(struct migrate_args, mode),
+	 .words = mode_words},
+	{.long_name = "insecure-plain-tcp",
+	 .help = "send memory over TCP, faster than ssh but not encrypted: for networks that you trust",
+	 .type = OPT_FLAG,
+	 .offset = offsetof(struct migrate_args, plain_tcp)},
 	{.long_name = "timeout",
 	 .arg = "SECONDS",
 	 .help = "give up when the tree cannot be frozen within SECONDS (default 10; 0: never)",
@@ -84,6 +100,12 @@ static const struct opt_row rows[] = {
 	 .type = OPT_NUMBER,
 	 .offset = offsetof(struct migrate_args, unknown_after_s),
 	 .max = 86400},
+	{.long_name = "recover",
+	 .arg = "PID|TOKEN",
+	 .help = "settle a migration to HOST that was killed: the tree, left stopped here, runs on, or "
+		 "is ended, or its memory follows, as HOST's record wants it",
+	 .type = OPT_TEXT,
+	 .offset = offsetof(struct migrate_args, recover)},
 	{.long_name = "json",
 	 .help = "report as one JSON object per line on standard output",
 	 .type = OPT_FLAG,
@@ -104,7 +126,7 @@ static const struct opt_spec spec = {
 	.summary = "moves a running tree of processes to another host",
 	.details = "The tree runs on there; the one here is ended. If anything fails before the commit, or\n"
 		   "the command is interrupted, the tree here runs on as if nothing had been.\n",
-	.min_args = 2,
+	.min_args = 1,
 	.max_args = 2,
 	.rows = rows,
 };
@@ -170,7 +192,7 @@ static int move(struct migrate_options *opt, char *title, struct err *err)
 
 	/* a signal that comes before the front watches waits for it */
 	signals_hold(&saved);
-	if (connect_agent(opt->settle.remote, &conn, err) < 0)
+	if (connect_agent(opt->settle.remote, "agent", &conn, err) < 0)
 		return -1;
 	link = start_driver(opt, &conn, title, &driver, err);
 	if (link < 0)
@@ -183,11 +205,21 @@ static int move(struct migrate_options *opt, char *title, struct err *err)
 static int fill_options(const struct migrate_args *args, const struct opt_rest *rest,
 			struct migrate_options *opt, struct err *err)
 {
-	if (parse_pid(rest->v[0], &opt->pid, err) < 0)
+	if (rest->n != (args->recover ? 1u : 2u))
+		return err_set(err, 0,
+			       args->recover ? "--recover takes one more word, the HOST" :
+					       "PID and HOST are needed");
+	if (!args->recover && parse_pid(rest->v[0], &opt->pid, err) < 0)
 		return -1;
+	if (args->recover && !wire_token_valid(args->recover) &&
+	    parse_pid(args->recover, &opt->pid, err) < 0)
+		return err_wrap(err, "--recover");
 	opt->files.copy = args->files == FILES_COPY;
 	opt->files.overwrite = args->overwrite_files;
 	opt->pids = (enum pids_mode)args->pids;
+	opt->mode_wanted = args->mode != MODE_DEFAULT;
+	opt->mode = opt->mode_wanted ? modes[args->mode] : WIRE_MODE_STOP;
+	opt->plain_tcp = args->plain_tcp;
 	opt->timeout_s = (unsigned int)args->timeout_s;
 	opt->settle.on_unknown = (enum on_unknown)args->on_unknown;
 	opt->settle.unknown_after_s = (unsigned int)args->unknown_after_s;
@@ -197,9 +229,22 @@ static int fill_options(const struct migrate_args *args, const struct opt_rest *
 	return 0;
 }
 
+static int recover(const struct migrate_options *opt, const char *what, struct err *err)
+{
+	const char *host = opt->settle.remote->host;
+	bool moved;
+
+	if (migrate_recover(opt, what, &moved, err) < 0)
+		return -1;
+	if (opt->progress->style != PROGRESS_QUIET)
+		printf("%s runs %s%s now\n", what, moved ? "on " : "here", moved ? host : "");
+	return EXIT_DONE;
+}
+
 static int run(int argc, char **argv)
 {
 	struct migrate_args args = {.ssh = "ssh",
+				    .mode = MODE_DEFAULT,
 				    .pids = PIDS_AUTO,
 				    .timeout_s = 10,
 				    .unknown_after_s = 60,
@@ -220,11 +265,15 @@ static int run(int argc, char **argv)
 		cmd_fail(&spec, &err);
 		return EXIT_USAGE;
 	}
-	remote = (struct remote){.ssh = args.ssh, .host = rest.v[1], .ferry = args.remote_ferry};
+	remote = (struct remote){.ssh = args.ssh,
+				 .host = rest.v[rest.n - 1],
+				 .ferry = args.remote_ferry};
 	signal(SIGPIPE, SIG_IGN);
 	progress_init(&progress, style_of(&args));
 	if (log_args_open(&args.log, AT_FDCWD, &err) < 0 || token_make(token, &err) < 0)
 		rc = -1;
+	else if (args.recover)
+		rc = recover(&opt, args.recover, &err);
 	else
 		rc = move(&opt, argv[0], &err);
 	kind_args_free(&opt.kinds);

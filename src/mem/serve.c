@@ -89,6 +89,20 @@ int serve_add(struct serve *s, pid_t vpid, pid_t pid, mem_ranges *lazy, struct e
 	return 0;
 }
 
+int serve_task(const struct serve *s, size_t i, pid_t *vpid_out, pid_t *pid_out, mem_ranges *out,
+	       struct err *err)
+{
+	if (i >= s->tasks.n)
+		return 0;
+	*vpid_out = s->tasks.v[i].vpid;
+	*pid_out = s->tasks.v[i].mem.pid;
+	vec_foreach (r, &s->tasks.v[i].ranges) {
+		if (!vec_push(out, (struct mem_range){r->start, r->end}))
+			return err_nomem(err);
+	}
+	return 1;
+}
+
 static struct kept_memory *find_task(const struct serve *s, uint64_t vpid)
 {
 	vec_foreach (t, &s->tasks) {

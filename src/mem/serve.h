@@ -23,6 +23,10 @@ void serve_free(struct serve *s); /* NULL allowed; the tasks are not touched */
  */
 int serve_add(struct serve *s, pid_t vpid, pid_t pid, mem_ranges *lazy, struct err *err) must_check;
 
+/* The @i-th task, and its ranges as serve_add took them (appended to @out): 1; 0: there is none; -1. */
+int serve_task(const struct serve *s, size_t i, pid_t *vpid_out, pid_t *pid_out, mem_ranges *out,
+	       struct err *err) must_check;
+
 /* May a task of that name be asked for? Then its pages from @vaddr on: how many are kept in a row; 0: none. */
 bool serve_knows(const struct serve *s, uint64_t vpid);
 uint64_t serve_run(const struct serve *s, uint64_t vpid, uint64_t vaddr);

@@ -26,6 +26,7 @@ enum {
 /* An answer that is being sent: first what is in the buffer, then the pages that follow. */
 struct reply {
 	uint64_t vpid, vaddr, pages_left;
+	uint64_t rest;                   /* asked for, and left to the next answer (ferry peers) */
 	uint64_t done_vaddr, done_pages; /* handed out when the buffer is empty */
 	size_t bytes, sent;              /* of the buffer */
 	bool close;                      /* it is the answer to CLOSE */
@@ -44,7 +45,7 @@ struct peer {
 
 struct serve_net {
 	struct serve *serve;
-	bool zeros, closed;
+	bool ferries, closed;
 	int listener;
 	struct peer *peers[MAX_PEERS];
 	size_t n;
@@ -53,7 +54,7 @@ struct serve_net {
 
 enum { BUF_BYTES = PS_REQUEST_BYTES + STEP_BYTES };
 
-struct serve_net *serve_net_create(struct serve *serve, bool zeros, struct err *err)
+struct serve_net *serve_net_create(struct serve *serve, bool ferries, struct err *err)
 {
 	struct serve_net *n = calloc(1, sizeof(*n));
 
@@ -62,7 +63,7 @@ struct serve_net *serve_net_create(struct serve *serve, bool zeros, struct err *
 		return NULL;
 	}
 	n->serve = serve;
-	n->zeros = zeros;
+	n->ferries = ferries;
 	n->listener = -1;
 	return n;
 }
@@ -77,12 +78,17 @@ static void free_peer(struct peer *p)
 	free(p);
 }
 
+void serve_net_disconnect(struct serve_net *n)
+{
+	while (n->n)
+		free_peer(n->peers[--n->n]);
+}
+
 void serve_net_free(struct serve_net *n)
 {
 	if (!n)
 		return;
-	for (size_t i = 0; i < n->n; i++)
-		free_peer(n->peers[i]);
+	serve_net_disconnect(n);
 	if (n->listener >= 0)
 		close(n->listener);
 	free(n);
@@ -103,8 +109,11 @@ static void remove_peer(struct serve_net *n, size_t i)
 
 static void drop(struct serve_net *n, size_t i, const char *why)
 {
-	log_warn("%s: dropped: %s", n->peers[i]->name, why);
-	n->stats.dropped++;
+	/* after a CLOSE that counted they only leave */
+	if (!n->closed) {
+		log_warn("%s: dropped: %s", n->peers[i]->name, why);
+		n->stats.dropped++;
+	}
 	remove_peer(n, i);
 }
 
@@ -197,7 +206,7 @@ static bool may_close(const struct serve_net *n, const struct peer *p)
 /* 0: it is answered with a status, -1: it is not this peer's to say. */
 static int take_close(struct serve_net *n, struct peer *p, struct err *err)
 {
-	if (!may_close(n, p))
+	if (!n->ferries && !may_close(n, p))
 		return err_set(err, EPROTO,
 			       serve_left(n->serve) ?
 				       "CLOSE by one who fetched nothing, or while another still fetches" :
@@ -224,7 +233,7 @@ static int take_request(struct serve_net *n, struct peer *p, struct err *err)
 	if (!serve_knows(n->serve, h.dst_id))
 		return err_set(err, EPROTO, "asks for pages of a pid that is not in the tree");
 	run = serve_run(n->serve, h.dst_id, h.vaddr);
-	if (run == 0 || h.nr_pages == 0)
+	if (run == 0 || h.nr_pages == 0 || (n->ferries && h.nr_pages > run))
 		return err_set(err, EPROTO, "asks for pages that are not kept");
 	p->requests++;
 	n->stats.requests++;
@@ -251,9 +260,8 @@ static uint64_t leading_run(const uint8_t *pages, uint64_t n, bool *zero_out)
 }
 
 /*
- * The head of an answer, with its first step of pages. With zeros told apart
- * the answer is one step at most and ends with its first run: the peer asks on
- * from there.
+ * The head of an answer, with its first step of pages. For a ferry an answer is
+ * one step at most, all of it zero or to be sent, and the next one follows.
  */
 static int begin_reply(struct serve_net *n, struct peer *p, struct err *err)
 {
@@ -267,10 +275,10 @@ static int begin_reply(struct serve_net *n, struct peer *p, struct err *err)
 
 	if (serve_read(n->serve, r->vpid, r->vaddr, step, p->buf + PS_REQUEST_BYTES, err) < 0)
 		return -1;
-	if (n->zeros) {
-		uint64_t run = leading_run(p->buf + PS_REQUEST_BYTES, step, &zero);
-
-		r->pages_left = step = run;
+	if (n->ferries) {
+		step = leading_run(p->buf + PS_REQUEST_BYTES, step, &zero);
+		r->rest = r->pages_left - step;
+		r->pages_left = step;
 	}
 	h.nr_pages = r->pages_left;
 	if (zero) {
@@ -317,6 +325,10 @@ static int buffer_sent(struct serve_net *n, struct peer *p, struct err *err)
 		n->closed = true;
 	if (r->pages_left)
 		return next_step(n, p, err);
+	if (r->rest) {
+		r->pages_left = r->rest;
+		return begin_reply(n, p, err);
+	}
 	p->replying = false;
 	return 1;
 }

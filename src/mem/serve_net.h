@@ -26,10 +26,12 @@ struct serve_net_stats {
 };
 
 /*
- * @serve must outlive it. @zeros: peers know that an answer without PE_PRESENT
- * stands for pages of zeros (two ferries; CRIU's client does not).
+ * @serve must outlive it. @ferries: the peers are known to us, and of our kind:
+ * a GET gets as many answers as it takes to cover its pages, those without
+ * PE_PRESENT stand for pages of zeros, and a CLOSE counts also when pages were
+ * never asked for (the program there has given them back).
  */
-struct serve_net *serve_net_create(struct serve *serve, bool zeros, struct err *err) must_check;
+struct serve_net *serve_net_create(struct serve *serve, bool ferries, struct err *err) must_check;
 void serve_net_free(struct serve_net *n); /* closes every connection; NULL allowed */
 
 /* Accepts connections on @fd from now on. Takes it. */
@@ -38,6 +40,9 @@ void serve_net_listen(struct serve_net *n, int fd);
 /* One more peer. Takes the descriptors (which may be the same); @name for messages is copied. */
 int serve_net_add(struct serve_net *n, int in, int out, const char *name, struct err *err) must_check;
 
+/* Closes every connection; they do not count as dropped. */
+void serve_net_disconnect(struct serve_net *n);
+
 /*
  * Waits at most @timeout_ms (-1: no limit) for something to happen, and does it.
  * Also returns when @watch_fd (-1: none) is readable. -1 only when the pages
@@ -45,7 +50,7 @@ int serve_net_add(struct serve_net *n, int in, int out, const char *name, struct
  */
 int serve_net_step(struct serve_net *n, int watch_fd, int timeout_ms, struct err *err) must_check;
 
-/* A peer has said CLOSE after every page had been handed out. */
+/* A peer has said CLOSE, and it counted. */
 bool serve_net_closed(const struct serve_net *n);
 
 void serve_net_stats(const struct serve_net *n, struct serve_net_stats *out);

@@ -91,14 +91,15 @@ static void quote(char *to, size_t size, const char *text)
 	to[n] = '\0';
 }
 
-/* What the login shell there is to run. */
-static int remote_command(const struct remote *remote, char *out, size_t size, struct err *err)
+/* What the login shell there is to run: ferry with @command, which needs no quotes. */
+static int remote_command(const struct remote *remote, const char *command, char *out, size_t size,
+			  struct err *err)
 {
 	char self[PATH_MAX], word[PATH_MAX + 64], script[PATH_MAX + 256];
 
 	if (remote->ferry) {
 		quote(word, sizeof(word), remote->ferry);
-		snprintf(out, size, "exec %s agent", word);
+		snprintf(out, size, "exec %s %s", word, command);
 		return 0;
 	}
 	if (io_readlinkf(self, sizeof(self), "/proc/self/exe") < 0)
@@ -106,8 +107,8 @@ static int remote_command(const struct remote *remote, char *out, size_t size, s
 	quote(word, sizeof(word), self);
 	/* the login shell may be any; this is for sh */
 	snprintf(script, sizeof(script),
-		 "if command -v ferry >/dev/null 2>&1; then exec ferry agent; else exec %s agent; fi",
-		 word);
+		 "if command -v ferry >/dev/null 2>&1; then exec ferry %s; else exec %s %s; fi",
+		 command, word, command);
 	quote(word, sizeof(word), script);
 	snprintf(out, size, "exec sh -c %s", word);
 	return 0;
@@ -144,22 +145,23 @@ static int spawn(char **argv, int in, int out, pid_t *pid_out)
 	return no;
 }
 
-int connect_agent(const struct remote *remote, struct connection *out, struct err *err)
+int connect_agent(const struct remote *remote, const char *command, struct connection *out,
+		  struct err *err)
 {
 	cleanup_free char **argv = split_words(remote->ssh, err);
-	char command[2 * PATH_MAX + 512];
+	char line[2 * PATH_MAX + 512];
 	int to[2] = {-1, -1}, from[2] = {-1, -1};
 	size_t n = 0;
 	int no;
 
-	if (!argv || remote_command(remote, command, sizeof(command), err) < 0)
+	if (!argv || remote_command(remote, command, line, sizeof(line), err) < 0)
 		return -1;
 	if (remote->host[0] == '-' || !remote->host[0])
 		return err_set(err, EINVAL, "'%.80s' is not the name of a host", remote->host);
 	while (argv[n])
 		n++;
 	argv[n++] = (char *)remote->host;
-	argv[n] = command;
+	argv[n] = line;
 	if (pipe2(to, O_CLOEXEC) < 0)
 		return err_sys(err, "pipe");
 	if (pipe2(from, O_CLOEXEC) < 0) {
@@ -287,7 +289,7 @@ static int ask(struct channel *ch, const char *token, enum wire_fate *fate_out, 
 	answer = channel_expect(ch, MSG_ANSWER, err);
 	if (!answer)
 		return -1;
-	if (answer->fate == WIRE_FATE_NEVER || answer->fate == WIRE_FATE_RUNNING)
+	if (answer->fate <= WIRE_FATE_LOST)
 		*fate_out = (enum wire_fate)answer->fate;
 	else
 		rc = err_set(err, EPROTO, "%s: unknown answer %u", ch->peer, answer->fate);
@@ -303,7 +305,7 @@ int connect_query(const struct remote *remote, const char *token, int watch_fd,
 	struct channel ch;
 	int rc;
 
-	if (connect_agent(remote, &conn, err) < 0)
+	if (connect_agent(remote, "agent", &conn, err) < 0)
 		return -1;
 	channel_init(&ch, conn.in, conn.out, WIRE_SOURCE, remote->host);
 	ch.timeout_ms = QUERY_TIMEOUT_MS;

@@ -21,8 +21,12 @@ struct connection {
 	int in, out;
 };
 
-/* Starts ssh. Signals of the terminal do not end it: what Ctrl-C means is decided by us. */
-int connect_agent(const struct remote *remote, struct connection *out, struct err *err) must_check;
+/*
+ * Starts ssh with "ferry @command" there ("agent"). Signals of the terminal do
+ * not end it: what Ctrl-C means is decided by us.
+ */
+int connect_agent(const struct remote *remote, const char *command, struct connection *out,
+		  struct err *err) must_check;
 
 /* Gives ssh @ms to end, then ends it; reaps it. Its descriptors must be closed already. */
 void connection_end(pid_t ssh, unsigned int ms);

@@ -4,6 +4,7 @@
 
 #include "base/io.h"
 #include "base/log.h"
+#include "migrate/home.h"
 #include "migrate/progress.h"
 
 #include <errno.h>
@@ -24,6 +25,7 @@ enum link_byte {
 	LINK_INTERRUPT = 'I', /* front */
 	LINK_NEVER = 'N',     /* front: settled */
 	LINK_RUNNING = 'R',
+	LINK_FILLING = 'F',
 	LINK_LEFT = 'L',
 };
 
@@ -46,6 +48,13 @@ int link_check(int link, struct err *err)
 	if (n == 1 && byte == LINK_INTERRUPT)
 		return err_set(err, EINTR, "interrupted");
 	return err_set(err, EINTR, "interrupted: the command was killed");
+}
+
+bool link_ended(int link)
+{
+	char byte;
+
+	return recv(link, &byte, 1, MSG_DONTWAIT | MSG_PEEK) == 0;
 }
 
 /* Waits for an answer of the front. Interrupts that come in between have no meaning any more. */
@@ -118,7 +127,9 @@ static enum settled settle(const struct asking *a)
 
 		if (connect_query(opt->remote, opt->token, a->watch_fd, stop_asking, NULL, &fate,
 				  &err) == 0)
-			return fate == WIRE_FATE_RUNNING ? SETTLED_RUNNING : SETTLED_NEVER;
+			return fate == WIRE_FATE_RUNNING ? SETTLED_RUNNING :
+			       fate == WIRE_FATE_FILLING ? SETTLED_FILLING :
+							   SETTLED_NEVER;
 		if (err.no == EINTR)
 			return SETTLED_LEFT;
 		log_warn("asking %s: %s", opt->remote->host, err.text);
@@ -147,6 +158,8 @@ enum settled keeper_settle(int link, const struct settle_options *opt)
 		return SETTLED_NEVER;
 	case LINK_RUNNING:
 		return SETTLED_RUNNING;
+	case LINK_FILLING:
+		return SETTLED_FILLING;
 	case LINK_LEFT:
 		return SETTLED_LEFT;
 	default:
@@ -162,6 +175,7 @@ struct front {
 	const struct settle_options *opt;
 	bool armed;
 	VEC(struct front_task {
+		pid_t pid;
 		int pidfd;
 		bool stop;
 	})
@@ -194,6 +208,7 @@ static int take_tasks(struct front *f)
 			return -1;
 		/* a descriptor, because a pid can be used again */
 		t.pidfd = (int)syscall(SYS_pidfd_open, task.pid, 0);
+		t.pid = task.pid;
 		t.stop = task.stop;
 		if (!vec_push(&f->tasks, t)) {
 			if (t.pidfd >= 0)
@@ -207,8 +222,10 @@ static int take_tasks(struct front *f)
 
 static void answer(struct front *f)
 {
-	static const char bytes[] = {
-		[SETTLED_NEVER] = LINK_NEVER, [SETTLED_RUNNING] = LINK_RUNNING, [SETTLED_LEFT] = LINK_LEFT};
+	static const char bytes[] = {[SETTLED_NEVER] = LINK_NEVER,
+				     [SETTLED_RUNNING] = LINK_RUNNING,
+				     [SETTLED_FILLING] = LINK_FILLING,
+				     [SETTLED_LEFT] = LINK_LEFT};
 	const struct asking a = {.watch_fd = f->sigfd, .opt = f->opt};
 
 	send_byte(f->link, bytes[settle(&a)]);
@@ -255,17 +272,25 @@ static int settle_alone(struct front *f)
 	switch (settle(&a)) {
 	case SETTLED_RUNNING:
 		signal_tasks(f, SIGKILL, true);
+		home_remove(f->opt->token);
 		dprintf(STDERR_FILENO, "ferry migrate: was killed, but the tree runs on %s\n", host);
 		break;
 	case SETTLED_NEVER:
 		signal_tasks(f, SIGCONT, false);
+		home_remove(f->opt->token);
 		dprintf(STDERR_FILENO, "ferry migrate: was killed; the tree runs on here\n");
+		break;
+	case SETTLED_FILLING:
+		dprintf(STDERR_FILENO,
+			"ferry migrate: was killed; the tree runs on %s and still needs memory from here: "
+			"it is left stopped; bring the two together with ferry migrate --recover %d %s\n",
+			host, f->tasks.n ? f->tasks.v[0].pid : 0, host);
 		break;
 	case SETTLED_LEFT:
 		dprintf(STDERR_FILENO,
-			"ferry migrate: was killed; the tree is left stopped: continue it with "
-			"kill -CONT, or end it, when you know whether it runs on %s\n",
-			host);
+			"ferry migrate: was killed; the tree is left stopped: ferry migrate --recover %d %s "
+			"settles it when %s can be reached\n",
+			f->tasks.n ? f->tasks.v[0].pid : 0, host, host);
 		break;
 	}
 	return 1;

@@ -42,6 +42,7 @@ enum on_unknown {
 enum settled {
 	SETTLED_NEVER,   /* it will never run there */
 	SETTLED_RUNNING, /* it ran there */
+	SETTLED_FILLING, /* it runs there, and needs memory from here */
 	SETTLED_LEFT,    /* the user stopped asking: leave the tree stopped */
 };
 
@@ -62,6 +63,9 @@ struct settle_options {
 
 /* A wish of the user's (or the end of the front) has arrived on the link: -1, EINTR. */
 int link_check(int link, struct err *err) must_check;
+
+/* Is there no front any more? */
+bool link_ended(int link);
 
 /* Stops every task that is to be stopped and tells the front. */
 int keeper_arm(int link, const kept_tasks *tasks, struct err *err) must_check;

@@ -27,13 +27,24 @@ struct progress {
 	bool line;                             /* the terminal's line is not empty */
 };
 
+/* What post-copy was like at the destination. */
+struct progress_lazy {
+	bool known;
+	uint64_t faults, losses;
+	uint64_t p50_ns, p99_ns, max_ns; /* from the fault to the page */
+	uint64_t drain_ns;               /* from running there until nothing was missing */
+	uint64_t urgent_bytes, bulk_bytes;
+};
+
 struct progress_summary {
 	pid_t pid, new_pid;
 	const char *host;
 	bool new_pid_namespace;
 	uint64_t frozen_ns; /* from the first stop until the destination said that it runs */
 	uint64_t sent_bytes, memory_bytes, file_bytes;
+	uint64_t zero_bytes; /* of pages that went without their bytes */
 	unsigned int files;
+	struct progress_lazy lazy;
 };
 
 uint64_t monotonic_ns(void);

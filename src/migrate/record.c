@@ -40,23 +40,24 @@ int record_directory(struct err *err)
 	return fd;
 }
 
-/* Writes the whole text of a record. */
-static int write_record(int fd, const char *state, pid_t pid, uint64_t start_time)
-{
-	char text[96];
-	int n = snprintf(text, sizeof(text), "%s %d %" PRIu64 "\n", state, pid, start_time);
-
-	if (io_pwrite_full(fd, text, (size_t)n, 0) < 0)
-		return -1;
-	return ftruncate(fd, n);
-}
-
 static uint64_t start_time_of(pid_t pid)
 {
 	struct proc_stat st;
 	struct err ignored;
 
 	return pid > 0 && proc_stat(pid, &st, &ignored) == 0 && st.state != 'Z' ? st.start_time : 0;
+}
+
+/* Writes the whole text of a record: state, root of the tree, agent; both with their times of start. */
+static int write_record(int fd, const char *state, pid_t pid)
+{
+	char text[128];
+	int n = snprintf(text, sizeof(text), "%s %d %" PRIu64 " %d %" PRIu64 "\n", state, pid,
+			 start_time_of(pid), getpid(), start_time_of(getpid()));
+
+	if (io_pwrite_full(fd, text, (size_t)n, 0) < 0)
+		return -1;
+	return ftruncate(fd, n);
 }
 
 /*
@@ -68,7 +69,7 @@ static int create_record(int dirfd, const char *token, const char *state, pid_t 
 	cleanup_close int fd = openat(dirfd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 	char link[64];
 
-	if (fd < 0 || flock(fd, LOCK_EX) < 0 || write_record(fd, state, pid, start_time_of(pid)) < 0)
+	if (fd < 0 || flock(fd, LOCK_EX) < 0 || write_record(fd, state, pid) < 0)
 		return -1;
 	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
 	if (linkat(AT_FDCWD, link, dirfd, token, AT_SYMLINK_FOLLOW) < 0)
@@ -93,14 +94,33 @@ int record_claim(const char *token, pid_t pid, struct err *err)
 	return fd < 0 ? err_sys(err, "cannot record the commit") : fd;
 }
 
-int record_settle(int fd, pid_t pid, bool running, struct err *err)
+int record_settle(int fd, pid_t pid, enum record_outcome outcome, struct err *err)
 {
-	int rc = write_record(fd, running ? "running" : "failed", pid, start_time_of(pid));
+	static const char *const states[] = {
+		[RECORD_FAILED] = "failed", [RECORD_RUNNING] = "running", [RECORD_FILLING] = "filling"};
+	int rc = write_record(fd, states[outcome], pid);
 
 	if (rc < 0)
 		err_sys(err, "cannot record the commit");
 	close(fd);
 	return rc;
+}
+
+int record_filled(const char *token, pid_t pid, struct err *err)
+{
+	cleanup_close int dirfd = record_directory(err);
+	int fd;
+
+	if (dirfd < 0)
+		return -1;
+	fd = openat(dirfd, token, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0 || flock(fd, LOCK_EX) < 0) {
+		err_sys(err, "cannot record that all memory has come");
+		if (fd >= 0)
+			close(fd);
+		return -1;
+	}
+	return record_settle(fd, pid, RECORD_RUNNING, err);
 }
 
 void record_remove(const char *token)
@@ -130,22 +150,51 @@ static int wait_unlocked(int fd, struct err *err)
 	return 0;
 }
 
+/* A process of a record: is it still the one that was meant? */
+static bool lives(pid_t pid, uint64_t start_time)
+{
+	return start_time && start_time_of(pid) == start_time;
+}
+
+/*
+ * Without its agent a tree that misses memory is being ended (mem/guardian.h):
+ * that takes a moment, and is waited for.
+ */
+static enum wire_fate fate_of_filling(pid_t root, uint64_t root_start, pid_t agent,
+				      uint64_t agent_start)
+{
+	const struct timespec step = {.tv_nsec = SETTLE_STEP_MS * 1000000L};
+
+	for (int waited_ms = 0; waited_ms < SETTLE_MS; waited_ms += SETTLE_STEP_MS) {
+		if (lives(agent, agent_start))
+			return WIRE_FATE_FILLING;
+		if (!lives(root, root_start))
+			return WIRE_FATE_LOST;
+		nanosleep(&step, NULL);
+	}
+	return WIRE_FATE_FILLING; /* it runs, or hangs: not for us to say that it is gone */
+}
+
 static int read_record(int fd, enum wire_fate *fate_out, pid_t *pid_out, struct err *err)
 {
-	char text[96] = "", state[16];
-	uint64_t start_time;
+	char text[128] = "", state[16];
+	uint64_t root_start, agent_start;
+	pid_t agent;
 
 	if (wait_unlocked(fd, err) < 0)
 		return -1;
 	if (pread(fd, text, sizeof(text) - 1, 0) < 0 ||
-	    sscanf(text, "%15s %d %" SCNu64, state, pid_out, &start_time) != 3)
+	    sscanf(text, "%15s %d %" SCNu64 " %d %" SCNu64, state, pid_out, &root_start, &agent,
+		   &agent_start) != 5)
 		return err_set(err, EINVAL, "the record of the commit cannot be read");
 	/*
 	 * "committing" without a lock: the agent died in the act. The tree dies with an agent that
 	 * did not let go of it, so if the root is there, it runs.
 	 */
-	if (!strcmp(state, "running") ||
-	    (!strcmp(state, "committing") && start_time && start_time_of(*pid_out) == start_time))
+	if (!strcmp(state, "filling"))
+		*fate_out = fate_of_filling(*pid_out, root_start, agent, agent_start);
+	else if (!strcmp(state, "running") ||
+		 (!strcmp(state, "committing") && lives(*pid_out, root_start)))
 		*fate_out = WIRE_FATE_RUNNING;
 	else
 		*fate_out = WIRE_FATE_NEVER;

@@ -24,8 +24,17 @@ int record_directory(struct err *err) must_check;
 /* Claims the token for the tree whose root is @pid. Returns a descriptor that holds the lock, or -1. */
 int record_claim(const char *token, pid_t pid, struct err *err) must_check;
 
+enum record_outcome {
+	RECORD_FAILED,
+	RECORD_RUNNING,
+	RECORD_FILLING, /* it runs, and this process fetches its memory */
+};
+
 /* Writes the outcome and gives up the lock (closes @fd). */
-int record_settle(int fd, pid_t pid, bool running, struct err *err) must_check;
+int record_settle(int fd, pid_t pid, enum record_outcome outcome, struct err *err) must_check;
+
+/* A tree that was filling has all of its memory now. */
+int record_filled(const char *token, pid_t pid, struct err *err) must_check;
 
 /* The source knows how it went: the record is not needed any more. */
 void record_remove(const char *token);

@@ -55,6 +55,9 @@ static void add_options(const struct migrate_options *opt, Wire__Needs *msg)
 	const struct kind_options *k = &opt->kinds;
 
 	msg->pids_mode = opt->pids;
+	msg->has_mode = msg->has_plain_tcp = true;
+	msg->mode = opt->mode;
+	msg->plain_tcp = opt->plain_tcp;
 	msg->has_shell_job = msg->has_ext_unix_sk = msg->has_file_locks = true;
 	msg->has_link_remap = msg->has_evasive_devices = msg->has_ghost_limit = true;
 	msg->shell_job = k->shell_job;
@@ -163,9 +166,10 @@ int source_freeze(struct source *s, struct err *err)
 	return capture_collect(s->capture, err);
 }
 
-/* Ends the freeze once. */
-static int end_freeze(struct source *s, enum capture_end end, struct err *err)
+int source_end_freeze(struct source *s, enum capture_end end, struct err *err)
 {
+	if (end != CAPTURE_LEAVE_STOPPED && s->home >= 0)
+		home_remove(s->opt->settle.token);
 	if (!s->frozen)
 		return 0;
 	s->frozen = false;
@@ -176,7 +180,7 @@ void source_undo_freeze(struct source *s)
 {
 	struct err err;
 
-	if (end_freeze(s, CAPTURE_THAW, &err) < 0)
+	if (source_end_freeze(s, CAPTURE_THAW, &err) < 0)
 		log_error("thaw: %s", err.text);
 }
 
@@ -190,6 +194,12 @@ static int send_state(struct source *s, struct store *store, struct err *err)
 	struct store_sink sink;
 	struct memory_options memory = {.sink = &sink.sink, .progress = on_progress, .arg = s};
 
+	if (s->mode & WIRE_MODE_POSTCOPY) {
+		s->serve = serve_create(err);
+		if (!s->serve)
+			return -1;
+		memory.serve = s->serve;
+	}
 	store_sink_init(&sink, capture_state(s->capture)->snap, store);
 	if (capture_memory(s->capture, &memory, err) < 0 || capture_save(s->capture, store, err) < 0)
 		return -1;
@@ -207,10 +217,13 @@ int source_state(struct source *s, struct err *err)
 		return -1;
 	rc = send_state(s, store, err);
 	store_close(store);
+	/* the target may touch memory as soon as it builds */
+	if (rc == 0 && s->serve)
+		rc = source_serve(s, err);
 	if (rc < 0)
 		return -1;
 	capture_stats(s->capture, &stats);
-	s->memory_bytes = stats.bytes;
+	s->memory_bytes = stats.bytes + (s->serve ? serve_pages(s->serve) * PAGE_BYTES : 0);
 	built = channel_expect(&s->ch, MSG_BUILT, err);
 	if (!built)
 		return -1;
@@ -261,39 +274,52 @@ static int say_commit(struct source *s, struct err *err)
 	return 0;
 }
 
-static void end_tree(struct source *s)
+void source_end_tree(struct source *s)
 {
 	struct err err;
 
-	s->frozen_ns = monotonic_ns() - s->freeze_start_ns;
-	if (end_freeze(s, CAPTURE_KILL, &err) < 0) {
+	if (source_end_freeze(s, CAPTURE_KILL, &err) < 0)
 		log_error("ending the tree at home: %s", err.text);
-		vec_foreach (t, &s->kept)
+	vec_foreach (t, &s->kept) {
+		if (!s->capture)
 			kill(t->pid, SIGKILL);
 	}
 	keeper_disarm(s->link, &s->kept, false);
+	if (!s->capture)
+		return;
 	/* no images will be restored from here */
 	capture_state(s->capture)->saved = false;
 	if (file_undo_links(capture_state(s->capture), &err) < 0)
 		log_warn("%s", err.text);
 }
 
+/* The gap is over. The tree here ends, unless its memory is still needed. */
+static void runs_there(struct source *s)
+{
+	s->frozen_ns = monotonic_ns() - s->freeze_start_ns;
+	if (!s->pages)
+		source_end_tree(s);
+}
+
 int source_commit(struct source *s, struct err *err)
 {
 	struct err why;
 
-	if (list_kept(s, err) < 0 || keeper_arm(s->link, &s->kept, err) < 0)
+	if (list_kept(s, err) < 0)
+		return -1;
+	s->home = home_write(s->opt->settle.token, s->ch.peer, &s->kept, s->serve, err);
+	if (s->home < 0 || keeper_arm(s->link, &s->kept, err) < 0)
 		return -1;
 	if (say_commit(s, &why) == 0) {
-		end_tree(s);
+		runs_there(s);
 		return 0;
 	}
 	/* unless the target itself said that it gave up, only it knows */
 	if (s->ch.broken) {
 		log_warn("at the commit: %s", why.text);
 		s->fate = keeper_settle(s->link, &s->opt->settle);
-		if (s->fate == SETTLED_RUNNING) {
-			end_tree(s);
+		if (s->fate == SETTLED_RUNNING || s->fate == SETTLED_FILLING) {
+			runs_there(s);
 			return 0;
 		}
 	}
@@ -309,13 +335,13 @@ void source_undo_commit(struct source *s)
 		keeper_disarm(s->link, &s->kept, true);
 		return;
 	}
-	if (end_freeze(s, CAPTURE_LEAVE_STOPPED, &err) < 0)
+	if (source_end_freeze(s, CAPTURE_LEAVE_STOPPED, &err) < 0)
 		log_error("leaving the tree stopped: %s", err.text);
 	keeper_disarm(s->link, &s->kept, false);
 	dprintf(STDERR_FILENO,
-		"ferry migrate: the tree is left stopped: continue it with kill -CONT, or end it, when "
-		"you know whether it runs on %s\n",
-		s->ch.peer);
+		"ferry migrate: the tree is left stopped: ferry migrate --recover %d %s settles it when "
+		"%s can be reached\n",
+		s->opt->pid, s->ch.peer, s->ch.peer);
 }
 
 int source_farewell(struct source *s, struct err *err)
@@ -333,7 +359,9 @@ static void tell_moved(struct source *s)
 				       .host = s->ch.peer,
 				       .new_pid_namespace = s->new_pid_namespace,
 				       .frozen_ns = s->frozen_ns,
-				       .sent_bytes = s->ch.sent_bytes,
+				       .sent_bytes = s->ch.sent_bytes + s->lane_bytes,
+				       .zero_bytes = s->zero_bytes,
+				       .lazy = s->lazy,
 				       .memory_bytes = s->memory_bytes};
 	struct file_totals files;
 
@@ -345,7 +373,11 @@ static void tell_moved(struct source *s)
 
 int migrate_source(const struct migrate_options *opt, int in, int out, int link, struct err *err)
 {
-	struct source s = {.opt = opt, .link = link};
+	struct source s = {.opt = opt,
+			   .link = link,
+			   .mode = opt->mode,
+			   .lanes = {LANE_NONE, LANE_NONE},
+			   .home = -1};
 	int rc;
 
 	channel_init(&s.ch, in, out, WIRE_SOURCE, opt->settle.remote->host);
@@ -359,6 +391,10 @@ int migrate_source(const struct migrate_options *opt, int in, int out, int link,
 		tell_moved(&s);
 	else
 		progress_failed(opt->progress, err->text);
+	source_undo_lanes(&s);
+	serve_free(s.serve);
+	if (s.home >= 0)
+		close(s.home);
 	capture_close(s.capture);
 	file_source_free(s.files);
 	arena_free(&s.paths_arena);

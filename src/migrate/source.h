@@ -9,7 +9,10 @@
 #include "base/arena.h"
 #include "capture/capture.h"
 #include "migrate/files.h"
+#include "migrate/home.h"
 #include "migrate/keeper.h"
+#include "migrate/lane.h"
+#include "migrate/pages.h"
 #include "migrate/progress.h"
 
 enum pids_mode { PIDS_SAME = 0, PIDS_AUTO = 1, PIDS_NEW = 2 }; /* on the wire */
@@ -19,9 +22,19 @@ struct migrate_options {
 	struct kind_options kinds;
 	struct file_policy files;
 	enum pids_mode pids;
+	enum wire_mode mode;
+	bool mode_wanted;       /* the user's word: refuse rather than do it in another way */
+	bool plain_tcp;         /* lanes by TCP, not encrypted */
 	unsigned int timeout_s; /* for the freeze */
 	struct settle_options settle;
 	struct progress *progress;
+};
+
+/* What became of the tree when the commit was not the end of it. */
+enum source_end {
+	SOURCE_GOES_ON,
+	SOURCE_HOME, /* it runs on here: it was ended there before it had all of its memory */
+	SOURCE_LEFT, /* it is left stopped here, and runs there without all of its memory */
 };
 
 struct source {
@@ -35,11 +48,24 @@ struct source {
 	struct arena paths_arena;
 	Wire__FileList paths; /* of the last look */
 	kept_tasks kept;      /* armed: the tree would stay stopped without us */
+	int home;             /* holds the record of that; -1: none */
 	uint64_t freeze_start_ns, frozen_ns;
 	uint64_t memory_bytes;
 	pid_t new_pid;
 	bool new_pid_namespace;
 	enum settled fate; /* when the commit failed */
+
+	/* post-copy: source_lazy.c */
+	enum wire_mode mode; /* as it is done */
+	char door_address[64];
+	uint16_t door_port; /* 0: lanes go over ssh */
+	struct lane lanes[2];
+	struct serve *serve; /* pages that stay here for now */
+	struct pages *pages; /* and the thread that hands them out */
+	bool front_gone;
+	enum source_end end;
+	uint64_t lane_bytes, zero_bytes;
+	struct progress_lazy lazy;
 };
 
 /*
@@ -49,17 +75,40 @@ struct source {
 int migrate_source(const struct migrate_options *opt, int in, int out, int link, struct err *err)
 	must_check;
 
+/*
+ * Settles what an earlier migration left behind: the tree of @token_or_pid, stopped
+ * here. opt->settle.remote says how to reach the host. *moved_out: it runs there.
+ */
+int migrate_recover(const struct migrate_options *opt, const char *token_or_pid, bool *moved_out,
+		    struct err *err) must_check;
+
 /* ---- the actions ---- */
 int source_check_interrupt(struct source *s, struct err *err) must_check;
 int source_hello(struct source *s, struct err *err) must_check;
 int source_preflight(struct source *s, struct err *err) must_check;
 int source_files(struct source *s, struct err *err) must_check;
+int source_lanes(struct source *s, struct err *err) must_check;
+void source_undo_lanes(struct source *s);
+int source_precopy(struct source *s, struct err *err) must_check;
+void source_undo_precopy(struct source *s);
 int source_freeze(struct source *s, struct err *err) must_check;
 void source_undo_freeze(struct source *s);
 int source_changes(struct source *s, struct err *err) must_check;
 int source_state(struct source *s, struct err *err) must_check;
 int source_commit(struct source *s, struct err *err) must_check;
 void source_undo_commit(struct source *s);
+int source_postcopy(struct source *s, struct err *err) must_check;
 int source_farewell(struct source *s, struct err *err) must_check;
+
+/* ---- what they share ---- */
+
+/* Begins to hand out the pages that stayed here, over the lanes. */
+int source_serve(struct source *s, struct err *err) must_check;
+
+/* Ends the freeze once. */
+int source_end_freeze(struct source *s, enum capture_end end, struct err *err) must_check;
+
+/* It runs there, and needs nothing more from here: the tree is killed. */
+void source_end_tree(struct source *s);
 
 #endif

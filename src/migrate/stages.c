@@ -12,10 +12,14 @@ const struct stage stages[] = {
 	{WIRE_STAGE_HELLO, source_hello, NULL, target_hello, NULL, false},
 	{WIRE_STAGE_PREFLIGHT, source_preflight, NULL, target_preflight, NULL, false},
 	{WIRE_STAGE_FILES, source_files, NULL, target_files, target_undo_files, false},
+	{WIRE_STAGE_LANES, source_lanes, source_undo_lanes, target_lanes, target_undo_lanes, false},
+	{WIRE_STAGE_PRECOPY, source_precopy, source_undo_precopy, target_precopy,
+	 target_undo_precopy, false},
 	{WIRE_STAGE_FREEZE, source_freeze, source_undo_freeze, NULL, NULL, false},
 	{WIRE_STAGE_CHANGES, source_changes, NULL, target_changes, NULL, false},
 	{WIRE_STAGE_STATE, source_state, NULL, target_state, target_undo_state, false},
 	{WIRE_STAGE_COMMIT, source_commit, source_undo_commit, target_commit, NULL, true},
+	{WIRE_STAGE_POSTCOPY, source_postcopy, NULL, target_postcopy, NULL, false},
 	{WIRE_STAGE_FAREWELL, source_farewell, NULL, target_farewell, NULL, false},
 };
 static_assert(ARRAY_SIZE(stages) == WIRE_STAGES, "one row for each stage");
@@ -54,7 +58,8 @@ int stages_run_source(struct source *s, struct err *err)
 		rc = committed ? 0 : source_check_interrupt(s, err);
 		if (rc == 0)
 			rc = announce(s, stages[i].id, err);
-		if (rc == 0)
+		/* after the commit a broken connection does not keep us from our part */
+		if (rc == 0 || (committed && s->ch.broken))
 			rc = stages[i].source(s, err);
 		if (rc < 0 && !committed) {
 			undo_source(s, i + 1, err);
@@ -62,6 +67,8 @@ int stages_run_source(struct source *s, struct err *err)
 		}
 		if (rc < 0)
 			log_warn("stage %s: %s", wire_stage_name(stages[i].id), err->text);
+		if (s->end != SOURCE_GOES_ON)
+			return -1;
 		committed |= stages[i].commits;
 	}
 	return 0;
@@ -107,16 +114,15 @@ int stages_run_target(struct target *t, struct err *err)
 		rc = await_stage(t, stages[i].id, err);
 		if (rc == 0)
 			log_info("stage %s", wire_stage_name(stages[i].id));
-		if (rc == 0 && stages[i].target)
+		/* a tree that runs here needs its memory also when the messages have ended */
+		if ((rc == 0 || (committed && t->ch.broken)) && stages[i].target)
 			rc = stages[i].target(t, err);
 		if (rc < 0 && !committed) {
 			undo_target(t, i + 1, err);
 			return -1;
 		}
-		if (rc < 0) {
+		if (rc < 0)
 			log_warn("stage %s: %s", wire_stage_name(stages[i].id), err->text);
-			return 0;
-		}
 		committed |= stages[i].commits;
 	}
 	return 0;

@@ -162,6 +162,8 @@ static int build(struct target *t, struct err *err)
 	t->store = store_memory_open(err);
 	if (!t->store || wire_store_receive(&t->ch, t->store, err) < 0)
 		return -1;
+	if ((t->mode & WIRE_MODE_POSTCOPY) && target_fill_open(t, err) < 0)
+		return -1;
 	t->restore = restore_open(t->store, &t->restore_opt, err);
 	if (!t->restore || restore_check(t->restore, err) < 0)
 		return -1;
@@ -186,6 +188,7 @@ void target_undo_state(struct target *t)
 {
 	restore_close(t->restore);
 	t->restore = NULL;
+	target_undo_fill(t);
 	store_close(t->store);
 	t->store = NULL;
 }
@@ -220,13 +223,15 @@ int target_commit(struct target *t, struct err *err)
 	if (restore_commit(t->restore, err) < 0) {
 		/* nothing of it may be left when the record says so */
 		target_undo_state(t);
-		if (record_settle(record, pid, false, &late) < 0)
+		if (record_settle(record, pid, RECORD_FAILED, &late) < 0)
 			log_error("%s", late.text);
 		return -1;
 	}
 	/* it runs. Whatever fails from here on changes nothing about that. */
-	if (record_settle(record, pid, true, &late) < 0)
+	if (record_settle(record, pid, t->lazy ? RECORD_FILLING : RECORD_RUNNING, &late) < 0)
 		log_error("%s", late.text);
+	if (t->lazy)
+		target_fill_go(t);
 	files_keep(t->files);
 	msg.pid = (uint32_t)pid;
 	if (channel_send(&t->ch, MSG_RUNNING, &msg.base, &late) < 0)
@@ -245,13 +250,19 @@ int target_farewell(struct target *t, struct err *err)
 
 int migrate_target(int in, int out, struct err *err)
 {
-	struct target t = {0};
+	struct target t = {.fill_wake = -1};
+	struct err late;
 	int rc;
 
 	channel_init(&t.ch, in, out, WIRE_TARGET, "the source");
 	t.ch.arg = &t;
 	rc = stages_run_target(&t, err);
+	if (t.filling && atomic_load(&t.fill_go) && target_postcopy(&t, &late) < 0)
+		log_error("%s", late.text);
+	if (t.fill_failed)
+		return -1; /* what holds the tree's memory must not be closed: the guardian ends it */
 	target_undo_state(&t); /* only ends the session of a tree that runs */
+	target_undo_lanes(&t);
 	file_target_free(t.files);
 	if (t.needs)
 		wire_free(t.needs);

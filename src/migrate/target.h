@@ -7,9 +7,14 @@
 #ifndef FERRY_MIGRATE_TARGET_H
 #define FERRY_MIGRATE_TARGET_H
 
+#include "mem/guardian.h"
 #include "migrate/files.h"
+#include "migrate/lane_source.h"
 #include "restore/restore.h"
 #include "wire/channel.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
 
 struct target {
 	struct channel ch;
@@ -23,6 +28,22 @@ struct target {
 	struct store *store;
 	struct restore_session *restore;
 	uint64_t told_ns; /* when progress was sent last */
+
+	/* post-copy: target_lazy.c */
+	enum wire_mode mode;
+	struct hall *hall;
+	struct lane_source *lanes;
+	struct guardian *guardian;
+	struct lazy *lazy; /* the thread's, while it runs */
+	struct restore_lazy restore_lazy;
+	size_t announced; /* tasks */
+	pthread_t fill_thread;
+	bool filling;        /* there is a thread */
+	int fill_wake;       /* eventfd: look at what follows */
+	atomic_bool fill_go; /* the tree runs: fetch everything */
+	atomic_bool fill_stop;
+	bool filled, fill_failed; /* how the thread ended */
+	struct err fill_err;
 };
 
 /* Serves one source. Takes @in and @out. 0: a tree runs here now, or a question was answered. */
@@ -37,10 +58,24 @@ int target_hello(struct target *t, struct err *err) must_check;
 int target_preflight(struct target *t, struct err *err) must_check;
 int target_files(struct target *t, struct err *err) must_check;
 void target_undo_files(struct target *t);
+int target_lanes(struct target *t, struct err *err) must_check;
+void target_undo_lanes(struct target *t);
+int target_precopy(struct target *t, struct err *err) must_check;
+void target_undo_precopy(struct target *t);
 int target_changes(struct target *t, struct err *err) must_check;
 int target_state(struct target *t, struct err *err) must_check;
 void target_undo_state(struct target *t);
 int target_commit(struct target *t, struct err *err) must_check;
+int target_postcopy(struct target *t, struct err *err) must_check;
 int target_farewell(struct target *t, struct err *err) must_check;
+
+/* ---- the engine that fetches what is missing ---- */
+
+/* Before the tree is built: the restore announces its tasks to it. When the tree runs, it fetches everything. */
+int target_fill_open(struct target *t, struct err *err) must_check;
+void target_fill_go(struct target *t);
+
+/* The tree is dead, or will be: it was not committed. */
+void target_undo_fill(struct target *t);
 
 #endif

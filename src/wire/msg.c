@@ -111,13 +111,30 @@ static const struct msg_info table[] = {
 			 .max_bytes = 64,
 			 .body = &wire__running__descriptor},
 	[MSG_BYE] = {.name = "bye", .senders = WIRE_SOURCE, .stages = S(FAREWELL)},
+	[MSG_DOORS] = {.name = "doors",
+		       .senders = WIRE_TARGET,
+		       .stages = S(LANES),
+		       .max_bytes = 256,
+		       .body = &wire__doors__descriptor},
+	[MSG_PLAN] = {.name = "plan",
+		      .senders = WIRE_SOURCE,
+		      .stages = S(LANES),
+		      .max_bytes = 64,
+		      .body = &wire__plan__descriptor},
+	[MSG_DRAINED] = {.name = "drained",
+			 .senders = WIRE_TARGET,
+			 .stages = S(POSTCOPY),
+			 .max_bytes = 256,
+			 .body = &wire__drained__descriptor},
 };
 
 static const char *const stage_names[] = {
-	[WIRE_STAGE_HELLO] = "hello",     [WIRE_STAGE_PREFLIGHT] = "preflight",
-	[WIRE_STAGE_FILES] = "files",     [WIRE_STAGE_FREEZE] = "freeze",
-	[WIRE_STAGE_CHANGES] = "changes", [WIRE_STAGE_STATE] = "state",
-	[WIRE_STAGE_COMMIT] = "commit",   [WIRE_STAGE_FAREWELL] = "farewell",
+	[WIRE_STAGE_HELLO] = "hello",       [WIRE_STAGE_PREFLIGHT] = "preflight",
+	[WIRE_STAGE_FILES] = "files",       [WIRE_STAGE_LANES] = "lanes",
+	[WIRE_STAGE_PRECOPY] = "precopy",   [WIRE_STAGE_FREEZE] = "freeze",
+	[WIRE_STAGE_CHANGES] = "changes",   [WIRE_STAGE_STATE] = "state",
+	[WIRE_STAGE_COMMIT] = "commit",     [WIRE_STAGE_POSTCOPY] = "postcopy",
+	[WIRE_STAGE_FAREWELL] = "farewell",
 };
 static_assert(ARRAY_SIZE(stage_names) == WIRE_STAGES, "every stage has a name");
 

@@ -16,8 +16,8 @@
 #include "ferry-wire.pb-c.h"
 
 /* What we speak, and the oldest that we understand. */
-#define WIRE_VERSION 1u
-#define WIRE_LOWEST 1u
+#define WIRE_VERSION 2u
+#define WIRE_LOWEST 2u
 #define WIRE_MAGIC "ferry"
 
 enum { WIRE_TOKEN_CHARS = 32 };
@@ -27,11 +27,14 @@ enum wire_stage {
 	WIRE_STAGE_HELLO = 0,
 	WIRE_STAGE_PREFLIGHT = 1,
 	WIRE_STAGE_FILES = 2,
-	WIRE_STAGE_FREEZE = 3,
-	WIRE_STAGE_CHANGES = 4,
-	WIRE_STAGE_STATE = 5,
-	WIRE_STAGE_COMMIT = 6,
-	WIRE_STAGE_FAREWELL = 7,
+	WIRE_STAGE_LANES = 3,
+	WIRE_STAGE_PRECOPY = 4,
+	WIRE_STAGE_FREEZE = 5,
+	WIRE_STAGE_CHANGES = 6,
+	WIRE_STAGE_STATE = 7,
+	WIRE_STAGE_COMMIT = 8,
+	WIRE_STAGE_POSTCOPY = 9,
+	WIRE_STAGE_FAREWELL = 10,
 	WIRE_STAGES
 };
 
@@ -60,6 +63,9 @@ enum msg_type {
 	MSG_COMMIT = 21,      /* source: from here on the target may run it */
 	MSG_RUNNING = 22,     /* target */
 	MSG_BYE = 23,         /* source: the tree at home is gone */
+	MSG_DOORS = 24,       /* target */
+	MSG_PLAN = 25,        /* source */
+	MSG_DRAINED = 26,     /* target: nothing is missing any more */
 };
 
 enum wire_file_state {
@@ -77,6 +83,16 @@ enum wire_file_state {
 enum wire_fate {
 	WIRE_FATE_NEVER = 0,   /* it does not run there and never will */
 	WIRE_FATE_RUNNING = 1, /* it ran there: never run it at home again */
+	WIRE_FATE_FILLING = 2, /* it runs there, and needs pages from home */
+	WIRE_FATE_LOST = 3, /* it ran there without all of its pages, and was ended with its agent */
+};
+
+/* How memory moves: bits. */
+enum wire_mode {
+	WIRE_MODE_STOP = 0,
+	WIRE_MODE_PRECOPY = 1,  /* in rounds, before the freeze */
+	WIRE_MODE_POSTCOPY = 2, /* what is left, after the commit */
+	WIRE_MODE_HYBRID = 3,
 };
 
 enum wire_side { WIRE_SOURCE = 1, WIRE_TARGET = 2 };

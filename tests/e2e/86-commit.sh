@@ -108,17 +108,46 @@ simple "the command is killed, the tree runs there" kill-front-late away
 refuse=1000 simple "COMMIT is lost and the host stays away: --on-unknown=home" lose-commit home \
 	--on-unknown=home --unknown-after=2
 
-# Nobody is left to ask: the tree stands, and nothing runs there.
+# Nobody is left to ask: the tree stands, until --recover asks.
+stands() {
+	sleep 0.5
+	[ "$(sed 's/.*) //; s/ .*//' "/proc/$pid/stat")" = T ]
+}
+
+recover() { # ID
+	timeout -k 5 60 "$FERRY" migrate --recover "$1" here --ssh "$PWD/tools/pseudo-ssh" >"$work/recover" 2>&1
+}
+
 cut "both processes are killed" kill-both home
-state=$(sed 's/.*) //; s/ .*//' "/proc/$pid/stat")
-before=$(wc -l <"$work/log")
-sleep 0.5
-if [ "$state" != T ] || [ "$(wc -l <"$work/log")" != "$before" ]; then
-	not_ok "both processes are killed" "the tree is in state $state and may have run on"
-elif kill -CONT "$pid" && grows && whole; then
-	ok "both processes are killed"
+if ! stands; then
+	not_ok "both processes are killed" "the tree does not stand at home"
+elif ! recover "$pid"; then
+	not_ok "both processes are killed" "--recover: $(cat "$work/recover")"
+elif ! settled home || ! grows || ! whole; then
+	not_ok "both processes are killed" "does not go on after --recover: $(cat "$work/recover")"
+elif recover "$pid"; then
+	not_ok "both processes are killed" "--recover finds something a second time"
 else
-	not_ok "both processes are killed" "does not go on after SIGCONT"
+	ok "both processes are killed, --recover lets it go on"
+fi
+end_counter
+
+work=$TEST_TMP/kill-both-late
+counter || not_ok "both are killed late" "the counter does not start"
+timeout -k 5 60 "$FERRY" migrate "$pid" here --pids=new --ssh "$PWD/tests/e2e/cut-ssh kill-both-late $work" \
+	>"$work/out" 2>"$work/err"
+token=$(cd /run/ferry && ls -t ./*.home | head -n 1)
+token=${token#./}
+if ! stands; then
+	not_ok "both are killed when it runs there" "the tree at home does not stand"
+elif [ "$(copies | wc -w)" != 2 ]; then
+	not_ok "both are killed when it runs there" "copies: $(copies | paste -sd ' ')"
+elif ! recover "${token%.home}"; then
+	not_ok "both are killed when it runs there" "--recover: $(cat "$work/recover")"
+elif ! wait_for 10 settled away || ! grows || ! whole; then
+	not_ok "both are killed when it runs there" "not there alone: pid $pid, copies $(copies | paste -sd ' ')"
+else
+	ok "both are killed when it runs there, --recover ends the one at home"
 fi
 end_counter
 

@@ -1,0 +1,351 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The target's end of lanes: the unix socket to which "agent --join" brings its
+ * descriptors, perhaps a TCP port, and whoever has connected but not said all yet.
+ */
+#define LOG_MODULE "lane"
+#include "base/io.h"
+#include "base/log.h"
+#include "migrate/lane_priv.h"
+#include "migrate/record.h"
+#include "wire/tcp.h"
+
+#include <errno.h>
+#include <openssl/crypto.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+enum { MAX_GUESTS = 16, BACKLOG = 16, JOIN_MS = 20000 };
+
+/* Connected, and not (yet) a lane. */
+struct guest {
+	int conn;    /* to "agent --join", or the lane itself (TCP) */
+	int in, out; /* what --join has brought; -1: nothing yet */
+	bool tcp;
+	uint8_t hello[LANE_HELLO_BYTES];
+	size_t have;
+};
+
+struct hall {
+	char token[WIRE_TOKEN_CHARS + 1];
+	int epoll, door, tcp;
+	uint16_t port;
+	struct guest guests[MAX_GUESTS]; /* oldest first */
+	size_t n;
+};
+
+bool lane_hello_parse(const uint8_t hello[LANE_HELLO_BYTES], char token_out[WIRE_TOKEN_CHARS + 1],
+		      enum lane_kind *kind_out)
+{
+	uint8_t kind = hello[LANE_KIND_AT];
+
+	if (memcmp(hello, LANE_MAGIC, LANE_MAGIC_BYTES) != 0 ||
+	    (kind != LANE_DEMAND && kind != LANE_BULK))
+		return false;
+	memcpy(token_out, hello + LANE_MAGIC_BYTES, WIRE_TOKEN_CHARS);
+	token_out[WIRE_TOKEN_CHARS] = '\0';
+	*kind_out = kind == LANE_DEMAND ? LANE_DEMAND : LANE_BULK;
+	return wire_token_valid(token_out);
+}
+
+/* The address of the door of @token, through the directory of records. Returns that, open. */
+static int door_address(const char *token, struct sockaddr_un *addr, struct err *err)
+{
+	int dirfd = record_directory(err);
+
+	if (dirfd < 0)
+		return -1;
+	*addr = (struct sockaddr_un){.sun_family = AF_UNIX};
+	snprintf(addr->sun_path, sizeof(addr->sun_path), "/proc/self/fd/%d/%s.join", dirfd, token);
+	return dirfd;
+}
+
+static int open_door(const char *token, struct err *err)
+{
+	struct sockaddr_un addr;
+	cleanup_close int dirfd = door_address(token, &addr, err);
+	cleanup_close int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	if (dirfd < 0)
+		return -1;
+	if (fd < 0 || bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 || listen(fd, BACKLOG) < 0)
+		return err_sys(err, "cannot open the door for more connections");
+	return steal_fd(&fd);
+}
+
+static int watch(struct hall *h, int fd, struct err *err)
+{
+	struct epoll_event ev = {.events = EPOLLIN, .data.fd = fd};
+
+	return epoll_ctl(h->epoll, EPOLL_CTL_ADD, fd, &ev) < 0 ? err_sys(err, "epoll") : 0;
+}
+
+struct hall *hall_open(const char *token, const char *address, struct err *err)
+{
+	struct hall *h = calloc(1, sizeof(*h));
+
+	if (!h) {
+		err_nomem(err);
+		return NULL;
+	}
+	snprintf(h->token, sizeof(h->token), "%s", token);
+	h->door = h->tcp = -1;
+	h->epoll = epoll_create1(EPOLL_CLOEXEC);
+	if (h->epoll < 0)
+		err_sys(err, "epoll");
+	else
+		h->door = open_door(token, err);
+	if (h->door >= 0 && address)
+		h->tcp = tcp_listen(address, 0, &h->port, err);
+	if (h->door < 0 || (address && h->tcp < 0) || watch(h, h->door, err) < 0 ||
+	    (h->tcp >= 0 && watch(h, h->tcp, err) < 0)) {
+		hall_close(h);
+		return NULL;
+	}
+	return h;
+}
+
+static void close_guest(struct guest *g)
+{
+	close(g->conn);
+	if (g->in >= 0)
+		close(g->in);
+	if (g->out >= 0)
+		close(g->out);
+}
+
+static void forget_guest(struct hall *h, size_t i)
+{
+	epoll_ctl(h->epoll, EPOLL_CTL_DEL, h->guests[i].conn, NULL);
+	memmove(h->guests + i, h->guests + i + 1, (--h->n - i) * sizeof(*h->guests));
+}
+
+static void drop_guest(struct hall *h, size_t i, const char *why)
+{
+	struct guest g = h->guests[i];
+
+	log_warn("a connection is dropped: %s", why);
+	forget_guest(h, i);
+	close_guest(&g);
+}
+
+void hall_close(struct hall *h)
+{
+	struct sockaddr_un addr;
+	struct err ignored;
+	int dirfd;
+
+	if (!h)
+		return;
+	while (h->n)
+		drop_guest(h, 0, "no more are taken");
+	if (h->door >= 0) {
+		close(h->door);
+		dirfd = door_address(h->token, &addr, &ignored);
+		if (dirfd >= 0) {
+			unlink(addr.sun_path);
+			close(dirfd);
+		}
+	}
+	if (h->tcp >= 0)
+		close(h->tcp);
+	if (h->epoll >= 0)
+		close(h->epoll);
+	free(h);
+}
+
+uint16_t hall_port(const struct hall *h)
+{
+	return h->port;
+}
+
+int hall_fd(const struct hall *h)
+{
+	return h->epoll;
+}
+
+static void welcome(struct hall *h, int listener)
+{
+	int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	struct err err;
+
+	if (fd < 0)
+		return;
+	if (h->n == MAX_GUESTS)
+		drop_guest(h, 0, "too many, and it says nothing");
+	h->guests[h->n] = (struct guest){.conn = fd, .in = -1, .out = -1, .tcp = listener == h->tcp};
+	if (watch(h, fd, &err) < 0) {
+		log_warn("%s", err.text);
+		close(fd);
+		return;
+	}
+	h->n++;
+}
+
+/* recvmsg that takes two descriptors along, if there are any. */
+static ssize_t receive(struct guest *g)
+{
+	union {
+		struct cmsghdr head;
+		char room[CMSG_SPACE(2 * sizeof(int))];
+	} control;
+	struct iovec iov = {g->hello + g->have, sizeof(g->hello) - g->have};
+	struct msghdr msg = {.msg_iov = &iov,
+			     .msg_iovlen = 1,
+			     .msg_control = &control,
+			     .msg_controllen = sizeof(control)};
+	ssize_t n = recvmsg(g->conn, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	struct cmsghdr *c = n > 0 && !g->tcp ? CMSG_FIRSTHDR(&msg) : NULL;
+	int fds[2];
+
+	if (c && c->cmsg_type == SCM_RIGHTS && c->cmsg_len == CMSG_LEN(sizeof(fds)) && g->in < 0) {
+		memcpy(fds, CMSG_DATA(c), sizeof(fds));
+		g->in = fds[0];
+		g->out = fds[1];
+	}
+	return n;
+}
+
+/* What the guest has said makes a lane. NULL, or why not. */
+static const char *admit(struct hall *h, struct guest *g, struct lane *out)
+{
+	char token[WIRE_TOKEN_CHARS + 1];
+	enum lane_kind kind;
+	uint8_t answer;
+
+	if (!lane_hello_parse(g->hello, token, &kind))
+		return "it is no lane";
+	if (CRYPTO_memcmp(token, h->token, WIRE_TOKEN_CHARS) != 0)
+		return "it has another token";
+	if (!g->tcp && g->in < 0)
+		return "it brings no connection";
+	*out = g->tcp ? (struct lane){.kind = kind, .in = g->conn, .out = g->conn, .hold = -1} :
+			(struct lane){.kind = kind, .in = g->in, .out = g->out, .hold = g->conn};
+	lane_set_up(out);
+	if (g->tcp)
+		tcp_prepare(g->conn);
+	answer = (uint8_t)kind;
+	return write(out->out, &answer, 1) == 1 ? NULL : "it is gone already";
+}
+
+/* 1: it has become a lane. */
+static int hear_guest(struct hall *h, size_t i, struct lane *out)
+{
+	struct guest *g = &h->guests[i];
+	ssize_t n = receive(g);
+	const char *why;
+
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return 0;
+	if (n <= 0) {
+		drop_guest(h, i, "it ended before it said what it is");
+		return 0;
+	}
+	g->have += (size_t)n;
+	if (g->have < sizeof(g->hello))
+		return 0;
+	why = admit(h, g, out);
+	if (why) {
+		*out = LANE_NONE;
+		drop_guest(h, i, why);
+		return 0;
+	}
+	forget_guest(h, i);
+	return 1;
+}
+
+int hall_work(struct hall *h, struct lane *out, struct err *err)
+{
+	struct epoll_event ev;
+	int n;
+
+	*out = LANE_NONE;
+	while ((n = epoll_wait(h->epoll, &ev, 1, 0)) > 0) {
+		if (ev.data.fd == h->door || ev.data.fd == h->tcp) {
+			welcome(h, ev.data.fd);
+			continue;
+		}
+		for (size_t i = 0; i < h->n; i++) {
+			if (h->guests[i].conn != ev.data.fd)
+				continue;
+			if (hear_guest(h, i, out))
+				return 1;
+			break;
+		}
+	}
+	return n < 0 && errno != EINTR ? err_sys(err, "epoll") : 0;
+}
+
+/* ---- ferry agent --join ---- */
+
+static int read_hello(int in, uint8_t hello[LANE_HELLO_BYTES], struct err *err)
+{
+	size_t have = 0;
+
+	/* not a byte more: what follows belongs to the agent */
+	while (have < LANE_HELLO_BYTES) {
+		struct pollfd pfd = {.fd = in, .events = POLLIN};
+		ssize_t n;
+
+		if (poll(&pfd, 1, JOIN_MS) == 0)
+			return err_set(err, ETIMEDOUT, "the source says nothing");
+		n = read(in, hello + have, LANE_HELLO_BYTES - have);
+		if (n < 0 && (errno == EINTR || errno == EAGAIN))
+			continue;
+		if (n <= 0)
+			return err_set(err, EPIPE, "the connection ended");
+		have += (size_t)n;
+	}
+	return 0;
+}
+
+static int hand_over(int door, const uint8_t hello[LANE_HELLO_BYTES], int in, int out)
+{
+	union {
+		struct cmsghdr head;
+		char room[CMSG_SPACE(2 * sizeof(int))];
+	} control = {0};
+	const int fds[2] = {in, out};
+	struct iovec iov = {(void *)hello, LANE_HELLO_BYTES};
+	struct msghdr msg = {.msg_iov = &iov,
+			     .msg_iovlen = 1,
+			     .msg_control = &control,
+			     .msg_controllen = sizeof(control.room)};
+	struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+
+	c->cmsg_level = SOL_SOCKET;
+	c->cmsg_type = SCM_RIGHTS;
+	c->cmsg_len = CMSG_LEN(sizeof(fds));
+	memcpy(CMSG_DATA(c), fds, sizeof(fds));
+	return sendmsg(door, &msg, MSG_NOSIGNAL) == LANE_HELLO_BYTES ? 0 : -1;
+}
+
+int lane_join(int in, int out, struct err *err)
+{
+	uint8_t hello[LANE_HELLO_BYTES], byte;
+	char token[WIRE_TOKEN_CHARS + 1];
+	cleanup_close int door = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	cleanup_close int dirfd = -1;
+	struct sockaddr_un addr;
+	enum lane_kind kind;
+	int rc = read_hello(in, hello, err);
+
+	if (rc == 0 && !lane_hello_parse(hello, token, &kind))
+		rc = err_set(err, EPROTO, "that is no lane of a migration");
+	if (rc == 0)
+		rc = dirfd = door_address(token, &addr, err);
+	if (rc >= 0 && (door < 0 || connect(door, (struct sockaddr *)&addr, sizeof(addr)) < 0 ||
+			hand_over(door, hello, in, out) < 0))
+		rc = err_sys(err, "no agent of this migration takes connections");
+	close(in);
+	close(out);
+	if (rc < 0)
+		return -1;
+	/* until the agent lets go: the ssh session ends with us */
+	while (read(door, &byte, 1) < 0 && errno == EINTR)
+		;
+	return 0;
+}

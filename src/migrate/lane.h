@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Lanes: further connections of a migration, beside the one that carries its
+ * messages. Pages that a thread waits for have one of their own, ahead of the bulk.
+ *
+ * The source opens them. A lane is another ssh session that runs "ferry agent
+ * --join" there: it hands its stdin and stdout to the agent of the migration, over
+ * a unix socket in the directory of records, and stays until that one lets go. Or
+ * it is a plain TCP connection, where the user has asked for that.
+ *
+ * A lane begins with 48 bytes of the source's: who it is for (the token, which
+ * the first ssh connection has carried) and what it is for. The target answers
+ * with the byte of its kind; what follows is the business of the two ends.
+ */
+#ifndef FERRY_MIGRATE_LANE_H
+#define FERRY_MIGRATE_LANE_H
+
+#include "migrate/connect.h"
+
+enum lane_kind {
+	LANE_DEMAND = 'd', /* pages that threads wait for */
+	LANE_BULK = 'b',
+};
+
+struct lane {
+	enum lane_kind kind;
+	int in, out; /* may be the same; nonblocking */
+	int hold;    /* target: keeps "agent --join" there; -1: none */
+	pid_t ssh;   /* source: 0: none */
+};
+
+#define LANE_NONE ((struct lane){.in = -1, .out = -1, .hold = -1})
+
+/* ---- source ---- */
+
+/* Begins to open one; lane_heard says when it is open. */
+int lane_dial_ssh(const struct remote *remote, const char *token, enum lane_kind kind,
+		  struct lane *out, struct err *err) must_check;
+int lane_dial_tcp(const char *host, uint16_t port, const char *token, enum lane_kind kind,
+		  struct lane *out, struct err *err) must_check;
+
+/* Waits for the answer of the other side. The lane stays the caller's to close. */
+int lane_heard(struct lane *lane, int timeout_ms, const char *host, struct err *err) must_check;
+
+/* Closes the descriptors; ends its ssh. */
+void lane_close(struct lane *lane);
+
+/* ---- target ---- */
+
+/* Where lanes arrive. Connections that say nothing, or the wrong thing, are dropped. */
+struct hall;
+
+/* @address: not NULL: by TCP, too, on this address; hall_port says the port. */
+struct hall *hall_open(const char *token, const char *address, struct err *err) must_check;
+void hall_close(struct hall *hall); /* NULL allowed */
+uint16_t hall_port(const struct hall *hall);
+
+/* Readable when there is work. */
+int hall_fd(const struct hall *hall);
+
+/* Does what there is to do, without waiting. 1: *out is a new lane, answered already; 0; -1. */
+int hall_work(struct hall *hall, struct lane *out, struct err *err) must_check;
+
+/* "ferry agent --join": takes its stdin and stdout to the agent that the first bytes name. */
+int lane_join(int in, int out, struct err *err) must_check;
+
+#endif

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The first bytes of a lane, for both ends: magic, token, kind, zeros.
+ */
+#ifndef FERRY_MIGRATE_LANE_PRIV_H
+#define FERRY_MIGRATE_LANE_PRIV_H
+
+#include "migrate/lane.h"
+
+#define LANE_MAGIC "ferrylan"
+enum {
+	LANE_MAGIC_BYTES = 8,
+	LANE_KIND_AT = LANE_MAGIC_BYTES + WIRE_TOKEN_CHARS,
+	LANE_HELLO_BYTES = LANE_KIND_AT + 8,
+};
+
+/* Nonblocking, close-on-exec, large pipes. */
+void lane_set_up(struct lane *lane);
+
+/* Is it the beginning of a lane? token_out gets its token. False: something else. */
+bool lane_hello_parse(const uint8_t hello[LANE_HELLO_BYTES], char token_out[WIRE_TOKEN_CHARS + 1],
+		      enum lane_kind *kind_out);
+
+#endif

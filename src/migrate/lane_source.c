@@ -1,0 +1,391 @@
+// SPDX-License-Identifier: Apache-2.0
+#define LOG_MODULE "lane"
+#include "migrate/lane_source.h"
+
+#include "base/log.h"
+#include "mem/ps_wire.h"
+#include "migrate/progress.h"
+#include "snapshot/snapshot.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/epoll.h>
+
+enum {
+	WINDOW_PAGES = 4096, /* in the background, on their way at once */
+	ANSWER_PAGES = 64,   /* the largest answer of mem/serve_net.c to a ferry */
+	OUT_REQUESTS = 128,
+	LOST_MS = 100, /* how often to look for new lanes */
+	READ_ROUNDS = 8,
+};
+
+/* One direction of asking: what has been asked is answered in that order. */
+struct asking {
+	struct lane lane;
+	struct lazy_request *first, **end;
+	uint64_t got; /* pages of the first one */
+	size_t have;  /* of an answer */
+	uint8_t *in;  /* a header and the pages of an answer */
+	uint8_t out[OUT_REQUESTS * PS_REQUEST_BYTES];
+	size_t out_bytes;
+};
+
+struct lane_source {
+	struct lazy_source base;
+	struct hall *hall;
+	int epoll;
+	struct asking demand, bulk;
+	struct lane next_demand, next_bulk; /* have come, and are not in use yet */
+	bool lost;
+	uint64_t received_bytes;
+};
+
+enum { IN_BYTES = PS_REQUEST_BYTES + ANSWER_PAGES * 4096 };
+
+static struct lane_source *of(struct lazy_source *base)
+{
+	return (struct lane_source *)base;
+}
+
+static void forget_asked(struct asking *a)
+{
+	a->first = NULL;
+	a->end = &a->first;
+	a->got = a->have = a->out_bytes = 0;
+}
+
+static void give_up_lanes(struct lane_source *s)
+{
+	lane_close(&s->demand.lane);
+	lane_close(&s->bulk.lane);
+	forget_asked(&s->demand);
+	forget_asked(&s->bulk);
+	s->lost = true;
+}
+
+/* ---- lanes come ---- */
+
+/* 1: one has come. */
+static int take_lane(struct lane_source *s, struct err *err)
+{
+	struct lane lane, *to;
+	int n = hall_work(s->hall, &lane, err);
+
+	if (n <= 0)
+		return n;
+	to = lane.kind == LANE_DEMAND ? &s->next_demand : &s->next_bulk;
+	lane_close(to);
+	*to = lane;
+	return 1;
+}
+
+static int watch_lane(struct lane_source *s, const struct lane *lane, struct err *err)
+{
+	struct epoll_event ev = {.events = EPOLLIN, .data.fd = lane->in};
+
+	return epoll_ctl(s->epoll, EPOLL_CTL_ADD, lane->in, &ev) < 0 ? err_sys(err, "epoll") : 0;
+}
+
+/* 0: both are there and in use; 1: not yet; -1. */
+static int adopt_lanes(struct lane_source *s, struct err *err)
+{
+	int n;
+
+	while ((n = take_lane(s, err)) > 0)
+		;
+	if (n < 0)
+		return -1;
+	if (s->next_demand.in < 0 || s->next_bulk.in < 0)
+		return 1;
+	give_up_lanes(s);
+	s->demand.lane = s->next_demand;
+	s->bulk.lane = s->next_bulk;
+	s->next_demand = s->next_bulk = LANE_NONE;
+	if (watch_lane(s, &s->demand.lane, err) < 0 || watch_lane(s, &s->bulk.lane, err) < 0)
+		return -1;
+	s->lost = false;
+	log_info("both lanes are open");
+	return 0;
+}
+
+/* ---- asking ---- */
+
+static int flush(struct asking *a, struct err *err)
+{
+	ssize_t n;
+
+	while (a->out_bytes) {
+		n = write(a->lane.out, a->out, a->out_bytes);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return errno == EAGAIN ? 0 : err_sys(err, "the connection broke");
+		a->out_bytes -= (size_t)n;
+		memmove(a->out, a->out + n, a->out_bytes);
+	}
+	return 0;
+}
+
+static int lane_request(struct lazy_source *base, struct lazy_request *rq, struct err *err)
+{
+	struct lane_source *s = of(base);
+	struct asking *a = rq->urgent ? &s->demand : &s->bulk;
+	struct ps_request get = {.cmd = PS_GET,
+				 .nr_pages = rq->pages,
+				 .vaddr = rq->vaddr,
+				 .dst_id = rq->object};
+
+	if (s->lost)
+		return err_set(err, EPIPE, "the connection is lost");
+	if (a->out_bytes + PS_REQUEST_BYTES > sizeof(a->out))
+		return 1;
+	ps_encode(&get, a->out + a->out_bytes);
+	a->out_bytes += PS_REQUEST_BYTES;
+	rq->next_of_source = NULL;
+	*a->end = rq;
+	a->end = &rq->next_of_source;
+	return flush(a, err);
+}
+
+/* ---- answers ---- */
+
+static int check_answer(const struct asking *a, const struct ps_request *h, struct err *err)
+{
+	const struct lazy_request *rq = a->first;
+
+	if (!rq)
+		return err_set(err, EPROTO, "the source answers what nobody asked");
+	if (h->cmd != PS_ADD_F || h->dst_id != rq->object ||
+	    h->vaddr != rq->vaddr + a->got * PAGE_BYTES || h->nr_pages == 0 ||
+	    h->nr_pages > MIN(rq->pages - a->got, (uint64_t)ANSWER_PAGES))
+		return err_set(err, EPROTO, "the source does not answer what it was asked");
+	return 0;
+}
+
+/* A whole answer is in the buffer. */
+static int take_answer(struct asking *a, const struct ps_request *h, struct lazy *z, struct err *err)
+{
+	struct lazy_request *rq = a->first;
+	int rc = h->flags & PE_PRESENT ?
+			 lazy_answer(z, rq, h->vaddr, a->in + PS_REQUEST_BYTES, h->nr_pages, err) :
+			 lazy_answer_zero(z, rq, h->vaddr, h->nr_pages, err);
+
+	if (rc < 0)
+		return -1;
+	a->got += h->nr_pages;
+	if (a->got < rq->pages)
+		return 0;
+	a->got = 0;
+	a->first = rq->next_of_source;
+	if (!a->first)
+		a->end = &a->first;
+	lazy_end(z, rq);
+	return 0;
+}
+
+/* Bytes of the answer at the start of the buffer; fewer than a header are a header's. */
+static int answer_bytes(const struct asking *a, struct ps_request *h, size_t *want, struct err *err)
+{
+	*want = PS_REQUEST_BYTES;
+	if (a->have < PS_REQUEST_BYTES)
+		return 0;
+	if (ps_decode(a->in, h, err) < 0 || check_answer(a, h, err) < 0)
+		return -1;
+	*want += h->flags & PE_PRESENT ? h->nr_pages * PAGE_BYTES : 0;
+	return 0;
+}
+
+/* Reads what is there, at most a few answers. */
+static int hear(struct lane_source *s, struct asking *a, struct lazy *z, struct err *err)
+{
+	struct ps_request h;
+	size_t want;
+	ssize_t n;
+
+	for (int round = 0; round < READ_ROUNDS; round++) {
+		if (answer_bytes(a, &h, &want, err) < 0)
+			return -1;
+		if (a->have >= PS_REQUEST_BYTES && a->have == want) {
+			if (take_answer(a, &h, z, err) < 0)
+				return -1;
+			a->have = 0;
+			continue;
+		}
+		n = read(a->lane.in, a->in + a->have, want - a->have);
+		if (n < 0 && (errno == EAGAIN || errno == EINTR))
+			return 0;
+		if (n <= 0)
+			return err_set(err, EPIPE, "the connection to the source ended");
+		a->have += (size_t)n;
+		s->received_bytes += (uint64_t)n;
+	}
+	return 0;
+}
+
+static int lane_poll_fd(struct lazy_source *base, short *events, int *timeout_ms)
+{
+	struct lane_source *s = of(base);
+
+	*events = POLLIN;
+	if (s->lost || s->demand.out_bytes || s->bulk.out_bytes)
+		*timeout_ms = s->lost ? LOST_MS : 1;
+	return s->epoll;
+}
+
+static int lane_work(struct lazy_source *base, struct lazy *z, struct err *err)
+{
+	struct lane_source *s = of(base);
+	int n = take_lane(s, err);
+
+	if (n < 0)
+		return -1;
+	if (n > 0)
+		return err_set(err, ECONNRESET, "the source has opened new connections");
+	if (flush(&s->demand, err) < 0 || flush(&s->bulk, err) < 0)
+		return -1;
+	if (hear(s, &s->demand, z, err) < 0 || hear(s, &s->bulk, z, err) < 0)
+		return -1;
+	return 0;
+}
+
+static int lane_reconnect(struct lazy_source *base, struct err *err)
+{
+	struct lane_source *s = of(base);
+
+	if (!s->lost)
+		give_up_lanes(s);
+	return adopt_lanes(s, err);
+}
+
+static const struct lazy_source_ops lane_ops = {
+	.name = "lanes",
+	.request = lane_request,
+	.poll_fd = lane_poll_fd,
+	.work = lane_work,
+	.reconnect = lane_reconnect,
+};
+
+/* ---- the whole ---- */
+
+struct lane_source *lane_source_create(struct hall *hall, struct err *err)
+{
+	struct lane_source *s = calloc(1, sizeof(*s));
+	struct epoll_event ev = {.events = EPOLLIN, .data.fd = hall_fd(hall)};
+
+	if (!s) {
+		err_nomem(err);
+		return NULL;
+	}
+	s->base = (struct lazy_source){.ops = &lane_ops,
+				       .window_pages = WINDOW_PAGES,
+				       .fast_lane = true};
+	s->hall = hall;
+	s->lost = true;
+	s->demand.lane = s->bulk.lane = s->next_demand = s->next_bulk = LANE_NONE;
+	forget_asked(&s->demand);
+	forget_asked(&s->bulk);
+	s->demand.in = malloc(IN_BYTES);
+	s->bulk.in = malloc(IN_BYTES);
+	s->epoll = epoll_create1(EPOLL_CLOEXEC);
+	if (s->demand.in && s->bulk.in && s->epoll >= 0 &&
+	    epoll_ctl(s->epoll, EPOLL_CTL_ADD, ev.data.fd, &ev) == 0)
+		return s;
+	err_sys(err, "cannot prepare for lanes");
+	lane_source_free(s);
+	return NULL;
+}
+
+void lane_source_free(struct lane_source *s)
+{
+	if (!s)
+		return;
+	give_up_lanes(s);
+	lane_close(&s->next_demand);
+	lane_close(&s->next_bulk);
+	free(s->demand.in);
+	free(s->bulk.in);
+	if (s->epoll >= 0)
+		close(s->epoll);
+	free(s);
+}
+
+struct lazy_source *lane_source_base(struct lane_source *s)
+{
+	return &s->base;
+}
+
+int lane_source_await(struct lane_source *s, int stop_fd, int timeout_ms, struct err *err)
+{
+	uint64_t end_ns = monotonic_ns() + (uint64_t)timeout_ms * 1000000;
+	int rc;
+
+	while ((rc = adopt_lanes(s, err)) == 1) {
+		struct pollfd fds[] = {{.fd = hall_fd(s->hall), .events = POLLIN},
+				       {.fd = stop_fd, .events = POLLIN}};
+		uint64_t now = monotonic_ns();
+
+		if (now >= end_ns)
+			return 0;
+		if (poll(fds, ARRAY_SIZE(fds), (int)((end_ns - now) / 1000000) + 1) < 0 &&
+		    errno != EINTR)
+			return err_sys(err, "poll");
+		if (fds[1].revents)
+			return adopt_lanes(s, err) == 0;
+	}
+	return rc < 0 ? -1 : 1;
+}
+
+/* CLOSE and its answer, over a demand lane on which nothing is under way. */
+static int say_close(struct lane_source *s, int timeout_ms, struct err *err)
+{
+	struct ps_request bye = {.cmd = PS_CLOSE};
+	struct pollfd pfd = {.fd = s->demand.lane.in, .events = POLLIN};
+	uint8_t out[PS_REQUEST_BYTES], status[4];
+	size_t have = 0;
+
+	ps_encode(&bye, out);
+	if (write(s->demand.lane.out, out, sizeof(out)) != sizeof(out))
+		return err_sys(err, "the connection to the source broke");
+	while (have < sizeof(status)) {
+		ssize_t n;
+
+		if (poll(&pfd, 1, timeout_ms) == 0)
+			return err_set(err, ETIMEDOUT, "the source does not answer");
+		n = read(s->demand.lane.in, status + have, sizeof(status) - have);
+		if (n < 0 && (errno == EAGAIN || errno == EINTR))
+			continue;
+		if (n <= 0)
+			return err_set(err, EPIPE, "the connection to the source ended");
+		have += (size_t)n;
+	}
+	return 0;
+}
+
+int lane_source_finish(struct lane_source *s, struct lazy *z, int timeout_ms, struct err *err)
+{
+	uint64_t end_ns = monotonic_ns() + (uint64_t)timeout_ms * 1000000;
+
+	while (monotonic_ns() < end_ns) {
+		if (s->lost && lane_source_await(s, -1, LOST_MS, err) < 0)
+			return -1;
+		if (s->lost)
+			continue;
+		if (!s->demand.first && !s->demand.have && !s->demand.out_bytes) {
+			if (say_close(s, timeout_ms, err) == 0)
+				return 0;
+			log_warn("%s", err->text);
+			give_up_lanes(s);
+			continue;
+		}
+		/* pages that nobody needs any more are still on their way */
+		if (lazy_step(z, -1, LOST_MS, err) < 0)
+			return -1;
+	}
+	return err_set(err, ETIMEDOUT, "the source could not be told that nothing is missing");
+}
+
+uint64_t lane_source_received_bytes(const struct lane_source *s)
+{
+	return s->received_bytes;
+}

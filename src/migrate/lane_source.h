@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The target's source of missing pages: the frozen tree at home, asked over two
+ * lanes. What a thread waits for goes over the one, the background over the
+ * other. When one breaks both are given up; the source at home opens others.
+ */
+#ifndef FERRY_MIGRATE_LANE_SOURCE_H
+#define FERRY_MIGRATE_LANE_SOURCE_H
+
+#include "mem/lazy.h"
+#include "migrate/lane.h"
+
+struct lane_source;
+
+/* @hall must outlive it. */
+struct lane_source *lane_source_create(struct hall *hall, struct err *err) must_check;
+void lane_source_free(struct lane_source *s); /* NULL allowed */
+
+/* For lazy_open. */
+struct lazy_source *lane_source_base(struct lane_source *s);
+
+/* Waits until both lanes have come, or @stop_fd is readable, or the time is over: 1, 0 (not yet), -1. */
+int lane_source_await(struct lane_source *s, int stop_fd, int timeout_ms, struct err *err) must_check;
+
+/*
+ * Tells the tree at home that nothing is missing any more, and waits for its
+ * answer. Goes on through broken lanes until @timeout_ms is over: then -1.
+ */
+int lane_source_finish(struct lane_source *s, struct lazy *z, int timeout_ms, struct err *err)
+	must_check;
+
+uint64_t lane_source_received_bytes(const struct lane_source *s);
+
+#endif

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The source's pages after the freeze: a thread that hands them out over lanes
+ * while the driver's main thread goes through its stages (only that one is the tracer;
+ * reading memory needs none).
+ */
+#ifndef FERRY_MIGRATE_PAGES_H
+#define FERRY_MIGRATE_PAGES_H
+
+#include "mem/serve_net.h"
+
+struct pages;
+
+enum pages_state {
+	PAGES_SERVING, /* or waiting for peers */
+	PAGES_LOST,    /* a lane broke: all of them are to be opened anew */
+	PAGES_CLOSED,  /* the other side needs nothing any more */
+	PAGES_GONE,    /* the tree here was killed, and its memory with it */
+};
+
+/* Starts the thread. @serve is filled already and must outlive it. NULL + err. */
+struct pages *pages_start(struct serve *serve, struct err *err) must_check;
+
+/* Ends thread and connections. NULL allowed. */
+void pages_stop(struct pages *p);
+
+/* Forgets the lanes that there are, and serves these. Takes the descriptors, also on failure. */
+int pages_connect(struct pages *p, const int in[], const int out[], size_t n, struct err *err)
+	must_check;
+
+/*
+ * Waits until the state is another than PAGES_SERVING, or @watch_fd is readable, or
+ * @timeout_ms (-1: no limit) are over. @err is set with PAGES_GONE.
+ */
+enum pages_state pages_wait(struct pages *p, int watch_fd, int timeout_ms, struct err *err);
+
+void pages_stats(struct pages *p, struct serve_net_stats *out);
+
+/* Pages that nobody has been given yet. */
+uint64_t pages_left(struct pages *p);
+
+#endif

@@ -254,6 +254,27 @@ def bench_tools(tools, cases, repetitions, folder, output):
         output.line(f"\nThe worst ratio is {worst:.2f} (the target is 0.50 for each).")
 
 
+def bench_lazy(repetitions, output):
+    """The table of missing pages: each figure beside its floor, the median over runs."""
+    runs = []
+    for _ in range((repetitions or 5) + 1):
+        text = subprocess.run([os.environ["BENCH_LAZY"]], check=True, stdout=subprocess.PIPE, text=True,
+                              timeout=COMMAND_LIMIT_S).stdout
+        runs.append({line.split()[0]: float(line.split()[1]) for line in text.splitlines()})
+    output.line("\nMissing pages from a server over TCP (lazy-pages): what a thread waits for one, and how "
+                "fast all come, beside one question and answer between two processes, and reading the same "
+                "bytes into fresh huge pages:\n")
+    output.row("figure", "ferry", "floor", "ratio")
+    output.row(*["---"] * 4)
+    for figure, floor, unit in (("fault_p50", "floor_p50", "us"), ("fault_p99", "floor_p99", "us"),
+                                ("busy_p50", "floor_p50", "us"), ("busy_p99", "floor_p99", "us"),
+                                ("drain", "rate_floor", "MB/s")):
+        known = [run for run in runs[1:] if figure in run]
+        if known:
+            value, least = (statistics.median(run[name] for run in known) for name in (figure, floor))
+            output.row(f"{figure} {unit}", f"{value:.1f}", f"{least:.1f}", f"{value / least:.2f}")
+
+
 def bench_migrate(cases, repetitions, folder, output):
     """The table of migrations."""
     place = folder / "hosts"
@@ -292,7 +313,7 @@ def parse_options():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", action="append", choices=CASES, help="only this one; may be repeated")
     parser.add_argument("--repetitions", type=int, help="how many, besides the one thrown away")
-    parser.add_argument("--only", choices=("dump", "migrate"), help="only this half")
+    parser.add_argument("--only", choices=("dump", "lazy", "migrate"), help="only this part")
     parser.add_argument("--tool", choices=("ferry", "criu"), help="only this program")
     parser.add_argument("--dir", default="/dev/shm", help="where images are written")
     parser.add_argument("--save", action="store_true", help="also write the tables to bench/results.md")
@@ -310,9 +331,11 @@ def main():
     folder = pathlib.Path(tempfile.mkdtemp(prefix="ferry-bench.", dir=options.dir))
     try:
         describe(tools, output)
-        if options.only != "migrate":
+        if options.only in (None, "dump"):
             bench_tools(tools, cases, options.repetitions, folder, output)
-        if options.only != "dump" and options.tool != "criu":
+        if options.only in (None, "lazy") and options.tool != "criu":
+            bench_lazy(options.repetitions, output)
+        if options.only in (None, "migrate") and options.tool != "criu":
             bench_migrate(cases, options.repetitions, folder, output)
     except (Failure, subprocess.SubprocessError) as error:
         print(f"bench: {error}", file=sys.stderr)

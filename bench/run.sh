@@ -15,13 +15,14 @@ top=$(dirname "$here")
 build=$top/${BUILD:-build}
 FERRY=${FERRY:-$build/src/cmd/ferry}
 BENCH_VICTIM=${BENCH_VICTIM:-$build/bench/bench-victim}
-export FERRY BENCH_VICTIM PYTHONDONTWRITEBYTECODE=1
+BENCH_LAZY=${BENCH_LAZY:-$build/bench/bench-lazy}
+export FERRY BENCH_VICTIM BENCH_LAZY PYTHONDONTWRITEBYTECODE=1
 
 case " $* " in
 *" --help "* | *" -h "*) exec python3 "$here/bench.py" "$@" ;;
 esac
 [ "$(id -u)" = 0 ] || { echo "bench: needs root" >&2; exit 1; }
-for program in "$FERRY" "$BENCH_VICTIM"; do
+for program in "$FERRY" "$BENCH_VICTIM" "$BENCH_LAZY"; do
 	[ -x "$program" ] || { echo "bench: $program is not built: run make first" >&2; exit 1; }
 done
 

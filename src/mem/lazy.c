@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/timerfd.h>
@@ -17,8 +18,9 @@
 enum {
 	STEP_PAGES = 16, /* the background begins with 64 KiB, and grows by as much */
 	STEP_MAX_PAGES = 1024,
+	SPIN_NS = 200000,
 	RETRY_NS = 200000,
-	QUEUE_NS = 3000000, /* so long a queue of background pages may be, for threads that wait */
+	QUEUE_NS = 1000000, /* so long a queue of background pages may be, for threads that wait */
 	EVENTS = 64,
 	LOOK_MS = 300, /* how often to look for dead tasks and after the guardian */
 };
@@ -477,6 +479,21 @@ static int work_source(struct lazy *z, bool ready, struct err *err)
 	return 1;
 }
 
+/*
+ * Where a processor has to be woken up, that costs more than a page takes to come. So while
+ * threads fault, a moment is waited without sleeping; others may have the processor.
+ */
+static int wait_for_work(const struct lazy *z, struct pollfd *p, nfds_t n, int timeout_ms)
+{
+	int r = poll(p, n, 0);
+
+	while (r == 0 && timeout_ms && lazy_now_ns() - z->fault_ns < SPIN_NS) {
+		sched_yield();
+		r = poll(p, n, 0);
+	}
+	return r == 0 && timeout_ms ? poll(p, n, timeout_ms) : r;
+}
+
 int lazy_step(struct lazy *z, int watch_fd, int timeout_ms, struct err *err)
 {
 	const struct lazy_source_ops *ops = z->source->ops;
@@ -493,7 +510,7 @@ int lazy_step(struct lazy *z, int watch_fd, int timeout_ms, struct err *err)
 		timeout_ms = source_ms;
 	if (timeout_ms < 0 || timeout_ms > LOOK_MS)
 		timeout_ms = LOOK_MS;
-	n = poll(p, ARRAY_SIZE(p), timeout_ms);
+	n = wait_for_work(z, p, ARRAY_SIZE(p), timeout_ms);
 	if (n < 0 && errno != EINTR)
 		return err_sys(err, "cannot wait for page faults");
 	if (look_around(z, err) < 0)

@@ -108,6 +108,7 @@ static int sort_fault(struct lazy_space *sp, struct lazy_wait *w, struct err *er
 	}
 	w->what = WAIT_PAGE;
 	sp->z->st.faults++;
+	sp->z->fault_ns = w->since_ns;
 	sp->cursor = w->addr; /* its neighbours are likely to be needed next */
 	sp->z->turn = sp;
 	sp->z->bulk_step_pages = 0;
@@ -119,10 +120,12 @@ int lazy_events(struct lazy_space *sp, struct err *err)
 	struct uffd_msg msg[BATCH];
 	ssize_t n = 0;
 
-	while (sp->uffd >= 0 && (n = read(sp->uffd, msg, sizeof(msg))) > 0)
-		for (size_t i = 0; i < (size_t)n / sizeof(msg[0]); i++)
+	do {
+		n = sp->uffd >= 0 ? read(sp->uffd, msg, sizeof(msg)) : 0;
+		for (ssize_t i = 0; i < n / (ssize_t)sizeof(msg[0]); i++)
 			if (on_event(sp, &msg[i], err) < 0)
 				return -1;
+	} while (n == sizeof(msg));
 	if (n < 0 && errno != EAGAIN && errno != EINTR)
 		return err_sys(err, "cannot read a userfaultfd");
 	vec_foreach (w, &sp->waits)

@@ -35,8 +35,10 @@ static void note_placed(struct lazy_space *sp, uint64_t start, uint64_t end)
 			continue;
 		}
 		now = now ? now : lazy_now_ns();
-		if (w.what == WAIT_PAGE)
-			lazy_stat_fault(sp->z, now - w.since_ns);
+		if (w.what != WAIT_PAGE)
+			continue;
+		lazy_stat_fault(sp->z, now - w.since_ns);
+		sp->z->fault_ns = now;
 	}
 	sp->waits.n = kept;
 }

@@ -53,6 +53,7 @@ struct lazy {
 	bool lost; /* requests may still be on the list: lazy_lost() takes them off */
 	bool broken; /* the kernel refused, or memory is exhausted: @why; nothing can be done any more */
 	struct err why;
+	uint64_t fault_ns; /* when a thread last met a missing page, or got one */
 	uint64_t look_ns; /* when dead tasks and the guardian were looked for */
 	bool ask_again;   /* requests ended without all their pages: look at those that wait */
 	uint64_t start_ns;

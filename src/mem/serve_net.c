@@ -21,6 +21,8 @@ enum {
 	STEP_BYTES = STEP_PAGES * 4096,
 	/* Zero pages in a row that are worth an answer of their own. */
 	ZERO_RUN_PAGES = 8,
+	/* A CLOSE counts when at most this part (1/n) of the pages was never asked for. */
+	CLOSE_LEFT_MAX_DIV = 2,
 };
 
 /* An answer that is being sent: first what is in the buffer, then the pages that follow. */
@@ -194,12 +196,15 @@ static bool others_fetch(const struct serve_net *n, const struct peer *p)
 
 /*
  * Is it the real peer's to say that it is enough? Pages may be left then: what the program
- * discards or unmaps there while it is filled is never asked for.
+ * discards or unmaps there while it is filled is never asked for. But it is not enough when most of
+ * the memory is still here: that is a stranger, or a daemon that gives up (CRIU's says CLOSE then, too).
  */
 static bool may_close(const struct serve_net *n, const struct peer *p)
 {
-	if (serve_left(n->serve))
-		return p->requests && !others_fetch(n, p);
+	uint64_t left = serve_left(n->serve), all = serve_pages(n->serve);
+
+	if (left)
+		return p->requests && !others_fetch(n, p) && left <= all / CLOSE_LEFT_MAX_DIV;
 	return p->requests || !serve_pages(n->serve) || !others_fetch(n, p);
 }
 
@@ -209,7 +214,7 @@ static int take_close(struct serve_net *n, struct peer *p, struct err *err)
 	if (!n->ferries && !may_close(n, p))
 		return err_set(err, EPROTO,
 			       serve_left(n->serve) ?
-				       "CLOSE by one who fetched nothing, or while another still fetches" :
+				       "CLOSE, but much is left that nobody has fetched, or that another still fetches" :
 				       "CLOSE by one who fetched nothing");
 	memset(p->buf, 0, sizeof(int32_t));
 	p->reply = (struct reply){.bytes = sizeof(int32_t), .close = true};

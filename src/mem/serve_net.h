@@ -7,7 +7,7 @@
  * The protocol has neither names nor passwords, and one program's life hangs on
  * it: a peer that breaks the rules loses its connection and nothing else. Rules
  * are: whole requests of known tasks and kept pages, and a CLOSE only from one
- * that has fetched pages, while nobody else does.
+ * that has fetched pages, while nobody else does, and when half of all pages have gone.
  */
 #ifndef FERRY_MEM_SERVE_NET_H
 #define FERRY_MEM_SERVE_NET_H

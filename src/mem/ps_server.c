@@ -144,7 +144,7 @@ static enum step handle(struct peer *p, struct ps_request *out, struct err *err)
 		err_set(err, EPROTO, "it asks for pages, but this server takes them");
 		return STEP_DROP;
 	default:
-		return STEP_PAGES;
+		return ps_store_check(p->store, out, err) ? STEP_DROP : STEP_PAGES;
 	}
 }
 

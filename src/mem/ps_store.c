@@ -332,9 +332,13 @@ static int receive_pages(struct ps_store *s, int from, int to, uint64_t bytes, s
 	return 0;
 }
 
-int ps_store_add(struct ps_store *s, const struct ps_request *r, int from, struct err *err)
+static uint32_t flags_of(const struct ps_request *r)
 {
-	uint32_t flags = r->cmd == PS_ADD ? PE_PRESENT : r->cmd == PS_HOLE ? PE_PARENT : r->flags;
+	return r->cmd == PS_ADD ? PE_PRESENT : r->cmd == PS_HOLE ? PE_PARENT : r->flags;
+}
+
+int ps_store_check(struct ps_store *s, const struct ps_request *r, struct err *err)
+{
 	const struct object *o;
 	char name[64];
 
@@ -345,29 +349,41 @@ int ps_store_add(struct ps_store *s, const struct ps_request *r, int from, struc
 	if (r->dst_id != ps_dst_id(&o->id))
 		return err_set(err, EPROTO, "pages of dst_id 0x%llx, but %s was begun",
 			       (unsigned long long)r->dst_id, name);
-	if (!r->nr_pages)
-		return 0;
-	if (r->vaddr < s->next)
+	if (r->nr_pages && r->vaddr < s->next)
 		return err_set(err, EPROTO, "%s: pages at 0x%llx after those up to 0x%llx", name,
 			       (unsigned long long)r->vaddr, (unsigned long long)s->next);
-	if ((flags & PE_PARENT) && !in_parent(s, r->vaddr, r->vaddr + r->nr_pages * PAGE_BYTES))
+	if (r->nr_pages && (flags_of(r) & PE_PARENT) &&
+	    !in_parent(s, r->vaddr, r->vaddr + r->nr_pages * PAGE_BYTES))
 		return err_set(err, EPROTO,
 			       "%s: the pages at 0x%llx should be in the parent and are not", name,
 			       (unsigned long long)r->vaddr);
+	return 0;
+}
+
+int ps_store_add(struct ps_store *s, const struct ps_request *r, int from, struct err *err)
+{
+	const struct object *o;
+	char name[64];
+
+	if (ps_store_check(s, r, err))
+		return -1;
+	if (!r->nr_pages)
+		return 0;
 	/* what an older dump left here ends to be one, as the images change from now on */
 	if (!s->stats.pages && !s->stats.holes && unlinkat(s->dirfd, "inventory.img", 0) &&
 	    errno != ENOENT)
 		return err_sys(err, "inventory.img: cannot remove the old image");
-	if (add_entry(s, r->vaddr, r->nr_pages, flags, err))
+	if (add_entry(s, r->vaddr, r->nr_pages, flags_of(r), err))
 		return -1;
-	if (!(flags & PE_PRESENT)) {
+	if (!ps_data_bytes(r)) {
 		s->stats.holes += r->nr_pages;
 		return 0;
 	}
 	s->stats.pages += r->nr_pages;
-	return receive_pages(s, from, o->pages.fd, r->nr_pages * PAGE_BYTES, err) ?
-		       err_wrap(err, "%s", name) :
-		       0;
+	o = &s->objects.v[s->objects.n - 1];
+	if (receive_pages(s, from, o->pages.fd, ps_data_bytes(r), err) == 0)
+		return 0;
+	return err_wrap(err, "%s", pagemap_name(&o->id, name));
 }
 
 /* ---- the end ---- */

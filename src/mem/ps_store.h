@@ -30,6 +30,9 @@ int ps_store_has_parent(struct ps_store *s, const struct ps_object *object, bool
 int ps_store_begin(struct ps_store *s, const struct ps_object *object, bool *has_parent_out,
 		   struct err *err) must_check;
 
+/* Would ps_store_add take the request? */
+int ps_store_check(struct ps_store *s, const struct ps_request *r, struct err *err) must_check;
+
 /*
  * An ADD, ADD_F or HOLE for the object at hand. Its data, if it has any, is read from
  * the socket @from, which is blocking. Holes must be in the parent.

@@ -181,7 +181,7 @@ result strangers-meanwhile
 # A program of 16 MiB that knows when it was damaged; sets pid.
 program() {
 	mkdir -p "$work/victim"
-	"$BENCH_VICTIM" "$work/victim" memory 16 >"$work/victim.out" 2>&1 || { why=$(cat "$work/victim.out"); return 1; }
+	"$BENCH_VICTIM" "$work/victim" memory 16 >"$work/victim.out" 2>&1 || { why="the victim: $(cat "$work/victim.out")"; return 1; }
 	pid=$(cat "$work/victim/pid")
 }
 
@@ -210,7 +210,7 @@ dump_fails() { # WORDS
 # start_relay: what goes to the server stops after 2 MiB.
 start_relay() {
 	timeout 60 tests/e2e/page-peer relay "$port" "$work/port" >"$work/peer.out" 2>&1 &
-	wait_for 20 test -s "$work/port" || { why=$(cat "$work/peer.out"); return 1; }
+	wait_for 20 test -s "$work/port" || { why="page-peer: $(cat "$work/peer.out")"; return 1; }
 	port=$(cat "$work/port")
 }
 
@@ -232,7 +232,7 @@ killed_dump() {
 	kill -KILL "$(pgrep -P $!)"
 	server_ends 1 && no_images "$dst" && no_images "$src" || return 1
 	grep -q "transfer failed, and nothing of it is kept" "$work/server.out" ||
-		{ why=$(cat "$work/server.out"); return 1; }
+		{ why="the server says: $(cat "$work/server.out")"; return 1; }
 	runs_well && kill_tree "$pid"
 }
 killed_dump 2>/dev/null
@@ -249,7 +249,7 @@ result nobody-listens
 full_disk() {
 	directories full -o size=8m && program && start_server "$FERRY" || return 1
 	dump_fails "the server closed the connection" && server_ends 1 && no_images "$dst" || return 1
-	grep -q "No space left" "$work/server.out" || { why=$(cat "$work/server.out"); return 1; }
+	grep -q "No space left" "$work/server.out" || { why="the server says: $(cat "$work/server.out")"; return 1; }
 }
 full_disk
 result full-disk
@@ -258,7 +258,7 @@ result full-disk
 bad_server() {
 	directories "bad-$1" && program || return 1
 	timeout 60 tests/e2e/page-peer server "$1" "$work/port" >"$work/peer.out" 2>&1 &
-	wait_for 20 test -s "$work/port" || { why=$(cat "$work/peer.out"); return 1; }
+	wait_for 20 test -s "$work/port" || { why="page-peer: $(cat "$work/peer.out")"; return 1; }
 	port=$(cat "$work/port")
 	dump_fails "$2"
 }
@@ -278,7 +278,7 @@ END
 interrupted() {
 	directories interrupted && program || return 1
 	timeout 60 tests/e2e/page-peer server stalls "$work/port" >"$work/peer.out" 2>&1 &
-	wait_for 20 test -s "$work/port" || { why=$(cat "$work/peer.out"); return 1; }
+	wait_for 20 test -s "$work/port" || { why="page-peer: $(cat "$work/peer.out")"; return 1; }
 	port=$(cat "$work/port")
 	(
 		wait_for 20 test -e "$work/port.stalled"

@@ -209,4 +209,33 @@ static inline void round_rmdir(const char *path)
 	assert_int_equal(system(cmd), 0);
 }
 
+/* ---- what a program of such tests has: one round at a time, and a folder ---- */
+
+static char dir[64];
+static struct round t;
+
+static int make_dir(void **state)
+{
+	round_mkdir(dir);
+	return 0;
+}
+
+static int remove_dir(void **state)
+{
+	round_rmdir(dir);
+	return 0;
+}
+
+static int setup(void **state)
+{
+	round_start(&t);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	round_end(&t);
+	return 0;
+}
+
 #endif

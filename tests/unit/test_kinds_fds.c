@@ -18,33 +18,6 @@
 #include <sys/signalfd.h>
 #include <sys/timerfd.h>
 
-static char dir[64];
-static struct round t;
-
-static int make_dir(void **state)
-{
-	round_mkdir(dir);
-	return 0;
-}
-
-static int remove_dir(void **state)
-{
-	round_rmdir(dir);
-	return 0;
-}
-
-static int setup(void **state)
-{
-	round_start(&t);
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	round_end(&t);
-	return 0;
-}
-
 static void close_both(const int ends[2])
 {
 	close(ends[0]);

@@ -9,33 +9,6 @@
 #include <sys/file.h>
 #include <sys/sysmacros.h>
 
-static char dir[64];
-static struct round t;
-
-static int make_dir(void **state)
-{
-	round_mkdir(dir);
-	return 0;
-}
-
-static int remove_dir(void **state)
-{
-	round_rmdir(dir);
-	return 0;
-}
-
-static int setup(void **state)
-{
-	round_start(&t);
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	round_end(&t);
-	return 0;
-}
-
 static const char *in_dir(const char *name)
 {
 	static char path[4][192];

@@ -13,7 +13,8 @@ build="gcc libc6-dev make meson ninja-build pkg-config protobuf-c-compiler libpr
        libjansson-dev libmnl-dev libssl-dev"
 test="libcmocka-dev python3 perl bash procps psmisc util-linux mandoc clang-format git
       iproute2 openssh-client openssh-server
-      sqlite3 redis-server redis-tools nginx-light xz-utils tmux"
+      sqlite3 redis-server redis-tools nginx-light xz-utils tmux
+      qemu-system-x86 busybox-static"
 ci="clang clang-tidy libclang-rt-dev"
 
 case ${1:-test} in

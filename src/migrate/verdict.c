@@ -67,6 +67,23 @@ static bool have_feature(const struct cpu_features *cpu, const char *name)
 	return false;
 }
 
+/*
+ * A program that saves its own registers knows since its start how much room that
+ * takes: the dynamic linker does so whenever it looks up a function. `xsavec` leaves
+ * out what is not in use; without it, `xsave` writes all that the processor has, and
+ * where that is more than at home, over the stack.
+ */
+static bool saves_too_much(const Wire__Needs *n, uint64_t xcr0)
+{
+	if (!(xcr0 & ~n->xcr0))
+		return false;
+	for (size_t i = 0; i < n->n_cpu_features; i++) {
+		if (!strcmp(n->cpu_features[i], "xsavec"))
+			return false;
+	}
+	return true;
+}
+
 static int look_at_cpu(struct look *l, struct err *err)
 {
 	char missing[400] = "";
@@ -86,6 +103,11 @@ static int look_at_cpu(struct look *l, struct err *err)
 	if (l->needs->xcr0 & ~cpu.xcr0)
 		return add(l, &l->refused, err,
 			   "the processor state there lacks components (xcr0 %#llx there, %#llx here)",
+			   (unsigned long long)cpu.xcr0, (unsigned long long)l->needs->xcr0);
+	if (saves_too_much(l->needs, cpu.xcr0))
+		return add(l, &l->refused, err,
+			   "the processor state there is larger (xcr0 %#llx there, %#llx here), and programs "
+			   "that save it by xsave, as the dynamic linker does where xsavec is missing, have no room for it",
 			   (unsigned long long)cpu.xcr0, (unsigned long long)l->needs->xcr0);
 	return 0;
 }

@@ -29,6 +29,8 @@ import sys
 import tempfile
 import time
 
+from floor import floor_ms
+
 TOP = pathlib.Path(__file__).resolve().parent.parent
 HOSTS = TOP / "tests/hosts/hosts.sh"
 COMMAND_LIMIT_S = 120
@@ -295,6 +297,70 @@ def bench_migrate(cases, repetitions, folder, output):
         subprocess.run([HOSTS, "down", place], check=False)
 
 
+def page_server(tool, images, port, ready):
+    """Starts a page server; returns when it listens."""
+    server = subprocess.Popen([tool.program, "page-server", "-D", str(images), "-o", "server.log",
+                               "--address", "127.0.0.1", "--port", str(port), "--status-fd", str(ready)],
+                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=(ready,))
+    os.close(ready)
+    return server
+
+
+def one_diskless(tool, arguments, mib, folder):
+    """One disk-less migration on this host: dump into a page server, copy the small images, restore.
+    Returns the gap that the program sees, and its parts, in ms."""
+    source, target = folder / "source", folder / "target"
+    touch_memory(3 * mib + 64)
+    victim = Victim(folder / "victim", arguments)
+    try:
+        target.mkdir()
+        listening, ready = os.pipe()
+        port = 20000 + os.getpid() % 10000
+        server = page_server(tool, target, port, ready)
+        if os.read(listening, 1) != b"\0":
+            raise Failure(f"{tool.name}: the page server does not listen")
+        os.close(listening)
+        victim.report()
+        dump = tool.dump(victim.pid, source, "--page-server", "--address", "127.0.0.1",
+                         "--port", str(port))
+        if server.wait(COMMAND_LIMIT_S):
+            raise Failure(f"{tool.name}: the page server ended with {server.returncode}")
+        for image in source.iterdir():
+            shutil.copy(image, target)
+        wait_until(lambda: not os.path.exists(f"/proc/{victim.pid}"), "the dumped victim")
+        restore = tool.restore(target)
+        return {"gap": victim.report(), "dump": dump, "restore": restore}
+    finally:
+        victim.end()
+        shutil.rmtree(source, ignore_errors=True)
+        shutil.rmtree(target, ignore_errors=True)
+
+
+def bench_diskless(tools, mib, repetitions, folder, output):
+    """Disk-less migration through a page server, beside the floor."""
+    rounds = {tool.name: [] for tool in tools}
+    floors = []
+    for _ in range((repetitions or 3) + 1):
+        touch_memory(2 * mib + 64)
+        floors.append(floor_ms(mib * MIB))
+        for tool in tools:
+            rounds[tool.name].append(one_diskless(tool, ("memory", str(mib)), mib, folder))
+    floor = statistics.median(floors[1:])
+    output.line(f"\n{mib} MiB through a page server: from the freeze to running again. The floor is the time "
+                "in which\nthe same bytes go through a TCP socket into fresh memory with huge pages.\n")
+    output.row("program", "gap ms", "dump ms", "restore ms", "x floor")
+    output.row("---", "---", "---", "---", "---")
+    gaps = {}
+    for tool in tools:
+        gap, dump, restore = (median_of(rounds[tool.name], name) for name in ("gap", "dump", "restore"))
+        gaps[tool.name] = gap
+        output.row(tool.name, f"{gap:.1f}", f"{dump:.1f}", f"{restore:.1f}", f"{gap / floor:.2f}")
+    output.row("the floor", f"{floor:.1f}", "", "", "1.00")
+    if len(gaps) == 2:
+        output.line(f"\nferry / CRIU: {gaps['ferry'] / gaps['criu']:.2f} (the target is 0.40); "
+                    f"ferry / floor: {gaps['ferry'] / floor:.2f} (the target is 2.00).")
+
+
 def describe(tools, output):
     """What was measured, and where."""
     versions = []
@@ -313,7 +379,8 @@ def parse_options():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", action="append", choices=CASES, help="only this one; may be repeated")
     parser.add_argument("--repetitions", type=int, help="how many, besides the one thrown away")
-    parser.add_argument("--only", choices=("dump", "lazy", "migrate"), help="only this part")
+    parser.add_argument("--only", choices=("dump", "diskless", "lazy", "migrate"), help="only this part")
+    parser.add_argument("--mib", type=int, default=1024, help="memory of the disk-less migration")
     parser.add_argument("--tool", choices=("ferry", "criu"), help="only this program")
     parser.add_argument("--dir", default="/dev/shm", help="where images are written")
     parser.add_argument("--save", action="store_true", help="also write the tables to bench/results.md")
@@ -333,6 +400,8 @@ def main():
         describe(tools, output)
         if options.only in (None, "dump"):
             bench_tools(tools, cases, options.repetitions, folder, output)
+        if options.only in (None, "diskless"):
+            bench_diskless(tools, options.mib, options.repetitions, folder, output)
         if options.only in (None, "lazy") and options.tool != "criu":
             bench_lazy(options.repetitions, output)
         if options.only in (None, "migrate") and options.tool != "criu":

@@ -14,7 +14,7 @@ enum habit {
 	REVERSE = 4,  /* last page first */
 	OUTSIDE = 8,  /* offers pages that were not asked for */
 	UNASKED = 16, /* pushes pages of nobody and of nowhere */
-	FLAKY = 32,   /* is lost at every 20th answer */
+	FLAKY = 32,   /* is lost at every 5th answer */
 	DEAF = 64,    /* never answers */
 	LATE = 128,   /* answers when nothing else is to do */
 };
@@ -91,7 +91,7 @@ static int fake_work(struct lazy_source *s, struct lazy *z, struct err *err)
 	for (int i = 0; f->first && i < 8; i++) {
 		struct lazy_request *rq = f->first;
 
-		if (f->habits & FLAKY && ++f->answers % 20 == 0)
+		if (f->habits & FLAKY && ++f->answers % 5 == 0)
 			return err_set(err, EPIPE, "the cable was pulled");
 		f->first = rq->next_of_source;
 		if (!f->first)

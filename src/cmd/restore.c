@@ -179,7 +179,7 @@ static int run(int argc, char **argv)
 	struct restore_options opt = {.kinds = &env.kinds};
 	struct restore_session *s = NULL;
 	cleanup_close int lazy_sock = -1;
-	struct restore_lazy lazy = {.announce = announce, .arg = &lazy_sock};
+	struct restore_lazy lazy = {.announce = announce, .arg = &lazy_sock, .marked = true};
 	struct opt_rest rest;
 	sigset_t saved;
 	pid_t pid = 0;

@@ -45,7 +45,8 @@ struct cursor {
 	snap_extents extents;
 	VEC(struct store *) stores; /* by level of the extents */
 	size_t extent, area;
-	uint64_t page; /* within the extent */
+	bool left_only; /* as in the job */
+	uint64_t page;  /* within the extent */
 };
 
 uint64_t pagemap_entry_pages(const PagemapEntry *e)
@@ -110,23 +111,33 @@ static void cursor_close(struct cursor *c)
 	vec_free(&c->stores);
 }
 
-/* Is all of the entry in areas that are filled lazily? */
-static bool comes_later(const struct cursor *c, const PagemapEntry *e)
+/*
+ * Is all of an entry without contents in areas that are filled lazily, or that are not
+ * for us to fill? *@area: where the search begins; entries ascend.
+ */
+static bool comes_later(const struct cursor *c, size_t *area, const PagemapEntry *e)
 {
 	uint64_t at = e->vaddr, end = at + pagemap_entry_pages(e) * PAGE_BYTES;
 
-	if (!(pagemap_entry_flags(e) & PE_LAZY))
-		return false;
-	for (size_t i = 0; i < c->n_areas && at < end; i++)
-		if (c->areas[i].how == FILL_LAZY && c->areas[i].start <= at && c->areas[i].end > at)
-			at = c->areas[i].end;
+	while (*area < c->n_areas && c->areas[*area].end <= at)
+		(*area)++;
+	for (size_t i = *area; i < c->n_areas && at < end; i++) {
+		const struct fill_area *a = &c->areas[i];
+
+		if ((a->how != FILL_LAZY && a->how != FILL_SKIP) || a->start > at)
+			return false;
+		at = a->end;
+	}
 	return at >= end;
 }
 
 static int cursor_open(struct cursor *c, struct store *store, struct err *err)
 {
+	size_t area = 0;
+
 	vec_foreach (e, &c->pagemap->entries)
-		if (!comes_later(c, *e) && check_entry(c->pagemap, *e, err) < 0)
+		if (!(pagemap_entry_flags(*e) & (PE_PRESENT | PE_PARENT)) &&
+		    !comes_later(c, &area, *e) && check_entry(c->pagemap, *e, err) < 0)
 			return -1;
 	if (pagemap_extents(c->pagemap, 0, UINT64_MAX, &c->extents, err) < 0)
 		return -1;
@@ -174,7 +185,7 @@ static int next_piece(struct cursor *c, size_t room, struct piece *p, struct err
 	p->addr = addr;
 	p->bytes = (size_t)MIN(left, (end - addr) / PAGE_BYTES) * PAGE_BYTES;
 	if (p->how == FILL_LAZY)
-		p->how = x->lazy ? FILL_SKIP : FILL_UFFD;
+		p->how = x->lazy && !c->left_only ? FILL_SKIP : FILL_UFFD;
 	if (p->how != FILL_SKIP)
 		p->bytes = MIN(p->bytes, room);
 	p->store = c->stores.v[x->level];
@@ -478,7 +489,10 @@ static int run_job(const struct fill_job *job, struct cursor *cursor, struct err
 
 int fill_task(const struct fill_job *job, struct err *err)
 {
-	struct cursor cursor = {.pagemap = job->pagemap, .areas = job->areas, .n_areas = job->n_areas};
+	struct cursor cursor = {.pagemap = job->pagemap,
+				.areas = job->areas,
+				.n_areas = job->n_areas,
+				.left_only = job->left_only};
 	int r = cursor_open(&cursor, job->store, err);
 
 	if (r == 0)

@@ -21,7 +21,7 @@ enum fill_how {
 	FILL_SKIP,  /* not at all */
 	FILL_WRITE, /* process_vm_writev: the area must be writable */
 	FILL_UFFD, /* UFFDIO_COPY: anonymous, not populated, registered with the job's userfaultfd; twice as fast */
-	FILL_LAZY,    /* as FILL_UFFD, but pages marked PE_LAZY come later: mem/lazy.h */
+	FILL_LAZY,    /* as FILL_UFFD, but pages that come later (mem/lazy.h) are left out */
 	FILL_COMPARE, /* the area is shared copy-on-write: write only pages that differ */
 };
 
@@ -39,6 +39,8 @@ struct fill_job {
 	int uffd; /* made in that task, API handshake done; -1 if no area is FILL_UFFD or FILL_LAZY */
 	const struct fill_area *areas; /* ascending; pages outside of all of them are an error */
 	size_t n_areas;
+	/* What comes later: only pages that the store has not (PE_LAZY alone), or all marked PE_LAZY. */
+	bool left_only;
 	void *scratch; /* FILL_SCRATCH_BYTES to work in (saves page faults over many small jobs), or NULL */
 	void (*progress)(void *arg, uint64_t bytes); /* this many more bytes are done; NULL allowed */
 	void *arg;

@@ -20,8 +20,8 @@ struct restore_session;
 enum restore_pids { RESTORE_PIDS_SAME, RESTORE_PIDS_AUTO, RESTORE_PIDS_NEW };
 
 /*
- * Memory that comes later (mem/lazy.h): areas with pages that are marked PE_LAZY are registered with the
- * task's userfaultfd, and those pages are not filled in.
+ * Memory that comes later (mem/lazy.h): areas with such pages are registered with the task's
+ * userfaultfd, and those pages are not filled in.
  */
 struct restore_lazy {
 	/*
@@ -33,6 +33,11 @@ struct restore_lazy {
 	 */
 	int (*announce)(void *arg, pid_t vpid, pid_t pid, int uffd, struct err *err);
 	void *arg;
+	/*
+	 * All pages that are marked PE_LAZY come later, as CRIU's daemon has it, also those that the store has.
+	 * Else only those that it has not.
+	 */
+	bool marked;
 };
 
 struct restore_options {

@@ -11,7 +11,6 @@
 #include "restore/space.h"
 
 #include "base/io.h"
-#include "mem/lazy.h"
 #include "mem/uffd.h"
 
 #include <errno.h>
@@ -327,42 +326,6 @@ static int uffd_take(struct rtask *t, int theirs, struct err *err)
 	return steal_fd(&fd);
 }
 
-/* The same for a task with lazy memory: there is no other way for an area that refuses. */
-static int uffd_take_lazy(struct rtask *t, int theirs, struct err *err)
-{
-	struct space *sp = t->space;
-	cleanup_close int fd = (int)syscall(SYS_pidfd_getfd, t->pidfd, theirs, 0);
-
-	if (fd < 0)
-		return err_sys(err, "cannot get the userfaultfd");
-	if (uffd_handshake(fd, lazy_uffd_features(), err) < 0)
-		return -1;
-	for (size_t i = 0; i < sp->n; i++) {
-		const VmaEntry *v = sp->v[i].vma;
-
-		if (sp->v[i].how == FILL_LAZY && uffd_register(fd, v->start, v->end - v->start) < 0)
-			return err_sys(err, "area 0x%llx-0x%llx cannot be filled lazily",
-				       (unsigned long long)v->start, (unsigned long long)v->end);
-	}
-	return steal_fd(&fd);
-}
-
-int space_announce_rest(struct restore_session *s, struct err *err)
-{
-	const struct restore_lazy *lazy = s->opt.lazy;
-
-	if (!lazy)
-		return 0;
-	vec_foreach (tp, &s->tasks) {
-		const struct rtask *t = *tp;
-
-		if ((!t->space || !t->space->lazy) &&
-		    lazy->announce(lazy->arg, t->vpid, t->pid, -1, err) < 0)
-			return task_wrap(t, err);
-	}
-	return 0;
-}
-
 static int write_old_vdso(struct restore_session *s, struct rtask *t, struct err *err)
 {
 	struct space *sp = t->space;
@@ -401,18 +364,13 @@ static int fill(struct restore_session *s, struct rtask *t, struct err *err)
 		.arg = s,
 	};
 
-	if (sp->use_uffd || sp->lazy) {
-		int theirs = (int)script_result(&leader(t)->script, sp->uffd_op);
-
-		uffd = sp->lazy ? uffd_take_lazy(t, theirs, err) : uffd_take(t, theirs, err);
+	if (sp->use_uffd) {
+		uffd = uffd_take(t, (int)script_result(&leader(t)->script, sp->uffd_op), err);
 		if (uffd < 0)
 			return -1;
 	}
 	job.uffd = uffd;
-	if (fill_task(&job, err) < 0)
-		return -1;
-	if (sp->lazy &&
-	    s->opt.lazy->announce(s->opt.lazy->arg, t->vpid, t->pid, steal_fd(&uffd), err) < 0)
+	if ((sp->lazy ? space_fill_lazy(s, t, &job, err) : fill_task(&job, err)) < 0)
 		return -1;
 	return sp->vdso == VDSO_COPY ? write_old_vdso(s, t, err) : 0;
 }

@@ -39,6 +39,11 @@ struct space {
 	unsigned int uffd_op;
 };
 
+/* space_lazy.c: which areas have pages that come later; and their task's fill, up to its announcement. */
+void space_plan_lazy(const struct restore_session *s, struct rtask *t);
+int space_fill_lazy(struct restore_session *s, struct rtask *t, const struct fill_job *like,
+		    struct err *err) must_check;
+
 /* The same file behind two file ids: one id, or two entries with one name. */
 bool same_file(const struct restore_session *s, uint64_t a, uint64_t b);
 

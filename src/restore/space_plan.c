@@ -137,44 +137,6 @@ static void plan_pages(struct rtask *t)
 			sp->v[i].how = FILL_WRITE;
 }
 
-static bool can_be_lazy(const VmaEntry *v)
-{
-	return v->status & VMA_ANON_PRIVATE && v->flags & MAP_PRIVATE &&
-	       !(v->flags & (VMA_FLAG_DROPPABLE | MAP_LOCKED));
-}
-
-/*
- * Areas with pages that come later. The others of the task are written: there is one userfaultfd,
- * and an area that is registered with it pays for every page that it ever touches.
- */
-static void plan_lazy(struct rtask *t)
-{
-	const struct snap_pagemap *pm = t->snap->pagemap;
-	struct space *sp = t->space;
-	size_t i = 0;
-
-	vec_foreach (ep, &pm->entries) {
-		const PagemapEntry *e = *ep;
-		uint64_t end = e->vaddr + pagemap_entry_pages(e) * PAGE_BYTES;
-
-		if (!(pagemap_entry_flags(e) & PE_LAZY))
-			continue;
-		while (i < sp->n && sp->v[i].vma->end <= e->vaddr)
-			i++;
-		for (size_t k = i; k < sp->n && sp->v[k].vma->start < end; k++)
-			if (can_be_lazy(sp->v[k].vma)) {
-				sp->v[k].how = FILL_LAZY;
-				sp->lazy = true;
-			}
-	}
-	if (!sp->lazy)
-		return;
-	sp->use_uffd = false;
-	for (i = 0; i < sp->n; i++)
-		if (sp->v[i].how == FILL_UFFD)
-			sp->v[i].how = FILL_WRITE;
-}
-
 static const VmaEntry *find_vdso(const MmEntry *mm, uint64_t *set_start)
 {
 	const VmaEntry *vdso = NULL;
@@ -345,7 +307,7 @@ int space_plan(struct restore_session *s, struct rtask *t, struct err *err)
 		return -1;
 	plan_pages(t);
 	if (s->opt.lazy)
-		plan_lazy(t);
+		space_plan_lazy(s, t);
 	if (plan_vdso(s, t, err) < 0)
 		return -1;
 	plan_fill(t);

@@ -635,6 +635,11 @@ const snap_pagemaps *precopy_pagemaps(const struct precopy *p)
 
 /* ---- the pass inside a freeze ---- */
 
+void precopy_go_on(struct precopy *p)
+{
+	p->going_on = true;
+}
+
 /* The vdso goes along whole: another kernel's may differ. */
 static int add_vdso(struct tracked *t, const MmEntry *mm, struct err *err)
 {

@@ -62,6 +62,26 @@ uint64_t precopy_open_stop_ns(const struct precopy *p);
 typedef VEC(struct snap_pagemap *) snap_pagemaps;
 const snap_pagemaps *precopy_pagemaps(const struct precopy *p);
 
+/*
+ * The pass that capture_memory() makes is not the last one: the tree will run on, and
+ * what it writes after that freeze is the next round's.
+ */
+void precopy_go_on(struct precopy *p);
+
+/*
+ * Handing the tracking over to another process: what is known goes into a new memfd, and the
+ * descriptors of the tracking are listed in the same order (they stay @p's). Between
+ * the two only one may make rounds.
+ */
+typedef VEC(int) precopy_fds;
+int precopy_pack(const struct precopy *p, int *state_fd_out, precopy_fds *fds_out, struct err *err)
+	must_check;
+
+/* Takes over: @fds become the result's, or are closed on failure. */
+struct precopy *precopy_unpack(pid_t root, const struct kind_options *opt, unsigned int timeout_ms,
+			       int state_fd, const int *fds, size_t n_fds, struct err *err)
+	must_check;
+
 /* Ends all tracking. NULL allowed. */
 void precopy_close(struct precopy *p);
 

@@ -22,6 +22,7 @@ extern const struct cmd cmd_dump;
 extern const struct cmd cmd_lazy_pages;
 extern const struct cmd cmd_migrate;
 extern const struct cmd cmd_page_server;
+extern const struct cmd cmd_pre_dump;
 extern const struct cmd cmd_restore;
 extern const struct cmd cmd_show;
 

@@ -11,8 +11,9 @@
 #include "capture/capture.h"
 #include "cmd/common.h"
 #include "cmd/dump_lazy.h"
+#include "cmd/dump_stats.h"
+#include "cmd/incremental.h"
 #include "cmd/ps_args.h"
-#include "snapshot/image.h"
 #include "stats.pb-c.h"
 #include "store/store.h"
 
@@ -27,6 +28,7 @@ struct dump_args {
 	uint64_t timeout_s;
 	struct lazy_args lazy;
 	struct ps_args server;
+	struct incremental_args incremental;
 	struct image_args images;
 };
 
@@ -63,6 +65,7 @@ static const struct opt_row rows[] = {
 	 .type = OPT_NUMBER,
 	 .offset = offsetof(struct dump_args, lazy.timeout_s),
 	 .max = 86400},
+	INCREMENTAL_ROWS(struct dump_args, incremental),
 	PS_ROWS(struct dump_args, server),
 	IMAGE_ROWS(struct dump_args, images),
 	{0},
@@ -94,43 +97,28 @@ struct dump {
 	struct capture_session *session;
 	struct lazy_phase lazy;
 	struct ps_client server; /* fd -1: the memory goes into the images */
+	struct incremental incremental;
 	DumpStatsEntry stats;
 };
 
-/* stats-dump in the work directory, as CRIU writes it. Best effort: statistics never fail a dump. */
 static int write_stats(struct dump *d, struct err *err)
 {
-	const struct image_kind *kind = image_kind_by_name("stats-dump");
-	cleanup_close int fd = -1;
-	StatsEntry entry = STATS_ENTRY__INIT;
 	struct capture_stats s;
-	struct image_writer w;
-	int rc;
 
-	if (!kind)
-		return err_set(err, ENOENT, "no such image");
 	capture_stats(d->session, &s);
 	d->stats.frozen_time = (uint32_t)(s.freeze_ns / 1000);
 	d->stats.pages_written = s.pages;
-	d->stats.pages_scanned = s.pages + s.zero_pages;
-	entry.dump = &d->stats;
-	image_writer_init(&w, kind);
-	image_write(&w, &entry.base);
-	rc = image_writer_finish(&w, err);
-	if (rc == 0) {
-		fd = openat(d->env.work_fd, "stats-dump", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC,
-			    0644);
-		if (fd < 0 || io_write_full(fd, w.data, w.bytes) < 0)
-			rc = err_sys(err, "stats-dump");
-	}
-	image_writer_free(&w);
-	return rc;
+	d->stats.pages_scanned = s.pages + s.zero_pages + s.kept_pages;
+	d->stats.pages_skipped_parent = s.kept_pages;
+	return dump_stats_write(d->env.work_fd, &d->stats, err);
 }
 
 static int dump_memory(struct dump *d, struct err *err)
 {
 	struct store_sink sink;
-	struct memory_options memory = {.sink = &sink.sink, .serve = d->lazy.serve};
+	struct memory_options memory = {.sink = &sink.sink,
+					.serve = d->lazy.serve,
+					.precopy = d->incremental.precopy};
 
 	store_sink_init(&sink, capture_state(d->session)->snap, d->env.store);
 	if (d->server.fd >= 0)
@@ -185,9 +173,11 @@ static int dump_tree(struct dump *d, struct err *err)
 	struct err late;
 	int rc;
 
+	capture_expect_tracking(d->session);
 	if (capture_check(d->session, err) < 0)
 		return -1;
-	if (image_env_action(&d->env, "pre-dump", d->pid, err) < 0)
+	if (image_env_action(&d->env, "pre-dump", d->pid, err) < 0 ||
+	    incremental_open(&d->incremental, &d->args->incremental, &d->env, d->pid, err) < 0)
 		return -1;
 	if (d->args->server.use && ps_args_connect(&d->args->server, d->pid, &d->server, err) < 0)
 		return -1;
@@ -204,6 +194,8 @@ static int dump_tree(struct dump *d, struct err *err)
 	}
 	if (rc < 0)
 		return -1;
+	if (incremental_finish(&d->incremental, &d->env, capture_state(d->session)->snap, &late) < 0)
+		incremental_warn(&spec, &late);
 	if (write_stats(d, &late) < 0)
 		log_warn("no statistics: %s", late.text);
 	return image_env_ready(&d->env, err);
@@ -230,6 +222,7 @@ static int run(int argc, char **argv)
 {
 	struct dump_args args = {.timeout_s = 10,
 				 .server = PS_ARGS_DEFAULT,
+				 .incremental = INCREMENTAL_ARGS_DEFAULT,
 				 .images = IMAGE_ARGS_DEFAULT};
 	struct dump d = {.args = &args, .server.fd = -1, .stats = DUMP_STATS_ENTRY__INIT};
 	struct opt_rest rest;
@@ -243,6 +236,10 @@ static int run(int argc, char **argv)
 		cmd_fail(&spec, &err);
 		return EXIT_USAGE;
 	}
+	/* a tree that runs on, and is watched on, can be dumped incrementally again */
+	d.incremental = (struct incremental){.spec = &spec,
+					     .go_on = args.incremental.track_mem && args.leave_running,
+					     .timeout_ms = (unsigned int)args.timeout_s * 1000};
 	args.lazy.address = args.server.address;
 	args.lazy.port = args.server.port;
 	signals_hold(&saved);
@@ -256,6 +253,7 @@ static int run(int argc, char **argv)
 	capture_close(d.session);
 	lazy_phase_close(&d.lazy);
 	ps_client_finish(&d.server);
+	incremental_close(&d.incremental);
 	image_env_close(&d.env);
 	signals_discard();
 	signals_release(&saved);

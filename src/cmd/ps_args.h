@@ -17,27 +17,26 @@ struct ps_args {
 #define NO_SOCKET UINT64_MAX
 #define PS_ARGS_DEFAULT ((struct ps_args){.socket = NO_SOCKET})
 
-#define PS_ROWS(Args, at)                                                                       \
-	{.long_name = "page-server",                                                            \
-	 .help = "send the memory to a page server instead of keeping it in the images",        \
-	 .type = OPT_FLAG,                                                                      \
-	 .offset = offsetof(Args, at.use)},                                                     \
-		{.long_name = "address",                                                        \
-		 .arg = "HOST",                                                                 \
-		 .help = "host of the page server (default: this one); with --lazy-pages: the " \
-			 "address to listen on",                                                \
-		 .type = OPT_TEXT,                                                              \
-		 .offset = offsetof(Args, at.address)},                                         \
-		{.long_name = "port",                                                           \
-		 .arg = "PORT",                                                                 \
-		 .help = "port of the page server, or to listen on",                            \
-		 .type = OPT_NUMBER,                                                            \
-		 .offset = offsetof(Args, at.port),                                             \
-		 .max = 65535},                                                                 \
-	{                                                                                       \
-		.long_name = "ps-socket", .arg = "FD",                                          \
-		.help = "use descriptor FD, a connected socket, instead of address and port",   \
-		.type = OPT_NUMBER, .offset = offsetof(Args, at.socket), .max = 1048575         \
+#define PS_ROWS(Args, at)                                                                        \
+	{.long_name = "page-server",                                                             \
+	 .help = "send the memory to a page server instead of keeping it in the images",         \
+	 .type = OPT_FLAG,                                                                       \
+	 .offset = offsetof(Args, at.use)},                                                      \
+		{.long_name = "address",                                                         \
+		 .arg = "HOST",                                                                  \
+		 .help = "host of the page server (default: this one), or address to listen on", \
+		 .type = OPT_TEXT,                                                               \
+		 .offset = offsetof(Args, at.address)},                                          \
+		{.long_name = "port",                                                            \
+		 .arg = "PORT",                                                                  \
+		 .help = "port of the page server, or to listen on",                             \
+		 .type = OPT_NUMBER,                                                             \
+		 .offset = offsetof(Args, at.port),                                              \
+		 .max = 65535},                                                                  \
+	{                                                                                        \
+		.long_name = "ps-socket", .arg = "FD",                                           \
+		.help = "use descriptor FD, a connected socket, instead of address and port",    \
+		.type = OPT_NUMBER, .offset = offsetof(Args, at.socket), .max = 1048575          \
 	}
 
 /* What cannot be meant: the text is that of a usage error. */

@@ -371,17 +371,20 @@ int drain_task(struct drain *d, pid_t pid, const MmEntry *mm, const mem_ranges *
 {
 	struct ahead *ahead = NULL;
 	struct task_memory mem;
+	bool gone = task_memory_open(&mem, pid, err) != 0;
 	int rc;
 
-	if (task_memory_open(&mem, pid, err))
+	/* A running task may end at any time: then it has no pages. */
+	if (gone && !(d->running && (err->no == ENOENT || err->no == ESRCH)))
 		return -1;
-	if (mem_ranges_bytes(plan) >= AHEAD_BYTES)
+	if (!gone && mem_ranges_bytes(plan) >= AHEAD_BYTES)
 		ahead = ahead_open(&mem, DRAIN_CHUNK_BYTES);
 	rc = d->sink->ops->begin(d->sink, pm, err);
-	if (rc == 0)
+	if (rc == 0 && !gone)
 		rc = drain_areas(d, &mem, ahead, mm, plan, pm, err);
 	ahead_close(ahead);
-	task_memory_close(&mem);
+	if (!gone)
+		task_memory_close(&mem);
 	if (rc)
 		return err_wrap(err, "pid %d", pid);
 	return d->sink->ops->end(d->sink, pm, err);

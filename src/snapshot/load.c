@@ -586,3 +586,11 @@ struct snapshot *snapshot_load_memory(struct store *store, struct err *err)
 {
 	return load(store, load_memory, err);
 }
+
+int snapshot_load_pagemap(struct snapshot *snap, struct store *store, bool shmem, uint64_t id,
+			  struct snap_pagemap **pm_out, struct err *err)
+{
+	struct loader l = {.snap = snap, .store = store};
+
+	return load_pagemap(&l, shmem, id, pm_out, err);
+}

@@ -190,6 +190,13 @@ struct snapshot *snapshot_load(struct store *store, struct err *err) must_check;
 int snapshot_verify(const struct snapshot *snap, struct err *err) must_check;
 
 /*
+ * One pagemap, without its parents, into the arena of @snap: 1 and *pm_out, whose entries the
+ * caller frees (snapshot_pagemap_free), 0 if there is no such image, -1.
+ */
+int snapshot_load_pagemap(struct snapshot *snap, struct store *store, bool shmem, uint64_t id,
+			  struct snap_pagemap **pm_out, struct err *err) must_check;
+
+/*
  * Are all bytes that the pagemaps, and those of parents, name in the pages images? Waits until the
  * pages have arrived, so it is not part of snapshot_load. A store without
  * pages descriptors is asked for the last page of each.

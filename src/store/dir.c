@@ -309,6 +309,22 @@ static int dir_set_parent(struct store *s, const char *target, struct err *err)
 	return dir_parent(s, &parent, err);
 }
 
+static int dir_punch_pages(struct store *s, uint32_t pages_id, uint64_t off, uint64_t bytes,
+			   struct err *err)
+{
+	cleanup_close int fd = -1;
+	char object[32];
+
+	snprintf(object, sizeof(object), "pages-%u.img", pages_id);
+	fd = openat(to_dir(s)->dirfd, object, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return err_sys(err, "%s: cannot open the pages", object);
+	if (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)off, (off_t)bytes))
+		return err_sys(err, "%s: offset %llu: cannot free %llu bytes", object,
+			       (unsigned long long)off, (unsigned long long)bytes);
+	return 0;
+}
+
 static int dir_complete(struct store *s, struct err *err)
 {
 	return 0;
@@ -353,6 +369,7 @@ static const struct store_ops dir_ops = {
 	.complete = dir_complete,
 	.parent = dir_parent,
 	.set_parent = dir_set_parent,
+	.punch_pages = dir_punch_pages,
 	.close = dir_close,
 };
 

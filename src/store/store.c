@@ -80,6 +80,14 @@ int store_set_parent(struct store *s, const char *target, struct err *err)
 	return s->ops->set_parent(s, target, err);
 }
 
+int store_punch_pages(struct store *s, uint32_t pages_id, uint64_t off, uint64_t bytes,
+		      struct err *err)
+{
+	if (!s->ops->punch_pages)
+		return err_set(err, ENOTSUP, "a %s store keeps all pages", s->ops->name);
+	return s->ops->punch_pages(s, pages_id, off, bytes, err);
+}
+
 void store_close(struct store *s)
 {
 	if (s)

@@ -47,6 +47,8 @@ struct store_ops {
 	/* Optional: store_parent and store_set_parent. */
 	int (*parent)(struct store *s, struct store **parent_out, struct err *err);
 	int (*set_parent)(struct store *s, const char *target, struct err *err);
+	int (*punch_pages)(struct store *s, uint32_t pages_id, uint64_t off, uint64_t bytes,
+			   struct err *err);
 	void (*close)(struct store *s);
 };
 
@@ -97,6 +99,10 @@ int store_parent(struct store *s, struct store **parent_out, struct err *err) mu
  * a directory, so a relative one starts there. Fails where it leads nowhere.
  */
 int store_set_parent(struct store *s, const char *target, struct err *err) must_check;
+
+/* Frees the space of a piece of stored pages, which reads as zeros from then on. Directories only. */
+int store_punch_pages(struct store *s, uint32_t pages_id, uint64_t off, uint64_t bytes,
+		      struct err *err) must_check;
 
 /* NULL is allowed. */
 void store_close(struct store *s);

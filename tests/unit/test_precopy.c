@@ -487,10 +487,10 @@ static void writers_write(void **state)
 		nap(30000);
 		round_of(p, &r, &later);
 		assert_true(later.dirty_pages > 0 && later.dirty_bytes_per_s > 0);
-		assert_true(later.kept_pages > 0 && later.pages < first.pages);
+		assert_true(later.kept_pages > 0); /* at least those that may not be written */
 	}
 	finish_and_compare(p, &r, &last);
-	assert_true(last.kept_pages > 0 && last.pages < first.pages);
+	assert_true(last.kept_pages > 0);
 	precopy_close(p);
 	receiver_finish(&r);
 }

@@ -5,8 +5,11 @@
 #define LOG_MODULE "page-server"
 #include "base/io.h"
 #include "base/log.h"
+#include "cmd/daemon.h"
 #include "cmd/ps_args.h"
 #include "mem/ps_server.h"
+#include "mem/serve_net.h"
+#include "snapshot/snapshot.h"
 #include "wire/tcp.h"
 
 #include <errno.h>
@@ -16,7 +19,7 @@
 struct server_args {
 	const char *images_dir, *work_dir, *prev_images_dir, *pidfile, *address;
 	uint64_t port, socket, status_fd;
-	bool daemon;
+	bool daemon, lazy;
 	struct log_args log;
 };
 
@@ -50,6 +53,10 @@ static const struct opt_row rows[] = {
 	 .type = OPT_NUMBER,
 	 .offset = offsetof(struct server_args, socket),
 	 .max = 1048575},
+	{.long_name = "lazy-pages",
+	 .help = "hand the memory of the images out to lazy-pages instead of receiving any",
+	 .type = OPT_FLAG,
+	 .offset = offsetof(struct server_args, lazy)},
 	{.long_name = "prev-images-dir",
 	 .arg = "DIR",
 	 .help = "earlier images (relative to those) that these build on",
@@ -87,8 +94,10 @@ static const struct opt_spec spec = {
 struct page_server {
 	const struct server_args *args;
 	int images_fd, work_fd, status_fd;
-	int fd;              /* listens, or is the connection */
-	struct store *store; /* with --prev-images-dir: of the images, for the sake of its parent */
+	int fd;                /* listens, or is the connection */
+	struct store *store;   /* of the images; with --prev-images-dir or --lazy-pages only */
+	struct snapshot *snap; /* with --lazy-pages */
+	struct serve *serve;
 	struct ps_server_options opt;
 };
 
@@ -107,6 +116,23 @@ static int open_parent(struct page_server *s, struct err *err)
 	if (!s->store || store_set_parent(s->store, s->args->prev_images_dir, err) ||
 	    store_parent(s->store, &s->opt.parent, err))
 		return -1;
+	return 0;
+}
+
+/* All memory that may be asked for. */
+static int open_images(struct page_server *s, struct err *err)
+{
+	if (!s->args->lazy)
+		return 0;
+	s->store = store_dir_open(s->images_fd, err);
+	s->snap = s->store ? snapshot_load(s->store, err) : NULL;
+	s->serve = s->snap ? serve_create(err) : NULL;
+	if (!s->serve || snapshot_check_pages(s->snap, s->store, err))
+		return -1;
+	vec_foreach (task, &s->snap->tasks)
+		if ((*task)->pagemap && serve_add_image(s->serve, (*task)->pagemap, s->store, err))
+			return -1;
+	log_info("%llu pages can be asked for", (unsigned long long)serve_pages(s->serve));
 	return 0;
 }
 
@@ -150,7 +176,7 @@ static int open_all(struct page_server *s, struct err *err)
 	if (s->work_fd < 0 || log_args_open(&a->log, s->work_fd, err))
 		return -1;
 	s->opt.dirfd = s->images_fd;
-	if (open_status(s, err) || open_parent(s, err))
+	if (open_status(s, err) || open_parent(s, err) || open_images(s, err))
 		return -1;
 	signal(SIGPIPE, SIG_IGN);
 	return listen_or_take(s, err);
@@ -158,6 +184,8 @@ static int open_all(struct page_server *s, struct err *err)
 
 static void close_all(struct page_server *s)
 {
+	serve_free(s->serve);
+	snapshot_free(s->snap);
 	store_close(s->store);
 	if (s->fd >= 0)
 		close(s->fd);
@@ -167,80 +195,67 @@ static void close_all(struct page_server *s)
 		close(s->images_fd);
 }
 
+/* Until a client says that it has enough. */
+static int serve_images(struct page_server *s, struct err *err)
+{
+	struct serve_net *net = serve_net_create(s->serve, false, err);
+	struct serve_net_stats st;
+	int rc = net ? 0 : -1;
+
+	if (rc == 0 && s->opt.given)
+		rc = serve_net_add(net, s->fd, s->fd, "the given socket", err);
+	else if (rc == 0)
+		serve_net_listen(net, s->fd);
+	if (net)
+		s->fd = -1;
+	while (rc == 0 && !serve_net_closed(net)) {
+		rc = serve_net_step(net, -1, -1, err);
+		serve_net_stats(net, &st);
+		if (rc == 0 && s->opt.given && !st.peers && !serve_net_closed(net))
+			rc = err_set(err, EPIPE,
+				     "the connection ended before all memory was fetched");
+	}
+	serve_net_free(net);
+	return rc;
+}
+
 /* It is there: whoever waits for that is told. */
-static int announce(struct page_server *s, pid_t pid, struct err *err)
+static int announce(struct page_server *s, struct err *err)
 {
 	struct image_env env = {.status_fd = s->status_fd};
 
-	if (s->args->pidfile && write_pidfile(s->work_fd, s->args->pidfile, pid, err) < 0)
+	if (s->args->pidfile && write_pidfile(s->work_fd, s->args->pidfile, getpid(), err) < 0)
 		return -1;
 	return image_env_ready(&env, err);
 }
 
-/* In the background nobody reads what is printed; only a log file is written. */
-static int leave_terminal(struct err *err)
-{
-	cleanup_close int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-
-	if (null < 0 || dup2(null, STDIN_FILENO) < 0 || dup2(null, STDOUT_FILENO) < 0 ||
-	    dup2(null, STDERR_FILENO) < 0)
-		return err_sys(err, "cannot leave the terminal");
-	(void)setsid();
-	return 0;
-}
-
-/* Starts the background process: in it 0, else its pid, or -1. It waits until we have announced it. */
-static pid_t split(int gate[2], struct err *err)
-{
-	pid_t pid;
-	char go;
-
-	if (pipe2(gate, O_CLOEXEC))
-		return err_sys(err, "cannot make a pipe");
-	pid = fork();
-	if (pid < 0)
-		return err_sys(err, "cannot start the background process");
-	if (pid > 0)
-		return pid;
-	close(gate[1]);
-	/* the end of the pipe without a byte: the parent could not announce us */
-	if (read(gate[0], &go, 1) != 1)
-		_exit(EXIT_FAILED);
-	close(gate[0]);
-	return 0;
-}
-
-/* 0: go on and serve; 1: the background process does; -1 */
-static int go_to_background(struct page_server *s, struct err *err)
-{
-	int gate[2];
-	pid_t pid = split(gate, err);
-
-	if (pid < 0)
-		return -1;
-	if (pid == 0)
-		return leave_terminal(err);
-	if (announce(s, pid, err))
-		return -1;
-	return io_write_full(gate[1], "", 1) ? err_sys(err, "the background process") : 1;
-}
-
 static int serve(struct page_server *s, struct err *err)
 {
-	int rc = s->args->daemon ? go_to_background(s, err) : announce(s, getpid(), err);
+	if (s->args->lazy)
+		return serve_images(s, err);
+	return ps_server_run(s->fd, &s->opt, err);
+}
 
-	if (rc)
-		return rc > 0 ? 0 : -1;
-	rc = ps_server_run(s->fd, &s->opt, err);
+/* @ready_fd: of daemon_fork, or -1 in the foreground. */
+static int open_and_serve(struct page_server *s, int ready_fd, struct err *err)
+{
+	int rc = open_all(s, err) || announce(s, err) ||
+		 (ready_fd >= 0 && daemon_ready(ready_fd, err));
+
+	if (rc == 0)
+		rc = serve(s, err);
 	if (rc)
 		log_error("%s", err->text);
-	return rc;
+	close_all(s);
+	return rc ? -1 : 0;
 }
 
 static int check_args(const struct server_args *args, struct err *err)
 {
 	if (args->socket != NO_SOCKET && (args->address || args->port))
 		return err_set(err, 0, "--ps-socket excludes --address and --port: it is connected");
+	if (args->lazy && args->prev_images_dir)
+		return err_set(err, 0, "--lazy-pages and --prev-images-dir exclude each other");
 	return 0;
 }
 
@@ -254,7 +269,7 @@ static int run(int argc, char **argv)
 		.args = &args, .images_fd = -1, .work_fd = -1, .status_fd = -1, .fd = -1};
 	struct opt_rest rest;
 	struct err err;
-	int rc = cmd_options(&spec, argc, argv, &args, &rest);
+	int status, ready_fd = -1, rc = cmd_options(&spec, argc, argv, &args, &rest);
 
 	if (rc >= 0)
 		return rc;
@@ -262,10 +277,14 @@ static int run(int argc, char **argv)
 		cmd_fail(&spec, &err);
 		return EXIT_USAGE;
 	}
-	rc = open_all(&s, &err);
-	if (rc == 0)
-		rc = serve(&s, &err);
-	close_all(&s);
+	if (args.daemon) {
+		rc = daemon_fork(&ready_fd, &status, &err);
+		if (rc > 0)
+			return status;
+		if (rc < 0)
+			return cmd_fail(&spec, &err);
+	}
+	rc = open_and_serve(&s, ready_fd, &err);
 	return rc < 0 ? cmd_fail(&spec, &err) : EXIT_DONE;
 }
 

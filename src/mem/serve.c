@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "mem/serve.h"
 
+#include "mem/fill.h"
 #include "mem/read.h"
 
 #include <errno.h>
@@ -17,6 +18,8 @@ struct kept_memory {
 	pid_t vpid;
 	int pidfd;
 	struct task_memory mem;
+	const struct snap_pagemap *pm; /* not NULL: out of the images of @store, there is no task */
+	struct store *store;
 	VEC(struct kept_range) ranges;
 	uint64_t pages;
 	uint64_t *handed; /* one bit per page */
@@ -78,6 +81,51 @@ int serve_add(struct serve *s, pid_t vpid, pid_t pid, mem_ranges *lazy, struct e
 		rc = err_sys(err, "pid %d: pidfd_open", pid);
 	if (rc == 0)
 		rc = task_memory_open(&t.mem, pid, err);
+	if (rc == 0 && !vec_push(&s->tasks, t))
+		rc = err_nomem(err);
+	if (rc < 0) {
+		forget(&t);
+		return -1;
+	}
+	s->pages += t.pages;
+	s->left += t.pages;
+	return 0;
+}
+
+/* What of a pagemap may come later. */
+static int lazy_ranges(const struct snap_pagemap *pm, mem_ranges *out, struct err *err)
+{
+	char name[64];
+
+	vec_foreach (ep, &pm->entries) {
+		const PagemapEntry *e = *ep;
+
+		if (!(e->flags & PE_LAZY))
+			continue;
+		if (!(e->flags & (PE_PRESENT | PE_PARENT)))
+			return err_set(err, ENOENT,
+				       "%s: the pages at 0x%llx were left at the source of the dump",
+				       snapshot_pagemap_name(pm, name), (unsigned long long)e->vaddr);
+		if (mem_ranges_push(out, e->vaddr, e->vaddr + e->nr_pages * PAGE_BYTES, err))
+			return -1;
+	}
+	return 0;
+}
+
+int serve_add_image(struct serve *s, const struct snap_pagemap *pm, struct store *store,
+		    struct err *err)
+{
+	struct kept_memory t = {.vpid = (pid_t)pm->id,
+				.pidfd = -1,
+				.mem = {.mem = -1, .pagemap = -1},
+				.pm = pm,
+				.store = store};
+	mem_ranges lazy = {0};
+	int rc = lazy_ranges(pm, &lazy, err);
+
+	if (rc == 0)
+		rc = keep_ranges(&t, &lazy, err);
+	vec_free(&lazy);
 	if (rc == 0 && !vec_push(&s->tasks, t))
 		rc = err_nomem(err);
 	if (rc < 0) {
@@ -153,7 +201,17 @@ int serve_read(const struct serve *s, uint64_t vpid, uint64_t vaddr, uint64_t n,
 		return err_set(err, EINVAL, "pid %llu: %llu pages at %llx are not kept",
 			       (unsigned long long)vpid, (unsigned long long)n,
 			       (unsigned long long)vaddr);
-	return task_memory_read(&t->mem, vaddr, buf, n * PAGE_BYTES, err);
+	if (!t->pm)
+		return task_memory_read(&t->mem, vaddr, buf, n * PAGE_BYTES, err);
+	switch (pagemap_read(t->store, t->pm, vaddr, buf, n * PAGE_BYTES, err)) {
+	case 1:
+		return 0;
+	case 0:
+		return err_set(err, EINVAL, "pid %llu: the images have no page at 0x%llx",
+			       (unsigned long long)vpid, (unsigned long long)vaddr);
+	default:
+		return -1;
+	}
 }
 
 int serve_check(const struct serve *s, struct err *err)

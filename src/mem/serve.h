@@ -11,6 +11,8 @@
 #define FERRY_MEM_SERVE_H
 
 #include "mem/drain.h"
+#include "snapshot/snapshot.h"
+#include "store/store.h"
 
 struct serve;
 
@@ -22,6 +24,13 @@ void serve_free(struct serve *s); /* NULL allowed; the tasks are not touched */
  * Takes the ranges of @lazy (ascending, leaves it empty), also on failure.
  */
 int serve_add(struct serve *s, pid_t vpid, pid_t pid, mem_ranges *lazy, struct err *err) must_check;
+
+/*
+ * Adds the pages that a pagemap marks PE_LAZY, out of the images of a store (and its parents)
+ * instead of a task; both must outlive @s. Refused when some of them are not in the images.
+ */
+int serve_add_image(struct serve *s, const struct snap_pagemap *pm, struct store *store,
+		    struct err *err) must_check;
 
 /* The @i-th task, and its ranges as serve_add took them (appended to @out): 1; 0: there is none; -1. */
 int serve_task(const struct serve *s, size_t i, pid_t *vpid_out, pid_t *pid_out, mem_ranges *out,

@@ -134,6 +134,32 @@ given_socket() {
 given_socket
 result given-socket
 
+# ---- out of images ------------------------------------------------------------------------------
+
+# from_images NAME SERVER DAEMON RESTORER: a finished dump is served to a lazy restore.
+from_images() {
+	local daemon
+	directories "$1" && start_victim memory_writers 8 && dump "$FERRY" "$pid" "$dst" || return 1
+	wait_gone "$pid"
+	cp "$dst"/*.img "$src"
+	start_server "$2" --lazy-pages || return 1
+	mkfifo "$work/daemon"
+	timeout -k 5 60 "$3" lazy-pages -D "$src" -o lazy.log -v4 --page-server --address 127.0.0.1 \
+		--port "$port" --status-fd 7 7>"$work/daemon" >"$work/lazy.out" 2>&1 &
+	daemon=$!
+	[ "$(timeout 20 head -c 1 "$work/daemon" | wc -c)" = 1 ] ||
+		{ why="lazy-pages: $(cat "$work/lazy.out")" && return 1; }
+	restore "$4" "$src" --lazy-pages || return 1
+	wait $daemon || { why="lazy-pages: $(cat "$work/lazy.out"; tail -n 3 "$src/lazy.log")" && return 1; }
+	server_ends 0 && verdict
+}
+from_images images-to-ferry "$FERRY" "$FERRY" "$FERRY"
+result images-to-ferry
+if [ -n "$CRIU" ]; then
+	from_images images-to-criu "$FERRY" "$CRIU" "$CRIU"
+	result images-to-criu
+fi
+
 # ---- strangers ----------------------------------------------------------------------------------
 
 strangers() {

@@ -2,6 +2,7 @@
 // mem/fill: pages of a store into another process and into shared memory.
 #include "unit.h"
 
+#include "base/io.h"
 #include "mem/fill.h"
 
 #include <errno.h>
@@ -90,6 +91,15 @@ static uint8_t peek(pid_t pid, uint64_t addr)
 	assert_int_equal(pread(fd, &byte, 1, (off_t)addr), 1);
 	close(fd);
 	return byte;
+}
+
+/* -1: it is missing, and somebody else is to bring it. */
+static int peek_if_there(pid_t pid, uint64_t addr)
+{
+	cleanup_close int fd = io_openf(O_RDONLY, "/proc/%d/mem", pid);
+	uint8_t byte;
+
+	return pread(fd, &byte, 1, (off_t)addr) == 1 ? byte : -1;
 }
 
 static void map_area(void)
@@ -201,6 +211,57 @@ static void places_by_userfaultfd(void **state)
 	end_sleeper(job.pid);
 }
 
+/* Which pages are there: of each kind of entry one byte, the rest is not to be touched (it would fault). */
+static void leave_for_later(bool left_only)
+{
+	struct fill_area areas[] = {{AREA, AREA + 8 * PAGE_BYTES, FILL_LAZY},
+				    {AREA + 8 * PAGE_BYTES, AREA + PAGES * PAGE_BYTES, FILL_WRITE}};
+	struct fill_job job = {.store = store,
+			       .pagemap = &pagemap,
+			       .areas = areas,
+			       .n_areas = 2,
+			       .left_only = left_only};
+	int there[4];
+	struct err err;
+
+	map_area();
+	memset((void *)(AREA + 8 * PAGE_BYTES), 77, PAGE_BYTES);
+	job.pid = fork_with_uffd(&job.uffd);
+	if (job.uffd < 0) {
+		end_sleeper(job.pid);
+		skip_because("no userfaultfd here");
+	}
+	add_entry(0, AREA, 1, PE_PRESENT);
+	add_entry(1, AREA + PAGE_BYTES, 1, PE_PRESENT | PE_LAZY);
+	add_entry(2, AREA + 2 * PAGE_BYTES, 2, PE_LAZY);
+	add_entry(3, AREA + 8 * PAGE_BYTES, 1, PE_PRESENT | PE_LAZY); /* not in a lazy area */
+	if (fill_task(&job, &err) < 0)
+		fail_msg("%s", err.text);
+	for (unsigned int i = 0; i < 3; i++)
+		there[i] = peek_if_there(job.pid, AREA + i * PAGE_BYTES);
+	there[3] = peek_if_there(job.pid, AREA + 8 * PAGE_BYTES);
+	end_sleeper(job.pid);
+	close(job.uffd);
+	assert_int_equal(there[0], 1);
+	assert_int_equal(there[1], left_only ? 2 : -1);
+	assert_int_equal(there[2], -1);
+	assert_int_equal(there[3], 3);
+	/* pages that are nowhere need a lazy area */
+	areas[0].how = FILL_WRITE;
+	assert_int_equal(fill_task(&job, &err), -1);
+	assert_non_null(strstr(err.text, "--lazy-pages"));
+}
+
+static void leaves_marked_pages(void **state)
+{
+	leave_for_later(false);
+}
+
+static void leaves_only_what_it_has_not(void **state)
+{
+	leave_for_later(true);
+}
+
 static void pages_outside_are_errors(void **state)
 {
 	struct fill_area area = {AREA, AREA + 2 * PAGE_BYTES, FILL_WRITE};
@@ -287,10 +348,16 @@ int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, make_store, close_store)
 	const struct CMUnitTest tests[] = {
-		TEST(writes_and_skips),           TEST(compares),
-		TEST(places_by_userfaultfd),      TEST(pages_outside_are_errors),
-		TEST(pages_elsewhere_are_errors), TEST(truncated_pages_are_errors),
-		TEST(fills_shared_memory),        TEST(reads_pages),
+		TEST(writes_and_skips),
+		TEST(compares),
+		TEST(places_by_userfaultfd),
+		TEST(leaves_marked_pages),
+		TEST(leaves_only_what_it_has_not),
+		TEST(pages_outside_are_errors),
+		TEST(pages_elsewhere_are_errors),
+		TEST(truncated_pages_are_errors),
+		TEST(fills_shared_memory),
+		TEST(reads_pages),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

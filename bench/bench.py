@@ -361,6 +361,58 @@ def bench_diskless(tools, mib, repetitions, folder, output):
                     f"ferry / floor: {gaps['ferry'] / floor:.2f} (the target is 2.00).")
 
 
+def kept_bytes(images):
+    """Bytes of the pages images in a directory."""
+    return sum(path.stat().st_size for path in images.glob("pages-*.img"))
+
+
+PRECOPY_ROUNDS = 3
+PRECOPY_RATE = 100  # MB/s that the program writes
+
+
+def one_precopy(tool, mib, folder):
+    """A plain dump of a tree that writes and runs on, then rounds of pre-dump and the dump that builds
+    on them: the gap that the program sees in each, ms, and what each writes, MiB."""
+    result = {}
+    touch_memory(3 * mib + 64)
+    victim = Victim(folder / "victim", ("writing", str(mib), str(PRECOPY_RATE)))
+    try:
+        victim.report()
+        tool.dump(victim.pid, folder / "plain", "-R")
+        result["plain dump"] = (victim.report(), kept_bytes(folder / "plain") / MIB)
+        shutil.rmtree(folder / "plain")
+        previous = []
+        for number in range(1, PRECOPY_ROUNDS + 2):
+            last = number > PRECOPY_ROUNDS
+            images = folder / f"level{number}"
+            images.mkdir()
+            name = "dump" if last else f"pre-dump {number}"
+            victim.report()
+            run_timed([tool.program, "dump" if last else "pre-dump", "-t", str(victim.pid), "-D", str(images),
+                       "-o", "log", *previous, *(["-R"] if last else [])])
+            result[name] = (victim.report(), kept_bytes(images) / MIB)
+            previous = ["--prev-images-dir", f"../level{number}"]
+    finally:
+        victim.end()
+        for path in folder.glob("level*"):
+            shutil.rmtree(path, ignore_errors=True)
+    return result
+
+
+def bench_precopy(mib, repetitions, folder, output):
+    """Pre-copy. CRIU needs soft-dirty bits for it, which few kernels have."""
+    tool = Tool("ferry", os.environ["FERRY"])
+    rounds = [one_precopy(tool, mib, folder) for _ in range((repetitions or 3) + 1)][1:]
+    output.line(f"\n{mib} MiB, of which the program writes {PRECOPY_RATE} MB/s: a plain dump, and one after "
+                f"{PRECOPY_ROUNDS} rounds of pre-dump\n(ferry only): the longest time for which the program "
+                "does not run, and what is written.\n")
+    output.row("step", "gap ms", "MiB")
+    output.row("---", "---", "---")
+    for step in rounds[0]:
+        gap, written = (statistics.median(entry[step][i] for entry in rounds) for i in (0, 1))
+        output.row(step, f"{gap:.1f}", f"{written:.1f}")
+
+
 def describe(tools, output):
     """What was measured, and where."""
     versions = []
@@ -379,7 +431,7 @@ def parse_options():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", action="append", choices=CASES, help="only this one; may be repeated")
     parser.add_argument("--repetitions", type=int, help="how many, besides the one thrown away")
-    parser.add_argument("--only", choices=("dump", "diskless", "lazy", "migrate"), help="only this part")
+    parser.add_argument("--only", choices=("dump", "diskless", "precopy", "lazy", "migrate"), help="only this part")
     parser.add_argument("--mib", type=int, default=1024, help="memory of the disk-less migration")
     parser.add_argument("--tool", choices=("ferry", "criu"), help="only this program")
     parser.add_argument("--dir", default="/dev/shm", help="where images are written")
@@ -402,6 +454,8 @@ def main():
             bench_tools(tools, cases, options.repetitions, folder, output)
         if options.only in (None, "diskless"):
             bench_diskless(tools, options.mib, options.repetitions, folder, output)
+        if options.only in (None, "precopy") and options.tool != "criu":
+            bench_precopy(options.mib, options.repetitions, folder, output)
         if options.only in (None, "lazy") and options.tool != "criu":
             bench_lazy(options.repetitions, output)
         if options.only in (None, "migrate") and options.tool != "criu":

@@ -5,6 +5,8 @@
  *	bench-victim DIR tasks N	N tasks in all: this one and N - 1 sleeping children
  *	bench-victim DIR threads N	one task with N threads, all but one asleep in a futex
  *	bench-victim DIR memory MIB	one task with MIB MiB of filled anonymous memory
+ *	bench-victim DIR writing MIB RATE	the same, and a thread that writes pages all over it, RATE
+ *					MB of pages a second (what it writes is what was there)
  *
  * Goes to the background, in its own session, stdio on /dev/null; the command returns when it is
  * ready, with its PID in DIR/pid. The main thread looks at the clock every TICK_NS. On SIGUSR1 it
@@ -139,6 +141,41 @@ static void make_memory(size_t bytes)
 		memory[i] = value = scramble(value);
 }
 
+static void *writer(void *arg)
+{
+	const struct timespec tick = {.tv_nsec = 1000000};
+	int64_t begun = now_ns(), due, rate = (int64_t)(intptr_t)arg;
+	uint64_t at = 1, written = 0, pages = memory_bytes / PAGE;
+
+	for (;;) {
+		due = (now_ns() - begun) / 1000 * rate / (int64_t)PAGE; // MB/s are bytes a microsecond
+		if (due - (int64_t)written >
+		    1000) { // it did not run for a while, and catches up with nothing
+			begun = now_ns();
+			written = 0;
+			due = 0;
+		}
+		for (; (int64_t)written < due; written++) {
+			volatile uint64_t *word;
+
+			at = scramble(at);
+			word = memory + at % pages * (PAGE / sizeof(*memory));
+			*word = *word;
+		}
+		nanosleep(&tick, NULL);
+	}
+	return NULL;
+}
+
+static void start_writing(intptr_t mb_per_s)
+{
+	pthread_t thread;
+
+	errno = pthread_create(&thread, NULL, writer, (void *)mb_per_s);
+	if (errno)
+		die("pthread_create");
+}
+
 // What is wrong with us, or NULL.
 static const char *check(void)
 {
@@ -213,13 +250,15 @@ static void go_to_background(int ready[2])
 
 int main(int argc, char **argv)
 {
-	long nr = argc == 4 ? strtol(argv[3], NULL, 10) : 0;
+	long nr = argc >= 4 ? strtol(argv[3], NULL, 10) : 0;
+	long rate = argc == 5 ? strtol(argv[4], NULL, 10) : 0;
 	sigset_t usr1;
 	char text[32];
 	int ready[2];
 
-	if (nr < 1) {
-		fprintf(stderr, "usage: bench-victim DIR tasks|threads|memory NUMBER\n");
+	if (nr < 1 || (argc == 5) != (strcmp(argv[2], "writing") == 0)) {
+		fprintf(stderr,
+			"usage: bench-victim DIR tasks|threads|memory NUMBER | writing MIB RATE\n");
 		return 2;
 	}
 	dir = realpath(argv[1], NULL);
@@ -235,6 +274,8 @@ int main(int argc, char **argv)
 		make_threads(nr - 1);
 	else
 		make_memory((size_t)nr << 20);
+	if (rate)
+		start_writing(rate);
 	snprintf(text, sizeof(text), "%d\n", getpid());
 	write_file("pid", text);
 	if (write(ready[1], "", 1) != 1 || dup2(0, 2) < 0)

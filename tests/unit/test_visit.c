@@ -176,6 +176,37 @@ static char *maps_of(pid_t pid)
 	return buf[turn];
 }
 
+/* A descriptor that the task makes becomes ours alone; a call that fails says why. */
+static void take_and_use(struct visit *v)
+{
+	uint64_t value = 0;
+	struct err err;
+	int fd;
+
+	if (visit_take_fd(v, "an eventfd", SYS_eventfd2, 7, 0, &fd, &err))
+		fail_child(46, err.text);
+	if (read(fd, &value, 8) != 8 || value != 7)
+		fail_child(47, "what was taken is no eventfd");
+	close(fd);
+	if (!visit_take_fd(v, "an eventfd", SYS_eventfd2, 7, ~0UL, &fd, &err) || err.no != EINVAL ||
+	    fd != -1)
+		fail_child(48, "a call with wrong flags did not fail");
+}
+
+/* How many descriptors a process has. */
+static unsigned int count_fds(pid_t pid)
+{
+	proc_pids fds;
+	struct err err;
+	unsigned int n;
+
+	if (proc_fds(pid, &fds, &err))
+		fail_msg("%s", err.text);
+	n = (unsigned int)fds.n;
+	vec_free(&fds);
+	return n;
+}
+
 /* One whole visit: 0, or exits of the calling process tell where it failed. */
 static void visit_once(pid_t pid, int n_threads)
 {
@@ -198,6 +229,8 @@ static void visit_once(pid_t pid, int n_threads)
 	op = script_call(&v.script, "ask the pid", SYS_getpid);
 	if (visit_run(&v, &err) || script_result(&v.script, op) != pid)
 		fail_child(42, err.text);
+	script_reset(&v.script);
+	take_and_use(&v);
 	for (i = 1; i < n_threads; i++) {
 		script_reset(&v.guest_script[i - 1]);
 		ops[i] = script_call(&v.guest_script[i - 1], "ask the tid", SYS_gettid);
@@ -217,6 +250,7 @@ static void visit_once(pid_t pid, int n_threads)
 static void test_visit_leaves_nothing(void **state)
 {
 	pid_t pid = start_child(4);
+	unsigned int fds = count_fds(pid);
 	char *before = maps_of(pid);
 	uint64_t rounds;
 	int i;
@@ -224,6 +258,7 @@ static void test_visit_leaves_nothing(void **state)
 	for (i = 0; i < 20; i++)
 		visit_once(pid, 4);
 	assert_string_equal(before, maps_of(pid));
+	assert_int_equal(count_fds(pid), fds);
 	rounds = board->rounds;
 	usleep(50000);
 	assert_true(board->rounds > rounds);
@@ -248,8 +283,8 @@ static void test_visitor_is_killed(void **state)
 {
 	int rounds = getenv("FERRY_FULL") ? 2000 : 300, i, status, cut = 0, ended = 0;
 	pid_t pid = start_child(4), visitor;
+	unsigned int span_us, fds = count_fds(pid);
 	char before[65536];
-	unsigned int span_us;
 	uint64_t progress;
 
 	strcpy(before, maps_of(pid));
@@ -280,6 +315,7 @@ static void test_visitor_is_killed(void **state)
 	usleep(100000);
 	assert_true(board->rounds > progress);
 	assert_true(board->signals > 0);
+	assert_int_equal(count_fds(pid), fds);
 	visit_once(pid, 4); /* clears what the one or other killed visitor could not */
 	assert_string_equal(before, maps_of(pid));
 	kill(pid, SIGKILL);

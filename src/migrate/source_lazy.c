@@ -230,7 +230,8 @@ static int serve_rest(struct source *s, struct err *err)
 
 		switch (pages_wait(s->pages, watch, TICK_MS, err)) {
 		case PAGES_CLOSED:
-			report(s, total);
+			/* what was not asked for is not needed any more */
+			progress_bytes(s->opt->progress, total * PAGE_BYTES, total * PAGE_BYTES);
 			return 0;
 		case PAGES_LOST:
 			rc = reconnect(s, err);

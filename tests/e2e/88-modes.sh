@@ -1,0 +1,215 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# timeout: 900
+#
+# The modes of ferry migrate between two hosts over real ssh, with a program that writes all of its
+# memory all the time, forks, remaps, discards (tests/victims/mem_lively.c): wherever it is cut, one
+# copy runs, and no byte of it is wrong. FERRY_FULL=1: 200 random faults instead of a few.
+# shellcheck disable=SC2016,SC2015,SC2154 # expanded in the hosts; "complain" always fails
+. "$(dirname "$0")/../hosts/lib.sh"
+
+mib=${MIB:-24} # for each of two processes
+work=/srv/work/mem_lively
+alive=(--ssh 'ssh -o ServerAliveInterval=1 -o ServerAliveCountMax=2 -o ConnectTimeout=3')
+
+start() {
+	hosts_put "$dir" a "$VICTIMS/mem_lively" /opt/victims/mem_lively || return 1
+	rm -rf "$(files_of a)$work" "$(files_of b)$work"
+	mkdir -p "$(files_of a)$work" "$(files_of b)$work"
+	chmod 777 "$(files_of a)$work" "$(files_of b)$work"
+	on a timeout 60 /opt/victims/mem_lively "$work" "$mib" >&2 || return 1
+	cat "$(files_of a)$work/pid"
+}
+
+slow_down() {
+	on a tc qdisc add dev eth0 root tbf rate "$1" burst 128kb latency 50ms
+}
+
+full_speed() {
+	on a tc qdisc del dev eth0 root 2>/dev/null
+	return 0
+}
+
+moves() {
+	local pid
+	pid=$(start) || complain "the program does not start" || return 1
+	must_migrate a "$pid" "$@" && moved a "$pid" && verdict b mem_lively
+}
+
+# Waits until that part of the memory (in percent) has followed.
+until_percent() {
+	python3 - "$TEST_TMP/migrate.out" "$1" <<-'END'
+		import json, sys, time
+		end = time.monotonic() + 40
+		while time.monotonic() < end:
+		    done = total = 0
+		    for line in open(sys.argv[1]):
+		        try:
+		            event = json.loads(line)
+		        except ValueError:
+		            continue
+		        if event.get("event") == "progress" and event.get("stage") == "postcopy":
+		            done, total = event["done"], event["total"]
+		        if event.get("event") in ("moved", "failed"):
+		            sys.exit(1)
+		    if total and done * 100 >= total * int(sys.argv[2]):
+		        sys.exit(0)
+		    time.sleep(0.02)
+		sys.exit(1)
+	END
+}
+
+# cut_at PERCENT HOW MODE [still]: in the lazy phase every connection breaks, by the end of ssh or with
+# the cable. The lively program gives memory back, so that not all of it is ever fetched: one that does
+# not is used for the late cuts.
+cut_at() {
+	local pid sender
+	if [ "${4:-}" = still ]; then
+		pid=$(start_bench a memory "$((2 * mib))")
+	else
+		pid=$(start)
+	fi || complain "the program does not start" || return 1
+	slow_down 120mbit
+	: >"$TEST_TMP/migrate.out"
+	migrate a "$pid" --json --mode "$3" "${alive[@]}" &
+	sender=$!
+	until_percent "$1" || complain "$1 % were never reached" || return 1
+	exists b "$pid" || complain "does not run on b at $1 %" || return 1
+	case $2 in
+	ssh) on a pkill -KILL -x ssh ;;
+	lanes) on b pkill -KILL -f '^ferry agent --join' ;;
+	cable)
+		hosts_link "$dir" down
+		sleep 5
+		hosts_link "$dir" up
+		;;
+	esac
+	full_speed
+	wait $sender || complain "migrate failed: $(tail -n 1 "$TEST_TMP/migrate.err")" || return 1
+	moved a "$pid" || return 1
+	if [ "${4:-}" = still ]; then bench_report b "$pid"; else verdict b mem_lively; fi
+}
+
+# The copy there dies with its agent; the one at home goes on from the freeze.
+agent_dies() {
+	local pid sender
+	pid=$(start) || complain "the program does not start" || return 1
+	slow_down 80mbit
+	: >"$TEST_TMP/migrate.out"
+	migrate a "$pid" --json --mode "$1" "${alive[@]}" &
+	sender=$!
+	until_percent 30 || complain "30 % were never reached" || return 1
+	on b pkill -KILL -x ferry
+	full_speed
+	wait $sender && complain "exit status 0" && return 1
+	at_home a "$pid" && verdict a mem_lively
+}
+
+# Every process of the migration at home is killed in the lazy phase.
+recovered() {
+	local pid sender
+	pid=$(start) || complain "the program does not start" || return 1
+	slow_down 80mbit
+	: >"$TEST_TMP/migrate.out"
+	migrate a "$pid" --json --mode "$1" "${alive[@]}" &
+	sender=$!
+	until_percent 30 || complain "30 % were never reached" || return 1
+	on a pkill -KILL 'ferry|ssh$'
+	wait $sender && complain "exit status 0" && return 1
+	full_speed
+	exists b "$pid" || complain "is gone from b" || return 1
+	on a grep -q '^State:.[Tt]' "/proc/$pid/status" || complain "not stopped at home" || return 1
+	on a timeout -k 5 60 ferry migrate --recover "$pid" ferry-b >"$TEST_TMP/recover" 2>&1 ||
+		complain "--recover: $(cat "$TEST_TMP/recover")" || return 1
+	moved a "$pid" && verdict b mem_lively
+}
+
+# --- random faults -----------------------------------------------------------------------------------
+
+# none, held (stopped, traced, or being built) or runs
+state() {
+	on "$1" sh -c 'status=$(cat /proc/$1/status 2>/dev/null) || { echo none; exit; }
+		case $status in
+		*"State:	Z"*) echo none ;;
+		*"State:	T"* | *"State:	t"*) echo held ;;
+		*"TracerPid:	0"*) grep -q mem_lively /proc/$1/comm && echo runs || echo held ;;
+		*) echo held ;;
+		esac' sh "$2"
+}
+
+strike() {
+	case $((RANDOM % 7)) in
+	0) on a pkill -KILL -f '^ferry migrate' ;;
+	1) on a pkill -KILL -x ferry-keeper ;;
+	2) on a pkill -KILL ferry ;;
+	3) on b pkill -KILL -x ferry ;;
+	4) on a pkill -KILL -x ssh ;;
+	5) on b pkill -KILL -f '^ferry agent --join' ;;
+	6)
+		hosts_link "$dir" down
+		sleep "$((RANDOM % 4))"
+		hosts_link "$dir" up
+		;;
+	esac
+}
+
+# Where it runs in the end; --recover is what a user would try when it stands at home.
+settle() {
+	local pid=$1 end=$((SECONDS + 60)) a b
+	while [ $SECONDS -lt $end ]; do
+		a=$(state a "$pid") b=$(state b "$pid")
+		case $a/$b in
+		runs/none | none/runs) return 0 ;;
+		runs/runs) complain "two copies run" && return 1 ;;
+		none/none) complain "no copy is left" && return 1 ;;
+		held/*)
+			on a pgrep -x 'ferry|ferry-keeper' >/dev/null ||
+				on a timeout -k 5 60 ferry migrate --recover "$pid" ferry-b
+			;;
+		esac
+		sleep 0.3
+	done
+	complain "not settled: $a on a, $b on b"
+}
+
+random_faults() {
+	local pid round mode on_a=0 on_b=0
+	for ((round = 1; round <= $1; round++)); do
+		mode=${modes[RANDOM % ${#modes[@]}]}
+		pid=$(start) || complain "the program does not start" || return 1
+		slow_down "$((100 + RANDOM % 400))mbit"
+		MIGRATE_LIMIT=100 migrate a "$pid" --mode "$mode" "${alive[@]}" &
+		sleep "$(awk -v r=$RANDOM 'BEGIN { printf "%.3f", 0.2 + r / 32768 * 3 }')"
+		strike
+		wait $!
+		full_speed
+		settle "$pid" || complain "round $round, $mode" || return 1
+		if [ "$(state a "$pid")" = runs ]; then
+			on_a=$((on_a + 1))
+			verdict a mem_lively
+		else
+			on_b=$((on_b + 1))
+			verdict b mem_lively
+		fi || complain "round $round, $mode" || return 1
+		wait_for 30 on b sh -c '! pgrep -x ferry >/dev/null' ||
+			complain "round $round, $mode: left on b: $(on b pgrep -ax ferry)" || return 1
+	done
+	echo "$1 rounds: $on_a times it stayed, $on_b times it moved"
+}
+
+begin
+modes=(stop postcopy)
+for mode in "${modes[@]}"; do
+	test_case "$mode moves a lively program" moves --mode "$mode"
+done
+test_case "postcopy over TCP" moves --mode postcopy --insecure-plain-tcp
+for percent in 10 50 90; do
+	test_case "postcopy: ssh ends at $percent %" cut_at $percent ssh postcopy still
+done
+test_case "postcopy, lively: ssh ends at 20 %" cut_at 20 ssh postcopy
+test_case "postcopy: the lanes end at 50 %" cut_at 50 lanes postcopy
+test_case "postcopy: the cable is out for a while at 50 %" cut_at 50 cable postcopy
+test_case "postcopy: the agent is killed after the commit" agent_dies postcopy
+test_case "postcopy: everything at home is killed, --recover" recovered postcopy
+test_case "random faults" random_faults "$([ -n "${FERRY_FULL:-}" ] && echo 200 || echo "${ROUNDS:-5}")"
+exit 0

@@ -20,7 +20,7 @@
 struct migrate_args {
 	const char *ssh, *remote_ferry, *recover;
 	unsigned int pids, files, on_unknown;
-	uint64_t timeout_s, unknown_after_s;
+	uint64_t timeout_s, unknown_after_s, max_rounds, max_downtime_ms, bandwidth;
 	unsigned int mode;
 	bool plain_tcp, overwrite_files, json, quiet;
 	struct log_args log;
@@ -36,8 +36,9 @@ static const char *const files_words[] = {[FILES_COPY] = "copy", [FILES_NONE] = 
 static const char *const unknown_words[] = {
 	[UNKNOWN_WAIT] = "wait", [UNKNOWN_HOME] = "home", [UNKNOWN_END] = "end", NULL};
 
-static const char *const mode_words[] = {"stop", "postcopy", NULL};
-static const enum wire_mode modes[] = {WIRE_MODE_STOP, WIRE_MODE_POSTCOPY};
+static const char *const mode_words[] = {"stop", "precopy", "postcopy", "hybrid", NULL};
+static const enum wire_mode modes[] = {WIRE_MODE_STOP, WIRE_MODE_PRECOPY, WIRE_MODE_POSTCOPY,
+				       WIRE_MODE_HYBRID};
 #define MODE_DEFAULT UINT_MAX
 
 static const struct opt_row rows[] = {
@@ -71,11 +72,30 @@ static const struct opt_row rows[] = {
 	 .type = OPT_FLAG,
 	 .offset = offsetof(struct migrate_args, overwrite_files)},
 	{.long_name = "mode",
-	 .arg = "stop|postcopy",
-	 .help = "when the memory moves: while the tree is stopped (the default), or after it runs there",
+	 .arg = "stop|precopy|postcopy|hybrid",
+	 .help = "when the memory moves: while the tree is stopped (the default), in rounds before, "
+		 "after it runs there, or both",
 	 .type = OPT_WORD,
 	 .offset = offsetof(struct migrate_args, mode),
 	 .words = mode_words},
+	{.long_name = "max-rounds",
+	 .arg = "N",
+	 .help = "send the memory at most N times before the freeze (default: as often as it pays)",
+	 .type = OPT_NUMBER,
+	 .offset = offsetof(struct migrate_args, max_rounds),
+	 .max = 1000},
+	{.long_name = "max-downtime",
+	 .arg = "MS",
+	 .help = "with --mode=precopy: refuse when the rest would take longer than MS milliseconds",
+	 .type = OPT_NUMBER,
+	 .offset = offsetof(struct migrate_args, max_downtime_ms),
+	 .max = 3600000},
+	{.long_name = "bandwidth",
+	 .arg = "RATE",
+	 .help = "send at most RATE bytes a second (suffix K, M or G) while the tree still runs here",
+	 .type = OPT_BYTES,
+	 .offset = offsetof(struct migrate_args, bandwidth),
+	 .max = UINT64_MAX},
 	{.long_name = "insecure-plain-tcp",
 	 .help = "send memory over TCP, faster than ssh but not encrypted: for networks that you trust",
 	 .type = OPT_FLAG,
@@ -220,6 +240,9 @@ static int fill_options(const struct migrate_args *args, const struct opt_rest *
 	opt->mode_wanted = args->mode != MODE_DEFAULT;
 	opt->mode = opt->mode_wanted ? modes[args->mode] : WIRE_MODE_STOP;
 	opt->plain_tcp = args->plain_tcp;
+	opt->max_rounds = (unsigned int)args->max_rounds;
+	opt->max_downtime_ms = (unsigned int)args->max_downtime_ms;
+	opt->bandwidth = args->bandwidth;
 	opt->timeout_s = (unsigned int)args->timeout_s;
 	opt->settle.on_unknown = (enum on_unknown)args->on_unknown;
 	opt->settle.unknown_after_s = (unsigned int)args->unknown_after_s;

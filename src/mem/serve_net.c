@@ -287,6 +287,7 @@ static int begin_reply(struct serve_net *n, struct peer *p, struct err *err)
 	}
 	h.nr_pages = r->pages_left;
 	if (zero) {
+		h.cmd = PS_HOLE;
 		h.flags = 0;
 		n->stats.zero_pages += step;
 	}

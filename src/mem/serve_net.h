@@ -27,8 +27,8 @@ struct serve_net_stats {
 
 /*
  * @serve must outlive it. @ferries: the peers are known to us, and of our kind:
- * a GET gets as many answers as it takes to cover its pages, those without
- * PE_PRESENT stand for pages of zeros, and a CLOSE counts also when pages were
+ * a GET gets as many answers as it takes to cover its pages, HOLE stands for
+ * pages of zeros, and a CLOSE counts also when pages were
  * never asked for (the program there has given them back).
  */
 struct serve_net *serve_net_create(struct serve *serve, bool ferries, struct err *err) must_check;

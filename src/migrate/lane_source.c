@@ -156,7 +156,7 @@ static int check_answer(const struct asking *a, const struct ps_request *h, stru
 
 	if (!rq)
 		return err_set(err, EPROTO, "the source answers what nobody asked");
-	if (h->cmd != PS_ADD_F || h->dst_id != rq->object ||
+	if ((h->cmd != PS_ADD_F && h->cmd != PS_HOLE) || h->dst_id != rq->object ||
 	    h->vaddr != rq->vaddr + a->got * PAGE_BYTES || h->nr_pages == 0 ||
 	    h->nr_pages > MIN(rq->pages - a->got, (uint64_t)ANSWER_PAGES))
 		return err_set(err, EPROTO, "the source does not answer what it was asked");
@@ -167,7 +167,7 @@ static int check_answer(const struct asking *a, const struct ps_request *h, stru
 static int take_answer(struct asking *a, const struct ps_request *h, struct lazy *z, struct err *err)
 {
 	struct lazy_request *rq = a->first;
-	int rc = h->flags & PE_PRESENT ?
+	int rc = h->cmd == PS_ADD_F ?
 			 lazy_answer(z, rq, h->vaddr, a->in + PS_REQUEST_BYTES, h->nr_pages, err) :
 			 lazy_answer_zero(z, rq, h->vaddr, h->nr_pages, err);
 
@@ -192,7 +192,7 @@ static int answer_bytes(const struct asking *a, struct ps_request *h, size_t *wa
 		return 0;
 	if (ps_decode(a->in, h, err) < 0 || check_answer(a, h, err) < 0)
 		return -1;
-	*want += h->flags & PE_PRESENT ? h->nr_pages * PAGE_BYTES : 0;
+	*want += ps_data_bytes(h);
 	return 0;
 }
 

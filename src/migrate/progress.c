@@ -123,15 +123,53 @@ void progress_refused(struct progress *p, const char *text)
 	tell(p, "refused", text, stderr);
 }
 
+/* What post-copy was like, for the summary. */
+static json_t *lazy_json(const struct progress_lazy *l)
+{
+	return json_pack("{s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:I}", "faults",
+			 (json_int_t)l->faults, "fault_p50_seconds", seconds(l->p50_ns),
+			 "fault_p99_seconds", seconds(l->p99_ns), "fault_max_seconds",
+			 seconds(l->max_ns), "drain_seconds", seconds(l->drain_ns), "demand_bytes",
+			 (json_int_t)l->urgent_bytes, "bulk_bytes", (json_int_t)l->bulk_bytes,
+			 "reconnections", (json_int_t)l->losses);
+}
+
 static void moved_json(struct progress *p, const struct progress_summary *s)
 {
-	emit(p, json_pack("{s:s, s:i, s:s, s:i, s:b, s:f, s:f, s:I, s:I, s:i, s:I}", "event",
-			  "moved", "pid", (int)s->pid, "host", s->host, "new_pid", (int)s->new_pid,
-			  "new_pid_namespace", (int)s->new_pid_namespace, "total_seconds",
-			  seconds(monotonic_ns() - p->start_ns), "frozen_seconds",
-			  seconds(s->frozen_ns), "sent_bytes", (json_int_t)s->sent_bytes,
-			  "memory_bytes", (json_int_t)s->memory_bytes, "files", (int)s->files,
-			  "file_bytes", (json_int_t)s->file_bytes));
+	json_t *o = json_pack("{s:s, s:i, s:s, s:i, s:b, s:f, s:f, s:I, s:I, s:i, s:I, s:i, s:I, s:I}",
+			      "event", "moved", "pid", (int)s->pid, "host", s->host, "new_pid",
+			      (int)s->new_pid, "new_pid_namespace", (int)s->new_pid_namespace,
+			      "total_seconds", seconds(monotonic_ns() - p->start_ns),
+			      "frozen_seconds", seconds(s->frozen_ns), "sent_bytes",
+			      (json_int_t)s->sent_bytes, "memory_bytes",
+			      (json_int_t)s->memory_bytes, "files", (int)s->files, "file_bytes",
+			      (json_int_t)s->file_bytes, "rounds", (int)s->rounds, "round_bytes",
+			      (json_int_t)s->round_bytes, "zero_bytes", (json_int_t)s->zero_bytes);
+
+	if (o && s->lazy.known)
+		json_object_set_new(o, "postcopy", lazy_json(&s->lazy));
+	emit(p, o);
+}
+
+/* The second line of the summary: how the memory moved, if not in the freeze alone. */
+static void tell_modes(const struct progress_summary *s)
+{
+	char bytes[32];
+
+	if (s->rounds)
+		printf("%u %s before the freeze, %s", s->rounds, s->rounds == 1 ? "round" : "rounds",
+		       human(bytes, sizeof(bytes), (double)s->round_bytes));
+	if (s->lazy.known)
+		printf("%s%s after it in %.2f s: %" PRIu64 " faults, p50 %.2f ms, p99 %.2f ms",
+		       s->rounds ? "; " : "",
+		       human(bytes, sizeof(bytes),
+			     (double)(s->lazy.urgent_bytes + s->lazy.bulk_bytes)),
+		       seconds(s->lazy.drain_ns), s->lazy.faults, (double)s->lazy.p50_ns / 1e6,
+		       (double)s->lazy.p99_ns / 1e6);
+	if (s->lazy.known && s->lazy.losses)
+		printf(", %" PRIu64 " broken connections", s->lazy.losses);
+	if (s->rounds || s->lazy.known)
+		printf("\n");
 }
 
 void progress_moved(struct progress *p, const struct progress_summary *s)
@@ -155,6 +193,7 @@ void progress_moved(struct progress *p, const struct progress_summary *s)
 	printf("pid %d runs on %s now: moved in %.2f s, frozen for %s, %s sent%s\n", s->pid,
 	       s->host, seconds(monotonic_ns() - p->start_ns), frozen,
 	       human(sent, sizeof(sent), (double)s->sent_bytes), files);
+	tell_modes(s);
 	fflush(stdout);
 }
 

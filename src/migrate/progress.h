@@ -43,7 +43,8 @@ struct progress_summary {
 	uint64_t frozen_ns; /* from the first stop until the destination said that it runs */
 	uint64_t sent_bytes, memory_bytes, file_bytes;
 	uint64_t zero_bytes; /* of pages that went without their bytes */
-	unsigned int files;
+	uint64_t round_bytes;
+	unsigned int files, rounds;
 	struct progress_lazy lazy;
 };
 

@@ -192,7 +192,10 @@ int source_changes(struct source *s, struct err *err)
 static int send_state(struct source *s, struct store *store, struct err *err)
 {
 	struct store_sink sink;
-	struct memory_options memory = {.sink = &sink.sink, .progress = on_progress, .arg = s};
+	struct memory_options memory = {.sink = &sink.sink,
+					.precopy = s->precopy,
+					.progress = on_progress,
+					.arg = s};
 
 	if (s->mode & WIRE_MODE_POSTCOPY) {
 		s->serve = serve_create(err);
@@ -361,6 +364,8 @@ static void tell_moved(struct source *s)
 				       .frozen_ns = s->frozen_ns,
 				       .sent_bytes = s->ch.sent_bytes + s->lane_bytes,
 				       .zero_bytes = s->zero_bytes,
+				       .rounds = s->rounds,
+				       .round_bytes = s->round_bytes,
 				       .lazy = s->lazy,
 				       .memory_bytes = s->memory_bytes};
 	struct file_totals files;
@@ -392,6 +397,7 @@ int migrate_source(const struct migrate_options *opt, int in, int out, int link,
 	else
 		progress_failed(opt->progress, err->text);
 	source_undo_lanes(&s);
+	source_undo_precopy(&s);
 	serve_free(s.serve);
 	if (s.home >= 0)
 		close(s.home);

@@ -23,9 +23,12 @@ struct migrate_options {
 	struct file_policy files;
 	enum pids_mode pids;
 	enum wire_mode mode;
-	bool mode_wanted;       /* the user's word: refuse rather than do it in another way */
-	bool plain_tcp;         /* lanes by TCP, not encrypted */
-	unsigned int timeout_s; /* for the freeze */
+	bool mode_wanted;        /* the user's word: refuse rather than do it in another way */
+	bool plain_tcp;          /* lanes by TCP, not encrypted */
+	uint64_t bandwidth;      /* bytes a second for rounds of pre-copy; 0: as fast as it goes */
+	unsigned int max_rounds; /* 0: as many as pay */
+	unsigned int max_downtime_ms; /* 0: no limit */
+	unsigned int timeout_s;       /* for the freeze */
 	struct settle_options settle;
 	struct progress *progress;
 };
@@ -54,6 +57,11 @@ struct source {
 	pid_t new_pid;
 	bool new_pid_namespace;
 	enum settled fate; /* when the commit failed */
+
+	/* pre-copy: precopy.c */
+	struct precopy *precopy;
+	unsigned int rounds;
+	uint64_t round_bytes;
 
 	/* post-copy: source_lazy.c */
 	enum wire_mode mode; /* as it is done */

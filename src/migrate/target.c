@@ -160,6 +160,10 @@ static void tell_progress(void *arg, uint64_t done_bytes, uint64_t total_bytes)
 static int build(struct target *t, struct err *err)
 {
 	t->store = store_memory_open(err);
+	if (t->store && t->area) {
+		store_memory_set_parent(t->store, t->area);
+		t->area = NULL;
+	}
 	if (!t->store || wire_store_receive(&t->ch, t->store, err) < 0)
 		return -1;
 	if ((t->mode & WIRE_MODE_POSTCOPY) && target_fill_open(t, err) < 0)
@@ -263,6 +267,7 @@ int migrate_target(int in, int out, struct err *err)
 		return -1; /* what holds the tree's memory must not be closed: the guardian ends it */
 	target_undo_state(&t); /* only ends the session of a tree that runs */
 	target_undo_lanes(&t);
+	target_undo_precopy(&t);
 	file_target_free(t.files);
 	if (t.needs)
 		wire_free(t.needs);

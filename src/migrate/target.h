@@ -29,6 +29,8 @@ struct target {
 	struct restore_session *restore;
 	uint64_t told_ns; /* when progress was sent last */
 
+	struct store *area; /* what rounds of pre-copy have brought; the store's, when there is one */
+
 	/* post-copy: target_lazy.c */
 	enum wire_mode mode;
 	struct hall *hall;

@@ -38,6 +38,7 @@ struct memory_store {
 	struct err why;
 	struct map objects; /* by hash of the name: struct object */
 	struct map pages;   /* by id: struct mem_pages */
+	struct store *parent;
 };
 
 static struct memory_store *to_memory(struct store *s)
@@ -279,6 +280,17 @@ void store_memory_fail(struct store *s, const struct err *why)
 	pthread_mutex_unlock(&m->lock);
 }
 
+static int memory_parent(struct store *s, struct store **parent_out, struct err *err)
+{
+	*parent_out = to_memory(s)->parent;
+	return 0;
+}
+
+void store_memory_set_parent(struct store *s, struct store *parent)
+{
+	to_memory(s)->parent = parent;
+}
+
 static void memory_close(struct store *s)
 {
 	struct memory_store *m = to_memory(s);
@@ -300,6 +312,7 @@ static void memory_close(struct store *s)
 	}
 	map_free(&m->objects);
 	map_free(&m->pages);
+	store_close(m->parent);
 	pthread_cond_destroy(&m->arrived);
 	pthread_mutex_destroy(&m->lock);
 	free(m);
@@ -314,6 +327,7 @@ static const struct store_ops memory_ops = {
 	.pages_fd = memory_pages_fd,
 	.skip = memory_skip,
 	.complete = memory_complete,
+	.parent = memory_parent,
 	.close = memory_close,
 };
 

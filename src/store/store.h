@@ -122,6 +122,9 @@ struct store *store_dir_open(int dirfd, struct err *err) must_check;
  */
 struct store *store_memory_open(struct err *err) must_check;
 
+/* Pages marked PE_PARENT are in @parent, which is closed with @s from now on. */
+void store_memory_set_parent(struct store *s, struct store *parent);
+
 /* Makes every waiting get fail with this reason (the connection broke). */
 void store_memory_fail(struct store *s, const struct err *why);
 

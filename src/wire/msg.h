@@ -66,6 +66,8 @@ enum msg_type {
 	MSG_DOORS = 24,       /* target */
 	MSG_PLAN = 25,        /* source */
 	MSG_DRAINED = 26,     /* target: nothing is missing any more */
+	MSG_ROUND_PAGES = 27, /* source: u64 pid in the images, u64 address, pages */
+	MSG_ROUND_END = 28,   /* source; answer: MSG_DONE */
 };
 
 enum wire_file_state {

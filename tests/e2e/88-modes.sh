@@ -198,7 +198,7 @@ random_faults() {
 }
 
 begin
-modes=(stop postcopy)
+modes=(stop precopy postcopy hybrid)
 for mode in "${modes[@]}"; do
 	test_case "$mode moves a lively program" moves --mode "$mode"
 done

@@ -54,8 +54,8 @@ struct lazy {
 	bool broken; /* the kernel refused, or memory is exhausted: @why; nothing can be done any more */
 	struct err why;
 	uint64_t fault_ns; /* when a thread last met a missing page, or got one */
-	uint64_t look_ns; /* when dead tasks and the guardian were looked for */
-	bool ask_again;   /* requests ended without all their pages: look at those that wait */
+	uint64_t look_ns;  /* when dead tasks and the guardian were looked for */
+	bool ask_again;    /* requests ended without all their pages: look at those that wait */
 	uint64_t start_ns;
 	struct lazy_stats st;
 	uint64_t latency[LATENCY_BUCKETS];

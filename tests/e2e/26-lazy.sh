@@ -51,7 +51,7 @@ lazy_daemon() {
 	shift
 	timeout -k 5 100 "$engine" lazy-pages -D "$images" -o lazy.log -v4 "$@" >"$images/lazy.out" 2>&1 &
 	daemon=$!
-	wait_for 10 test -S "$images/lazy-pages.socket" || {
+	wait_for 30 test -S "$images/lazy-pages.socket" || {
 		why="the daemon is not ready: $(cat "$images/lazy.out")"
 		return 1
 	}
@@ -64,7 +64,7 @@ lazy_source() {
 	timeout -k 5 100 env ${preload:+LD_PRELOAD=$preload} "$engine" dump -t "$pid" -D "$images" -o dump.log -v4 \
 		--lazy-pages --address 127.0.0.1 --port "$port" >"$images/dump.out" 2>&1 &
 	source=$!
-	wait_for 20 listens "$port" && wait_for 10 test -e "$images/inventory.img" || {
+	wait_for 40 listens "$port" && wait_for 40 test -e "$images/inventory.img" || {
 		why="the source does not listen: $(cat "$images/dump.out") $(grep -m 2 Error "$images/dump.log")"
 		return 1
 	}
@@ -87,7 +87,7 @@ lazy_restore() { # ENGINE
 finish_well() { # SECONDS
 	local status
 	sleep 0.3
-	if ! verdict_only 30; then
+	if ! verdict_only 60; then
 		return 1
 	fi
 	wait "$daemon" || {
@@ -237,8 +237,9 @@ refuse_case() {
 	local output
 	wanted refuse || return
 	begin refuse 1 || return
-	lazy_source "$FERRY"
-	if output=$(timeout 20 "$FERRY" restore -D "$images" --pids=new 2>&1 </dev/null); then
+	if ! lazy_source "$FERRY"; then
+		conclude 1
+	elif output=$(timeout 20 "$FERRY" restore -D "$images" --pids=new 2>&1 </dev/null); then
 		why="restored without the memory"
 		conclude 1
 	elif [[ $output != *"stayed with the source"* ]]; then

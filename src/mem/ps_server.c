@@ -12,10 +12,12 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <time.h>
 
 enum {
 	MAX_CANDIDATES = 64,
 	MAX_EMPTY_OBJECTS = 16, /* begun by a candidate, none with memory */
+	PREPARE_MS = 5000,      /* how long room is made for one object, at most */
 	FAREWELL_MS = 5000,     /* how long the peer may take to close after CLOSE */
 };
 
@@ -24,8 +26,12 @@ struct peer {
 	int fd;
 	char name[TCP_PEER_TEXT];
 	uint8_t request[PS_REQUEST_BYTES];
-	size_t have; /* bytes of it */
-	bool spoke;  /* a whole request came */
+	size_t have;    /* bytes of it */
+	bool spoke;     /* a whole request came */
+	bool peer;      /* no candidate any more */
+	bool preparing; /* room is made for what it announced; then it gets the answer */
+	int64_t prepare_until_ns;
+	int32_t has_parent; /* the answer */
 	struct ps_store *store;
 };
 
@@ -90,6 +96,14 @@ static int answer_status(const struct peer *p, int32_t status, struct err *err)
 	return answer(p, &status, sizeof(status), err);
 }
 
+static int64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * INT64_C(1000000000) + ts.tv_nsec;
+}
+
 static enum step begin(struct peer *p, const struct ps_request *r, struct err *err)
 {
 	struct ps_store_stats stats;
@@ -118,10 +132,24 @@ static enum step tell_parent(struct peer *p, const struct ps_request *r, struct 
 	bool has_parent;
 
 	if (ps_object_of(r->dst_id, &object, err) ||
-	    ps_store_has_parent(p->store, &object, &has_parent, err) ||
-	    answer_status(p, has_parent, err))
+	    ps_store_has_parent(p->store, &object, &has_parent, err))
 		return STEP_DROP;
+	p->has_parent = has_parent;
+	if (r->nr_pages == 0 || p->peer)
+		return answer_status(p, has_parent, err) ? STEP_DROP : STEP_ON;
+	ps_store_prepare(p->store, &object, r->nr_pages);
+	p->preparing = true;
+	p->prepare_until_ns = now_ns() + PREPARE_MS * INT64_C(1000000);
 	return STEP_ON;
+}
+
+/* Some more room for what the peer has announced, or the answer. */
+static int go_on_preparing(struct peer *p, struct err *err)
+{
+	if (ps_store_prepare_step(p->store) && now_ns() < p->prepare_until_ns)
+		return 0;
+	p->preparing = false;
+	return answer_status(p, p->has_parent, err);
 }
 
 /* The request that is whole in @p; *out is what it says. */
@@ -196,6 +224,7 @@ static int serve_peer(struct server *s, struct peer *p, struct ps_request *r, st
 {
 	struct err late;
 
+	p->peer = true;
 	log_info("%s sends memory", p->name);
 	if (fcntl(p->fd, F_SETFL, 0) < 0)
 		return err_sys(err, "%s: fcntl", p->name);
@@ -303,6 +332,23 @@ static int hear(struct server *s, size_t i, struct ps_request *first, struct err
 	}
 }
 
+/* One step for each candidate that waits for room. True if there is more to do. */
+static bool prepare_all(struct server *s)
+{
+	bool more = false;
+	struct err why;
+
+	for (size_t i = s->n; i-- > 0;) {
+		if (!s->candidates[i]->preparing)
+			continue;
+		if (go_on_preparing(s->candidates[i], &why))
+			drop(s, i, why.text);
+		else
+			more |= s->candidates[i]->preparing;
+	}
+	return more;
+}
+
 /* Hears everybody who has something to say; 1 and *peer_out when one of them sends memory. */
 static int hear_all(struct server *s, const struct pollfd *polled, size_t n_polled,
 		    struct peer **peer_out, struct ps_request *first, struct err *err)
@@ -336,14 +382,22 @@ static int find_peer(struct server *s, int listener, struct peer **peer_out,
 {
 	struct pollfd fds[MAX_CANDIDATES + 1];
 	size_t n, i;
+	bool busy;
 	int rc;
 
 	for (;;) {
+		busy = prepare_all(s);
+		if (s->opt->given && s->n == 0)
+			return err_set(err, EPIPE, "the connection ended before any memory came");
 		n = s->n;
-		for (i = 0; i < n; i++)
-			fds[i] = (struct pollfd){.fd = s->candidates[i]->fd, .events = POLLIN};
+		for (i = 0; i < n;
+		     i++) /* who waits for room is not heard: poll passes a negative number over */
+			fds[i] = (struct pollfd){.fd = s->candidates[i]->preparing ?
+							       -1 :
+							       s->candidates[i]->fd,
+						 .events = POLLIN};
 		fds[n] = (struct pollfd){.fd = listener, .events = POLLIN};
-		if (poll(fds, n + 1, -1) < 0) {
+		if (poll(fds, n + 1, busy ? 0 : -1) < 0) {
 			if (errno == EINTR)
 				continue;
 			return err_sys(err, "poll");

@@ -13,14 +13,19 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/vfs.h>
 
 enum {
 	FIRST_PAGES_ID = 0x10001,  /* as CRIU's page server counts: dump counts from 1 */
 	PIPE_BYTES = 1 << 20,      /* what the kernel lets everybody have */
 	ENTRIES_BYTES = 64 * 1024, /* of a pagemap, before they are written */
 	COPY_BYTES = 256 * 1024,
+	STEP_BYTES = 16 << 20,    /* of room, made in one go */
+	MIN_ROOM_BYTES = 4 << 20, /* less is not worth it */
+	MAX_ROOMS = 64,
 };
 
 /* One object: its two images. */
@@ -30,11 +35,19 @@ struct object {
 	struct incoming pages, pagemap;
 };
 
+/* A pages image with room, for an object that has not begun. */
+struct room {
+	uint64_t dst_id;
+	struct incoming file;
+};
+
 struct ps_store {
 	int dirfd;
 	struct store *parent; /* NULL: none */
 	VEC(struct object) objects;
 	struct map begun; /* by dst_id */
+	VEC(struct room) rooms;
+	uint64_t room_done, room_bytes; /* of the last one */
 	/* of the object at hand, which is the last */
 	struct image_writer entries;
 	PagemapEntry last; /* still grows; nr_pages 0: there is none */
@@ -66,6 +79,10 @@ static void discard_all(struct ps_store *s)
 		incoming_discard(&o->pagemap, s->dirfd);
 	}
 	vec_free(&s->objects);
+	vec_foreach (r, &s->rooms) {
+		incoming_discard(&r->file, s->dirfd);
+	}
+	vec_free(&s->rooms);
 }
 
 void ps_store_free(struct ps_store *s)
@@ -193,14 +210,6 @@ static int end_entry(struct ps_store *s, struct err *err)
 	return flush_entries(s, ENTRIES_BYTES, err);
 }
 
-/* The object at hand, if any, is complete. */
-static int end_object(struct ps_store *s, struct err *err)
-{
-	if (!s->objects.n)
-		return 0;
-	return end_entry(s, err) || flush_entries(s, 0, err) ? -1 : 0;
-}
-
 static int add_entry(struct ps_store *s, uint64_t vaddr, uint64_t n, uint32_t flags, struct err *err)
 {
 	PagemapEntry *last = &s->last;
@@ -221,7 +230,82 @@ static int add_entry(struct ps_store *s, uint64_t vaddr, uint64_t n, uint32_t fl
 	return 0;
 }
 
+/* ---- room ---- */
+
+/* How much may be set aside; 0: no file system in memory. */
+static uint64_t spare_bytes(int dirfd)
+{
+	struct statfs fs;
+
+	if (fstatfs(dirfd, &fs) || fs.f_type != TMPFS_MAGIC)
+		return 0;
+	return (uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize / 2;
+}
+
+void ps_store_prepare(struct ps_store *s, const struct ps_object *object, uint64_t pages)
+{
+	struct room r = {.dst_id = ps_dst_id(object), .file.fd = -1};
+	uint64_t bytes = MIN(pages, PS_VADDR_END / PAGE_BYTES) * PAGE_BYTES;
+	struct err err;
+
+	bytes = MIN(bytes, spare_bytes(s->dirfd));
+	if (bytes < MIN_ROOM_BYTES || s->rooms.n == MAX_ROOMS)
+		return;
+	if (incoming_open(s->dirfd, &r.file, &err) || !vec_push(&s->rooms, r)) {
+		incoming_discard(&r.file, s->dirfd);
+		return; /* it works without */
+	}
+	s->room_done = 0;
+	s->room_bytes = bytes;
+}
+
+bool ps_store_prepare_step(struct ps_store *s)
+{
+	uint64_t step = MIN(s->room_bytes - s->room_done, (uint64_t)STEP_BYTES);
+
+	if (step && fallocate(s->rooms.v[s->rooms.n - 1].file.fd, FALLOC_FL_KEEP_SIZE,
+			      (off_t)s->room_done, (off_t)step) == 0) {
+		s->room_done += step;
+		return s->room_done < s->room_bytes;
+	}
+	s->room_done = s->room_bytes = 0;
+	return false;
+}
+
+/* The pages image of an object: with room, if that was made. */
+static int open_pages(struct ps_store *s, uint64_t dst_id, struct incoming *out, struct err *err)
+{
+	vec_foreach (r, &s->rooms) {
+		if (r->dst_id == dst_id && r->file.fd >= 0) {
+			*out = r->file;
+			r->file.fd = -1;
+			return 0;
+		}
+	}
+	return incoming_open(s->dirfd, out, err);
+}
+
+/* What of the room was not needed goes. */
+static int end_pages(const struct object *o, struct err *err)
+{
+	off_t end = lseek(o->pages.fd, 0, SEEK_CUR);
+
+	if (end < 0 || ftruncate(o->pages.fd, end))
+		return err_sys(err, "pages-%u.img: cannot end it", o->pages_id);
+	return 0;
+}
+
 /* ---- objects ---- */
+
+/* The object at hand, if any, is complete. */
+static int end_object(struct ps_store *s, struct err *err)
+{
+	if (!s->objects.n)
+		return 0;
+	if (end_entry(s, err) || flush_entries(s, 0, err))
+		return -1;
+	return end_pages(&s->objects.v[s->objects.n - 1], err);
+}
 
 int ps_store_begin(struct ps_store *s, const struct ps_object *object, bool *has_parent_out,
 		   struct err *err)
@@ -247,8 +331,8 @@ int ps_store_begin(struct ps_store *s, const struct ps_object *object, bool *has
 	*has_parent_out = rc == 1;
 	s->parent_at = 0;
 	s->next = 0;
-	if (incoming_open(s->dirfd, &o.pagemap, err) || incoming_open(s->dirfd, &o.pages, err) ||
-	    !vec_push(&s->objects, o)) {
+	if (incoming_open(s->dirfd, &o.pagemap, err) ||
+	    open_pages(s, ps_dst_id(object), &o.pages, err) || !vec_push(&s->objects, o)) {
 		incoming_discard(&o.pagemap, s->dirfd);
 		incoming_discard(&o.pages, s->dirfd);
 		return err_wrap(err, "%s", name);

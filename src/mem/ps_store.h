@@ -26,6 +26,15 @@ void ps_store_free(struct ps_store *s);
 int ps_store_has_parent(struct ps_store *s, const struct ps_object *object, bool *out,
 			struct err *err) must_check;
 
+/*
+ * Makes room for about @pages of an object that is to come, so that fresh memory is not found
+ * only when the program stands still; on file systems in memory, and up to half of what is free
+ * there. The work is done by ps_store_prepare_step, in steps of some milliseconds: true
+ * while there is more of it.
+ */
+void ps_store_prepare(struct ps_store *s, const struct ps_object *object, uint64_t pages);
+bool ps_store_prepare_step(struct ps_store *s);
+
 /* Begins an object, which ends the one before. Once an object, at most. */
 int ps_store_begin(struct ps_store *s, const struct ps_object *object, bool *has_parent_out,
 		   struct err *err) must_check;

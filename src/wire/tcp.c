@@ -59,7 +59,7 @@ void tcp_cork(int fd, bool corked)
 
 static int bound_port(int fd, uint16_t *port_out, struct err *err)
 {
-	struct sockaddr_storage addr;
+	struct sockaddr_storage addr = {0};
 	socklen_t len = sizeof(addr);
 
 	if (getsockname(fd, (struct sockaddr *)&addr, &len))

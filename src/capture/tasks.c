@@ -45,12 +45,17 @@ static int namespaces_allowed(struct capture_session *s, pid_t pid, struct err *
 {
 	enum capture_ns ns;
 
-	for (ns = 0; ns < CAPTURE_NS_OURS; ns = ns + 1)
-		if (!shares_ns(s, pid, ns))
-			return err_set(err, ENOTSUP,
-				       "pid %d is in a %s namespace of its own, which this version does not carry; "
-				       "run ferry inside of it",
-				       pid, ns_names[ns]);
+	for (ns = 0; ns < CAPTURE_NS_OURS; ns = ns + 1) {
+		if (shares_ns(s, pid, ns))
+			continue;
+		/* a task that is ending has left its namespaces already */
+		if (!ns_inode(pid, ns_names[ns]))
+			return err_set(err, ESRCH, "pid %d is ending", pid);
+		return err_set(err, ENOTSUP,
+			       "pid %d is in a %s namespace of its own, which this version does not carry; "
+			       "run ferry inside of it",
+			       pid, ns_names[ns]);
+	}
 	return 0;
 }
 

@@ -13,7 +13,8 @@
 #include <unistd.h>
 
 #define THREADS 2
-#define WINDOW 8 // pages that are moved and discarded
+#define WINDOW 8         // pages that are moved and discarded
+#define FORK_NS 50000000 // at least, between two forks of a thread: pids are few
 
 // A thread owns every THREADS-th page: nobody else writes it.
 struct worker {
@@ -22,6 +23,7 @@ struct worker {
 	uint64_t random;
 	char *window; // of its own, and its generation
 	uint32_t window_generation;
+	int64_t forked_ns;
 };
 
 static char *area;
@@ -72,6 +74,7 @@ static void fork_some(struct worker *w)
 	pid_t pid = MUST(fork());
 	int status;
 
+	w->forked_ns = victim_now_ns();
 	if (pid == 0) {
 		for (int n = 0; n < 4; n++) {
 			size_t i = some_page(w);
@@ -141,7 +144,7 @@ static void *work(void *arg)
 	for (unsigned long n = 0; !victim_asked(); n++) {
 		for (int i = 0; i < 4; i++)
 			touch_some(w);
-		if (n % 4 == 3)
+		if (n % 4 == 3 && victim_now_ns() - w->forked_ns > FORK_NS)
 			fork_some(w);
 		if (n % 6 == 1)
 			move_window(w);

@@ -91,7 +91,8 @@ struct lazy_daemon {
 	int ready_fd; /* --daemon: whoever waits for us to be ready; -1 */
 	int listener, sock, signals;
 	pid_t restorer;
-	bool finished; /* the tree runs */
+	bool finished;     /* the tree runs */
+	bool pidfile_made; /* by us */
 };
 
 /* ---- before: waiting for a restore ---- */
@@ -126,8 +127,11 @@ static int become_ready(struct lazy_daemon *d, struct err *err)
 	d->listener = lazy_sock_listen(d->env.work_fd, err);
 	if (d->listener < 0)
 		return -1;
-	if (d->args->pidfile && write_pidfile(d->env.work_fd, d->args->pidfile, getpid(), err) < 0)
-		return -1;
+	if (d->args->pidfile) {
+		if (write_pidfile(d->env.work_fd, d->args->pidfile, getpid(), err) < 0)
+			return -1;
+		d->pidfile_made = true;
+	}
 	if (image_env_ready(&d->env, err) < 0)
 		return -1;
 	return d->ready_fd >= 0 ? daemon_ready(steal_fd(&d->ready_fd), err) : 0;
@@ -452,7 +456,7 @@ static int run(int argc, char **argv)
 		log_error("%s", err.text);
 	if (d.listener >= 0)
 		lazy_sock_unlink(d.env.work_fd);
-	if (args.pidfile && d.env.work_fd >= 0 && d.ready_fd < 0)
+	if (d.pidfile_made)
 		unlinkat(d.env.work_fd, args.pidfile, 0);
 	/* userfaultfds are left to the end of the process, and to the guardian: see above */
 	return rc < 0 ? cmd_fail(&spec, &err) : EXIT_DONE;

@@ -19,7 +19,7 @@
 struct server_args {
 	const char *images_dir, *work_dir, *prev_images_dir, *pidfile, *address;
 	uint64_t port, socket, status_fd;
-	bool daemon, lazy;
+	bool daemon, lazy, auto_dedup;
 	struct log_args log;
 };
 
@@ -62,6 +62,10 @@ static const struct opt_row rows[] = {
 	 .help = "earlier images (relative to those) that these build on",
 	 .type = OPT_TEXT,
 	 .offset = offsetof(struct server_args, prev_images_dir)},
+	{.long_name = "auto-dedup",
+	 .help = "free the space of pages in earlier images that these ones replace",
+	 .type = OPT_FLAG,
+	 .offset = offsetof(struct server_args, auto_dedup)},
 	{.short_name = 'd',
 	 .long_name = "daemon",
 	 .help = "return when it listens; it works in the background",
@@ -116,6 +120,7 @@ static int open_parent(struct page_server *s, struct err *err)
 	if (!s->store || store_set_parent(s->store, s->args->prev_images_dir, err) ||
 	    store_parent(s->store, &s->opt.parent, err))
 		return -1;
+	s->opt.dedup = s->args->auto_dedup ? s->store : NULL;
 	return 0;
 }
 
@@ -254,6 +259,8 @@ static int check_args(const struct server_args *args, struct err *err)
 {
 	if (args->socket != NO_SOCKET && (args->address || args->port))
 		return err_set(err, 0, "--ps-socket excludes --address and --port: it is connected");
+	if (args->auto_dedup && !args->prev_images_dir)
+		return err_set(err, 0, "--auto-dedup needs --prev-images-dir");
 	if (args->lazy && args->prev_images_dir)
 		return err_set(err, 0, "--lazy-pages and --prev-images-dir exclude each other");
 	return 0;

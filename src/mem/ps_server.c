@@ -240,6 +240,8 @@ static int serve_peer(struct server *s, struct peer *p, struct ps_request *r, st
 		log_warn("%s: it has not heard that everything is stored: %s", p->name, late.text);
 	else if (!s->opt->given)
 		await_end(p);
+	if (s->opt->dedup && ps_store_dedup(p->store, s->opt->dedup, &late))
+		log_warn("everything is stored, but: %s", late.text);
 	return 0;
 }
 

@@ -18,6 +18,7 @@
 struct ps_server_options {
 	int dirfd;            /* of the images */
 	struct store *parent; /* NULL: none */
+	struct store *dedup; /* not NULL: the images; what they replace in their parents is freed */
 	bool given; /* the descriptor is a connected socket, not a listening one: it is the only candidate */
 };
 

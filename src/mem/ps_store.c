@@ -7,6 +7,7 @@
 #include "base/map.h"
 #include "base/vec.h"
 #include "mem/ranges.h"
+#include "snapshot/dedup.h"
 #include "snapshot/image.h"
 #include "snapshot/snapshot.h"
 #include "store/incoming.h"
@@ -504,5 +505,27 @@ int ps_store_publish(struct ps_store *s, struct err *err)
 	}
 	log_info("%llu objects, %llu pages, %llu left out", (unsigned long long)s->stats.objects,
 		 (unsigned long long)s->stats.pages, (unsigned long long)s->stats.holes);
+	return 0;
+}
+
+int ps_store_dedup(struct ps_store *s, struct store *images, struct err *err)
+{
+	uint64_t bytes = 0;
+
+	vec_foreach (o, &s->objects) {
+		struct snapshot *scratch = snapshot_create(err);
+		struct snap_pagemap *pm = NULL;
+		int rc = scratch ? snapshot_load_pagemap(scratch, images, o->id.shmem, o->id.id,
+							 &pm, err) :
+				   -1;
+
+		if (rc == 1 && dedup_parents(pm, images, &bytes, err))
+			rc = -1;
+		snapshot_pagemap_free(pm);
+		snapshot_free(scratch);
+		if (rc < 0)
+			return err_wrap(err, "--auto-dedup");
+	}
+	log_info("freed %llu bytes of earlier images", (unsigned long long)bytes);
 	return 0;
 }

@@ -55,6 +55,12 @@ int ps_store_add(struct ps_store *s, const struct ps_request *r, int from, struc
  */
 int ps_store_publish(struct ps_store *s, struct err *err) must_check;
 
+/*
+ * After that: frees the space of pages in the parents of @images, which is the
+ * directory that was published to, where these images have pages of their own.
+ */
+int ps_store_dedup(struct ps_store *s, struct store *images, struct err *err) must_check;
+
 struct ps_store_stats {
 	uint64_t objects, pages, holes;
 };

@@ -134,6 +134,25 @@ given_socket() {
 given_socket
 result given-socket
 
+# Memory in two parts, of which the second frees what it replaces.
+incremental() {
+	local blocks
+	directories incremental && start_victim memory_writers 8 && mkdir "$src/1" "$dst/1" || return 1
+	port=$(timeout 20 "$FERRY" page-server -D "$dst/1" --daemon -o server.log) || return 1
+	timeout 60 "$FERRY" pre-dump -t "$pid" -D "$src/1" --track-mem --page-server --port "$port" >"$work/out" 2>&1 ||
+		{ why="pre-dump: $(cat "$work/out")" && return 1; }
+	wait_for 10 test -e "$dst/1/pagemap-$pid.img" || { why="nothing arrived" && return 1; }
+	blocks=$(du -s "$dst/1" | cut -f 1)
+	start_server "$FERRY" --prev-images-dir 1 --auto-dedup || return 1
+	dump_to_server "$FERRY" "$pid" --prev-images-dir 1 --track-mem && server_ends 0 || return 1
+	grep -q "[1-9][0-9]* left out" "$dst/server.log" || { why="no page was left out" && return 1; }
+	[ "$(du -s "$dst/1" | cut -f 1)" -lt "$blocks" ] || { why="nothing was freed" && return 1; }
+	cp "$src"/*.img "$dst"
+	wait_gone "$pid" && restore "$FERRY" "$dst" && verdict
+}
+incremental
+result incremental
+
 # ---- out of images ------------------------------------------------------------------------------
 
 # from_images NAME SERVER DAEMON RESTORER: a finished dump is served to a lazy restore.

@@ -452,7 +452,7 @@ static int run(int argc, char **argv)
 	rc = image_env_open(&d.env, &args.images, &err);
 	if (rc == 0)
 		rc = run_daemon(&d, &err);
-	if (rc < 0)
+	if (rc < 0 && args.images.log.file) /* a daemon has no other voice */
 		log_error("%s", err.text);
 	if (d.listener >= 0)
 		lazy_sock_unlink(d.env.work_fd);

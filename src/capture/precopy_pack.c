@@ -146,13 +146,14 @@ static int unpack_task(struct precopy *p, struct input *in, struct err *err)
 		rc = take_ranges(in, rec.n[2], &t->zeros, err);
 	if (rc == 0 && rec.has_uffd)
 		uffd = in->fd_at < in->n_fds ? in->fds[in->fd_at++] : -1;
+	if (rc == 0 && (p->method == TRACK_UFFD && rec.has_track) != (uffd >= 0))
+		rc = bad_state(err);
 	if (rc == 0 && rec.has_track) {
-		if (p->method == TRACK_UFFD && uffd < 0)
-			rc = bad_state(err);
-		else
-			t->track = track_adopt(t->pid, p->method, uffd, &registered, err);
+		t->track = track_adopt(t->pid, p->method, steal_fd(&uffd), &registered, err);
 		rc = t->track ? 0 : -1;
 	}
+	if (uffd >= 0)
+		close(uffd);
 	vec_free(&registered);
 	return rc;
 }

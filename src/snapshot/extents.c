@@ -86,15 +86,17 @@ static int take(levels *all, unsigned int at, uint64_t from, uint64_t to, snap_e
 int pagemap_extents(const struct snap_pagemap *pm, uint64_t from, uint64_t to, snap_extents *out,
 		    struct err *err)
 {
-	const struct snap_pagemap *p;
+	const struct snap_pagemap *p = pm;
 	levels all = {0};
 	int rc = 0;
 
-	for (p = pm; p; p = p->parent)
+	do {
 		if (!vec_push(&all, (struct level){.pm = p})) {
 			vec_free(&all);
 			return err_nomem(err);
 		}
+		p = p->parent;
+	} while (p);
 	vec_foreach (entry, &pm->entries) {
 		size_t known = out->n;
 		uint64_t start = MAX((*entry)->vaddr, from), end = MIN(entry_end(*entry), to);

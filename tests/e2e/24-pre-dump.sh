@@ -177,6 +177,33 @@ busy_victim && quiet_step dump 1 -R --track-mem && quiet_step dump 2 -R --track-
 	restored "$FERRY" last
 result "dumps of a tree that runs on"
 
+# The memory of each round to a page server of its own, which has the parent; the dump's other images
+# are copied to the last.
+served_round() { # COMMAND NUMBER [PREVIOUS]
+	local command=$1 n=$2 previous=${3:+--prev-images-dir ../served$3} port
+	mkdir -p "$images/served$n"
+	# shellcheck disable=SC2086
+	port=$(timeout 20 "$FERRY" page-server -D "$images/served$n" --daemon -o server.log -v4 $previous) || {
+		why="page server: $port"
+		return 1
+	}
+	port=$(echo "$port" | grep -oE '[0-9]+' | tail -n 1)
+	quiet_step "$command" "$n" ${3:+--prev-images-dir ../$3} --page-server --port "$port" &&
+		wait_for 10 test -e "$images/served$n/pagemap-$pid.img"
+}
+
+served_chain() {
+	local image
+	served_round pre-dump 1 && served_round pre-dump 2 1 && served_round dump 3 2 || return 1
+	for image in "$images"/3/*.img; do
+		cp "$image" "$images/served3"
+	done
+	why="the last round is complete in itself"
+	[ "$(kept served3)" -gt 100 ]
+}
+busy_victim && served_chain && restored "$FERRY" served3
+result "rounds to page servers"
+
 # --- who may not do much ---
 
 if command -v setpriv >/dev/null; then

@@ -56,8 +56,11 @@ static const char *refusal(const struct capture_session *s, const struct proc_vm
 		return "shadow stack";
 	if (v->flags & PROC_VMF_SEALED)
 		return "sealed (mseal) mapping";
-	if (v->flags & PROC_VMF_UFFD || (v->flags & PROC_VMF_UFFD_WP && !s->tracked))
+	if (v->flags & PROC_VMF_UFFD)
 		return "mapping watched by a userfaultfd";
+	if (v->flags & PROC_VMF_UFFD_WP && !s->tracked)
+		return "mapping write-protected by a userfaultfd (of a ferry-holder that a pre-dump "
+		       "left? end it)";
 	if (starts_with(v, "/SYSV"))
 		return "System V shared memory";
 	if (starts_with(v, "/[aio]"))

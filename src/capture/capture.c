@@ -42,9 +42,9 @@ fail:
 	return NULL;
 }
 
-void capture_expect_tracking(struct capture_session *s)
+void capture_expect_tracking(struct capture_session *s, bool expected)
 {
-	s->tracked = true;
+	s->tracked = expected;
 }
 
 struct capture *capture_state(struct capture_session *s)

@@ -58,10 +58,10 @@ struct capture_session *capture_open(pid_t pid, const struct kind_options *opt, 
 struct capture *capture_state(struct capture_session *s);
 
 /*
- * The tree's memory is or will be watched by a precopy: areas that a userfaultfd
- * write-protects are no reason to refuse. Before capture_check.
+ * The tree's memory is or will be watched by a precopy (@expected): areas that a
+ * userfaultfd write-protects are no reason to refuse. Else they are: at first.
  */
-void capture_expect_tracking(struct capture_session *s);
+void capture_expect_tracking(struct capture_session *s, bool expected);
 
 /* All refusals of one look at the running tree; -1 and the first of them (the rest are logged as errors). */
 int capture_check(struct capture_session *s, struct err *err) must_check;

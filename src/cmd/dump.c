@@ -173,12 +173,14 @@ static int dump_tree(struct dump *d, struct err *err)
 	struct err late;
 	int rc;
 
-	capture_expect_tracking(d->session);
+	capture_expect_tracking(d->session, true);
 	if (capture_check(d->session, err) < 0)
 		return -1;
 	if (image_env_action(&d->env, "pre-dump", d->pid, err) < 0 ||
 	    incremental_open(&d->incremental, &d->args->incremental, &d->env, d->pid, err) < 0)
 		return -1;
+	/* the holder is gone: what is watched now is watched by us, or by somebody else */
+	capture_expect_tracking(d->session, d->incremental.precopy != NULL);
 	if (d->args->server.use && ps_args_connect(&d->args->server, d->pid, &d->server, err) < 0)
 		return -1;
 	if (dump_frozen(d, err) < 0) {

@@ -70,7 +70,7 @@ static int check_tree(struct pre_dump *d, struct err *err)
 
 	if (!s)
 		return -1;
-	capture_expect_tracking(s);
+	capture_expect_tracking(s, true);
 	rc = capture_check(s, err);
 	capture_close(s);
 	return rc;

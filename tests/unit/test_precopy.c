@@ -437,7 +437,7 @@ static void finish_and_compare(struct precopy *p, struct receiver *r, struct cap
 
 	s = capture_open(child, &options, &err);
 	assert_non_null(s);
-	capture_expect_tracking(s);
+	capture_expect_tracking(s, true);
 	if (capture_freeze(s, 5000, &err) || capture_collect(s, &err) ||
 	    capture_memory(s, &how, &err))
 		fail_msg("%s", err.text);

@@ -33,28 +33,30 @@ static ino_t ns_inode(pid_t pid, const char *name)
 	return stat(path, &st) ? 0 : st.st_ino;
 }
 
-/* Is a task in the same namespace as we are? */
-static bool shares_ns(struct capture_session *s, pid_t pid, enum capture_ns ns)
+/* Is a task in the same namespace as we are? -1: it has ended. */
+static int shares_ns(struct capture_session *s, pid_t pid, enum capture_ns ns)
 {
+	ino_t ino = ns_inode(pid, ns_names[ns]);
+
 	if (!s->own_ns[ns])
 		s->own_ns[ns] = ns_inode(getpid(), ns_names[ns]);
-	return ns_inode(pid, ns_names[ns]) == s->own_ns[ns];
+	return ino ? ino == s->own_ns[ns] : -1;
 }
 
 static int namespaces_allowed(struct capture_session *s, pid_t pid, struct err *err)
 {
 	enum capture_ns ns;
+	int shares;
 
 	for (ns = 0; ns < CAPTURE_NS_OURS; ns = ns + 1) {
-		if (shares_ns(s, pid, ns))
-			continue;
-		/* a task that is ending has left its namespaces already */
-		if (!ns_inode(pid, ns_names[ns]))
-			return err_set(err, ESRCH, "pid %d is ending", pid);
-		return err_set(err, ENOTSUP,
-			       "pid %d is in a %s namespace of its own, which this version does not carry; "
-			       "run ferry inside of it",
-			       pid, ns_names[ns]);
+		shares = shares_ns(s, pid, ns);
+		if (shares < 0)
+			return err_set(err, ESRCH, "pid %d has ended", pid);
+		if (!shares)
+			return err_set(err, ENOTSUP,
+				       "pid %d is in a %s namespace of its own, which this version does not carry; "
+				       "run ferry inside of it",
+				       pid, ns_names[ns]);
 	}
 	return 0;
 }
@@ -129,7 +131,7 @@ static int describe_ids(struct capture_session *s, struct live_task *t, struct e
 	ids->net_ns_id = 2;
 	ids->ipc_ns_id = 3;
 	ids->uts_ns_id = 4;
-	ids->time_ns_id = shares_ns(s, t->facts.pid, CAPTURE_NS_TIME) ? 5 : 9;
+	ids->time_ns_id = shares_ns(s, t->facts.pid, CAPTURE_NS_TIME) == 1 ? 5 : 9;
 	ids->mnt_ns_id = 6;
 	ids->user_ns_id = 7;
 	ids->cgroup_ns_id = 8;

@@ -335,9 +335,11 @@ int lane_join(int in, int out, struct err *err)
 
 	if (rc == 0 && !lane_hello_parse(hello, token, &kind))
 		rc = err_set(err, EPROTO, "that is no lane of a migration");
-	if (rc == 0)
-		rc = dirfd = door_address(token, &addr, err);
-	if (rc >= 0 && (door < 0 || connect(door, (struct sockaddr *)&addr, sizeof(addr)) < 0 ||
+	if (rc == 0) {
+		dirfd = door_address(token, &addr, err);
+		rc = dirfd < 0 ? -1 : 0;
+	}
+	if (rc == 0 && (door < 0 || connect(door, (struct sockaddr *)&addr, sizeof(addr)) < 0 ||
 			hand_over(door, hello, in, out) < 0))
 		rc = err_sys(err, "no agent of this migration takes connections");
 	close(in);

@@ -227,6 +227,8 @@ int source_state(struct source *s, struct err *err)
 		return -1;
 	capture_stats(s->capture, &stats);
 	s->memory_bytes = stats.bytes + (s->serve ? serve_pages(s->serve) * PAGE_BYTES : 0);
+	if (s->pages && source_await_built(s, err) < 0)
+		return -1;
 	built = channel_expect(&s->ch, MSG_BUILT, err);
 	if (!built)
 		return -1;

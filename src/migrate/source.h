@@ -113,6 +113,9 @@ int source_farewell(struct source *s, struct err *err) must_check;
 /* Begins to hand out the pages that stayed here, over the lanes. */
 int source_serve(struct source *s, struct err *err) must_check;
 
+/* Waits until the target says something; -1 when it cannot build any more, as a lane broke. */
+int source_await_built(struct source *s, struct err *err) must_check;
+
 /* Ends the freeze once. */
 int source_end_freeze(struct source *s, enum capture_end end, struct err *err) must_check;
 

@@ -19,6 +19,7 @@ enum {
 	RETRY_MAX_MS = 5000,
 	TICK_MS = 200,
 	DRAINED_MS = 5000,
+	BUILT_MS = 60000,
 };
 
 /* ---- lanes ---- */
@@ -128,6 +129,19 @@ int source_serve(struct source *s, struct err *err)
 {
 	s->pages = pages_start(s->serve, err);
 	return s->pages ? serve_lanes(s, err) : -1;
+}
+
+int source_await_built(struct source *s, struct err *err)
+{
+	switch (pages_wait(s->pages, s->ch.in, BUILT_MS, err)) {
+	case PAGES_GONE:
+		return -1;
+	case PAGES_LOST:
+		return err_set(err, ECONNRESET,
+			       "%s: a connection for memory broke before the commit", s->ch.peer);
+	default:
+		return 0;
+	}
 }
 
 /* ---- after the commit ---- */

@@ -181,6 +181,7 @@ int target_state(struct target *t, struct err *err)
 
 	if (build(t, err) < 0)
 		return -1;
+	atomic_store(&t->built, true);
 	msg.pid = (uint32_t)restore_root_pid(t->restore);
 	msg.has_new_pid_namespace = true;
 	msg.new_pid_namespace = restore_new_pidns(t->restore);

@@ -40,6 +40,7 @@ struct target {
 	struct restore_lazy restore_lazy;
 	size_t announced; /* tasks */
 	pthread_t fill_thread;
+	atomic_bool built;   /* and the source may have been told so */
 	bool filling;        /* there is a thread */
 	int fill_wake;       /* eventfd: look at what follows */
 	atomic_bool fill_go; /* the tree runs: fetch everything */

@@ -10,6 +10,7 @@
 #include "migrate/target.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -100,13 +101,36 @@ static void finish(struct target *t)
 		log_warn("%s", err.text); /* it will ask, and the record answers */
 }
 
+/* Is there nobody any more who could commit? What is on its way does not matter: see below. */
+static bool source_is_gone(const struct target *t)
+{
+	struct pollfd pfd = {.fd = t->ch.in, .events = POLLRDHUP};
+
+	return poll(&pfd, 1, 0) > 0 && (pfd.revents & (POLLHUP | POLLRDHUP | POLLERR));
+}
+
+/*
+ * The restore may wait for a page, in the kernel, and does not see that the
+ * source is gone. As long as BUILT was not said no commit can be on its way, nor ever
+ * come: the tree will never run, and any page will do.
+ */
+static bool give_up(struct target *t)
+{
+	if (atomic_load(&t->built) || !source_is_gone(t))
+		return false;
+	log_warn("the source is gone before the tree was built");
+	lazy_close(t->lazy);
+	t->lazy = NULL;
+	return true;
+}
+
 static void *fill_main(void *arg)
 {
 	struct target *t = arg;
 	bool started = false;
 	uint64_t word;
 
-	while (!atomic_load(&t->fill_stop)) {
+	while (!atomic_load(&t->fill_stop) && !give_up(t)) {
 		if (!started && atomic_load(&t->fill_go)) {
 			lazy_start(t->lazy);
 			started = true;

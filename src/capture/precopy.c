@@ -377,7 +377,8 @@ static int scan_task(struct tracked *t, struct err *err)
 	}
 	if (rc == 0)
 		return sort_pages(t, err);
-	if (!has_ended(t))
+	/* ESRCH: it is ending, and has let go of its memory already */
+	if (err->no != ESRCH && !has_ended(t))
 		return -1;
 	forget_pages(t);
 	t->scanned = true;
@@ -521,7 +522,7 @@ static int copy_task(struct precopy *p, struct tracked *t, struct drain *d,
 
 	if (!pm)
 		return -1;
-	if (rc && has_ended(t)) {
+	if (rc && (err->no == ESRCH || has_ended(t))) {
 		vec_free(&t->plan); /* its pagemap is empty */
 		vec_free(&t->kept);
 		rc = areas_alloc(&a, 0, err);

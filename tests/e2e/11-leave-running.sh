@@ -10,9 +10,9 @@ requires_root
 # Threads at work have no stable answer to "what do you sleep in?", and a tick of a timer may be pending.
 stable() {
 	case $1 in
-	busy | fpu | rseq | vdso) sed '/^-- thread/d; /ShdPnd:/d' "$2" ;;
+	busy | fpu | rseq | vdso | memory_writers) sed '/^-- thread/d; /ShdPnd:/d' "$2" ;;
 	itimers | posixtimers) sed '/ShdPnd:/d' "$2" ;;
-	mem_lively) : ;; # nothing of it stays as it is: its own verdict is what counts
+	mem_lively | mem_busy) : ;; # nothing of it stays as it is: its own verdict is what counts
 	*) cat "$2" ;;
 	esac
 }

@@ -134,6 +134,24 @@ static int session_allowed(struct capture_session *s, struct err *err)
 	return 0;
 }
 
+/* Refused, but not because its number belongs to somebody else by now: a tree may fork and reap all the time. */
+static bool is_refusal(const struct capture_session *s, pid_t pid, const struct err *why)
+{
+	struct err err;
+	proc_pids now;
+	bool there = false;
+
+	if (why->no == ESRCH || why->no == ENOENT)
+		return false;
+	if (proc_tree(s->root, &now, &err))
+		return true;
+	vec_foreach (p, &now) {
+		there |= *p == pid;
+	}
+	vec_free(&now);
+	return there;
+}
+
 int capture_check(struct capture_session *s, struct err *err)
 {
 	struct err one;
@@ -145,7 +163,7 @@ int capture_check(struct capture_session *s, struct err *err)
 	if (session_allowed(s, err) || proc_tree(s->root, &pids, err))
 		return -1;
 	for (i = 0; i < pids.n; i++)
-		if (look_at_task(s, pids.v[i], &one) && one.no != ESRCH && one.no != ENOENT) {
+		if (look_at_task(s, pids.v[i], &one) && is_refusal(s, pids.v[i], &one)) {
 			if (rc == 0)
 				*err = one;
 			else

@@ -247,6 +247,19 @@ static void visit_once(pid_t pid, int n_threads)
 			fail_child(45, err.text);
 }
 
+/*
+ * What killed visitors could not take with them is cleared by a later visit; not by the next one,
+ * if a thread is in a signal handler on top of its way home at that moment.
+ */
+static void assert_cleared_in_the_end(pid_t pid, const char *before)
+{
+	for (int i = 0; i < 100 && strcmp(before, maps_of(pid)) != 0; i++) {
+		usleep(2000);
+		visit_once(pid, 4);
+	}
+	assert_string_equal(before, maps_of(pid));
+}
+
 static void test_visit_leaves_nothing(void **state)
 {
 	pid_t pid = start_child(4);
@@ -316,8 +329,7 @@ static void test_visitor_is_killed(void **state)
 	assert_true(board->rounds > progress);
 	assert_true(board->signals > 0);
 	assert_int_equal(count_fds(pid), fds);
-	visit_once(pid, 4); /* clears what the one or other killed visitor could not */
-	assert_string_equal(before, maps_of(pid));
+	assert_cleared_in_the_end(pid, before);
 	kill(pid, SIGKILL);
 	waitpid(pid, NULL, 0);
 }
@@ -373,8 +385,7 @@ static void test_guest_never_came(void **state)
 	}
 	usleep(50000);
 	assert_int_equal(waitpid(pid, &status, WNOHANG), 0);
-	visit_once(pid, 4); /* clears what could not be cleared while a thread waited for a processor */
-	assert_string_equal(before, maps_of(pid));
+	assert_cleared_in_the_end(pid, before);
 	assert_int_equal(board->wrong, 0);
 	kill(pid, SIGKILL);
 	waitpid(pid, NULL, 0);

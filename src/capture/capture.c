@@ -4,6 +4,7 @@
  * finish, capture_close() thaws.
  */
 #define LOG_MODULE "capture"
+#include "base/clock.h"
 #include "base/io.h"
 #include "base/log.h"
 #include "capture/precopy_priv.h"
@@ -300,7 +301,7 @@ int capture_collect(struct capture_session *s, struct err *err)
 		return -1;
 	log_info("collected: %zu tasks, %lu threads, %zu descriptions after %.3f ms", s->tasks.n,
 		 (unsigned long)s->stats.n_threads, s->c.fds.n,
-		 (double)(now_ns() - s->freeze_started_ns) / 1e6);
+		 (double)(clock_ns() - s->freeze_started_ns) / 1e6);
 	return 0;
 }
 

@@ -9,6 +9,7 @@
  * everything is let go and tried again a moment later.
  */
 #define LOG_MODULE "freeze"
+#include "base/clock.h"
 #include "base/io.h"
 #include "base/log.h"
 #include "capture/session.h"
@@ -21,15 +22,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
-enum { STRAGGLER_MS = 50, RETRY_MS = 3 };
-
-uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
-}
+enum { STRAGGLER_MS = 50, RETRY_MS = 3, ENDING_TRIES = 100 };
 
 void live_task_free(struct live_task *t)
 {
@@ -77,12 +70,43 @@ static struct live_task *add_task(struct capture_session *s, pid_t pid, struct e
 	return t;
 }
 
-static bool leader_is_gone(pid_t pid)
+static bool thread_is_gone(pid_t tid)
 {
 	struct proc_stat st;
 	struct err err;
 
-	return proc_stat(pid, &st, &err) || st.state == 'Z' || st.state == 'X';
+	return proc_stat(tid, &st, &err) || st.state == 'Z' || st.state == 'X';
+}
+
+static bool has_tracer(pid_t tid)
+{
+	struct proc_status st;
+	struct err err;
+	bool traced;
+
+	if (proc_status(tid, &st, &err))
+		return false;
+	traced = st.tracer != 0;
+	proc_status_finish(&st);
+	return traced;
+}
+
+/*
+ * A thread that exits cannot be seized, with EPERM, from the moment in which it begins to; it looks
+ * like any other in /proc until a little later. Does it go?
+ */
+static bool is_ending(pid_t tid)
+{
+	static const struct timespec nap = {.tv_nsec = 500000};
+
+	for (int tries = 0; tries < ENDING_TRIES; tries++) {
+		if (thread_is_gone(tid))
+			return true;
+		if (has_tracer(tid))
+			return false;
+		nanosleep(&nap, NULL);
+	}
+	return false;
 }
 
 /* Seizes and interrupts the threads of a task that are new. */
@@ -100,9 +124,7 @@ static int seize_threads(struct live_task *t, bool *found, struct err *err)
 			continue;
 		th = (struct live_thread){.tid = tids.v[i]};
 		if (pt_seize(th.tid, 0, err)) {
-			/* An exiting thread cannot be seized, with EPERM. */
-			rc = err->no == ESRCH || (err->no == EPERM && leader_is_gone(th.tid)) ? 0 :
-												-1;
+			rc = err->no == ESRCH || (err->no == EPERM && is_ending(th.tid)) ? 0 : -1;
 			continue;
 		}
 		*found = true;
@@ -372,16 +394,16 @@ static int read_states(struct capture_session *s, struct err *err)
 int freeze_tree(struct capture_session *s, unsigned int timeout_ms, struct err *err)
 {
 	static const struct timespec nap = {.tv_nsec = RETRY_MS * 1000000};
-	uint64_t end = now_ns() + timeout_ms * 1000000ULL;
+	uint64_t end = clock_ns() + timeout_ms * 1000000ULL;
 	int rc;
 
 	for (;;) {
-		s->freeze_started_ns = now_ns();
+		s->freeze_started_ns = clock_ns();
 		rc = freeze_once(s, err);
 		if (rc <= 0)
 			break;
 		release_all(s);
-		if (timeout_ms && now_ns() > end) {
+		if (timeout_ms && clock_ns() > end) {
 			err_wrap(err, "cannot freeze the tree of pid %d within %u ms (--timeout)",
 				 s->root, timeout_ms);
 			return -1;
@@ -399,7 +421,7 @@ int freeze_tree(struct capture_session *s, unsigned int timeout_ms, struct err *
 		return -1;
 	}
 	log_info("frozen: %zu tasks in %.3f ms", s->tasks.n,
-		 (double)(now_ns() - s->freeze_started_ns) / 1e6);
+		 (double)(clock_ns() - s->freeze_started_ns) / 1e6);
 	return 0;
 }
 
@@ -491,6 +513,6 @@ int thaw_tree(struct capture_session *s, enum capture_end end, struct err *err)
 		disarm_tree(s);
 	rc = end == CAPTURE_KILL ? kill_all(s, err) :
 				   detach_all(s, end == CAPTURE_LEAVE_STOPPED, err);
-	s->stats.freeze_ns = now_ns() - s->freeze_started_ns;
+	s->stats.freeze_ns = clock_ns() - s->freeze_started_ns;
 	return rc;
 }

@@ -4,6 +4,7 @@
  * and which pages the receiver has.
  */
 #define LOG_MODULE "precopy"
+#include "base/clock.h"
 #include "capture/precopy_priv.h"
 
 #include "base/io.h"
@@ -127,7 +128,7 @@ struct precopy *precopy_create(pid_t root, const struct kind_options *opt, unsig
 	p->root = root;
 	p->opt = opt;
 	p->timeout_ms = timeout_ms;
-	p->last_scan_ns = now_ns();
+	p->last_scan_ns = clock_ns();
 	if (track_probe(&p->method, err)) {
 		precopy_close(p);
 		return NULL;
@@ -550,14 +551,14 @@ static int copy_all(struct precopy *p, struct page_sink *sink, struct precopy_st
 		return -1;
 	d.running = true;
 	vec_foreach (t, &p->tasks) {
-		begun = now_ns();
+		begun = clock_ns();
 		if (!(*t)->scanned && (*t)->track)
 			rc = scan_task(*t, err);
-		stats->scan_ns += now_ns() - begun;
-		begun = now_ns();
+		stats->scan_ns += clock_ns() - begun;
+		begun = clock_ns();
 		if (rc == 0)
 			rc = copy_task(p, *t, &d, stats, err);
-		stats->copy_ns += now_ns() - begun;
+		stats->copy_ns += clock_ns() - begun;
 		if (rc)
 			break;
 	}
@@ -598,7 +599,7 @@ int precopy_round(struct precopy *p, struct page_sink *sink, struct precopy_stat
 		end_pass(*t);
 		stop |= scans_in_stop(*t);
 	}
-	begun = now_ns();
+	begun = clock_ns();
 	if (stop && stop_and_plant(p, true, out, err))
 		return -1;
 	if (copy_all(p, sink, out, err))

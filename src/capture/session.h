@@ -73,8 +73,6 @@ struct capture_session {
 	uint32_t next_id; /* for ids-PID.img */
 };
 
-uint64_t now_ns(void);
-
 /* freeze.c */
 void live_task_free(struct live_task *t);
 int freeze_tree(struct capture_session *s, unsigned int timeout_ms, struct err *err) must_check;

@@ -6,6 +6,7 @@
  * through capture_finish: on failure the tree runs on as if nothing had been.
  */
 #define LOG_MODULE "dump"
+#include "base/clock.h"
 #include "base/io.h"
 #include "base/log.h"
 #include "capture/capture.h"
@@ -81,13 +82,9 @@ static const struct opt_spec spec = {
 };
 
 /* Microseconds since @from, as the stats image counts. */
-static uint32_t elapsed_us(const struct timespec *from)
+static uint32_t elapsed_us(uint64_t from)
 {
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint32_t)((now.tv_sec - from->tv_sec) * 1000000 +
-			  (now.tv_nsec - from->tv_nsec) / 1000);
+	return (uint32_t)(clock_us() - from);
 }
 
 struct dump {
@@ -133,18 +130,17 @@ static int dump_memory(struct dump *d, struct err *err)
 static int dump_frozen(struct dump *d, struct err *err)
 {
 	struct store *store = d->env.store;
-	struct timespec start;
+	uint64_t start = clock_us();
 
-	clock_gettime(CLOCK_MONOTONIC, &start);
 	if (capture_freeze(d->session, (unsigned int)d->args->timeout_s * 1000, err) < 0)
 		return -1;
-	d->stats.freezing_time = elapsed_us(&start);
+	d->stats.freezing_time = elapsed_us(start);
 	if (signals_check(err) < 0 || capture_collect(d->session, err) < 0 || signals_check(err) < 0)
 		return -1;
-	clock_gettime(CLOCK_MONOTONIC, &start);
+	start = clock_us();
 	if (dump_memory(d, err) < 0)
 		return -1;
-	d->stats.memdump_time = d->stats.memwrite_time = elapsed_us(&start);
+	d->stats.memdump_time = d->stats.memwrite_time = elapsed_us(start);
 	if (signals_check(err) < 0 || capture_save(d->session, store, err) < 0 ||
 	    store_complete(store, err) < 0)
 		return -1;

@@ -2,6 +2,7 @@
 #define LOG_MODULE "lazy"
 #include "cmd/dump_lazy.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "cmd/common.h"
 #include "wire/tcp.h"
@@ -51,19 +52,11 @@ static int signals_fd(struct err *err)
 	return fd < 0 ? err_sys(err, "signalfd") : fd;
 }
 
-static uint64_t now_s(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec;
-}
-
 /* Until a CLOSE is accepted (0), or something else ends it (-1). */
 static int serve_all(struct lazy_phase *l, struct err *err)
 {
 	cleanup_close int sigfd = signals_fd(err);
-	uint64_t last_s = now_s(), checked_s = 0, requests = 0;
+	uint64_t last_s = clock_ms() / 1000, checked_s = 0, requests = 0;
 	struct serve_net_stats st;
 
 	if (sigfd < 0)
@@ -71,14 +64,14 @@ static int serve_all(struct lazy_phase *l, struct err *err)
 	while (!serve_net_closed(l->net)) {
 		if (serve_net_step(l->net, sigfd, TICK_MS, err) < 0 || signals_check(err) < 0)
 			return -1;
-		if (now_s() != checked_s && serve_check(l->serve, err) < 0)
+		if (clock_ms() / 1000 != checked_s && serve_check(l->serve, err) < 0)
 			return -1;
-		checked_s = now_s();
+		checked_s = clock_ms() / 1000;
 		serve_net_stats(l->net, &st);
 		if (st.requests != requests)
-			last_s = now_s();
+			last_s = clock_ms() / 1000;
 		requests = st.requests;
-		if (l->timeout_s && now_s() - last_s >= l->timeout_s)
+		if (l->timeout_s && clock_ms() / 1000 - last_s >= l->timeout_s)
 			return err_set(err, ETIMEDOUT,
 				       "nobody has asked for pages for %llu seconds (--lazy-timeout)",
 				       (unsigned long long)l->timeout_s);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernel/ptrace.h"
+#include "base/clock.h"
 
 #include <elf.h>
 #include <errno.h>
@@ -50,14 +51,6 @@ int pt_interrupt(pid_t tid, struct err *err)
 		       0;
 }
 
-static int64_t now_us(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000000LL + ts.tv_nsec / 1000;
-}
-
 enum {
 	YIELDS = 512
 }; /* a few hundred microseconds on an idle machine, when a nap would cost two wake-ups */
@@ -66,7 +59,7 @@ enum {
 static int wait_status(pid_t tid, int timeout_ms, int *status, struct err *err)
 {
 	static const struct timespec nap = {.tv_nsec = 50 * 1000};
-	int64_t end = 0;
+	uint64_t end = 0;
 	unsigned int tries = 0;
 	pid_t got;
 
@@ -79,12 +72,12 @@ static int wait_status(pid_t tid, int timeout_ms, int *status, struct err *err)
 		if (got < 0)
 			return err_sys(err, "cannot wait for thread %d", tid);
 		if (!end)
-			end = now_us() + timeout_ms * 1000LL;
+			end = clock_us() + (uint64_t)timeout_ms * 1000;
 		if (++tries < YIELDS) {
 			sched_yield();
 			continue;
 		}
-		if (now_us() > end)
+		if (clock_us() > end)
 			return err_set(err, ETIMEDOUT, "thread %d did not stop within %d ms", tid,
 				       timeout_ms);
 		nanosleep(&nap, NULL);

@@ -3,6 +3,7 @@
  * Spaces, requests, and the loop of the fault engine.
  */
 #define LOG_MODULE "lazy"
+#include "base/clock.h"
 #include "base/log.h"
 #include "mem/guardian.h"
 #include "mem/lazy_priv.h"
@@ -199,7 +200,7 @@ static int send_request(struct lazy_space *sp, const struct lazy_run *run, bool 
 		.vaddr = run->dump,
 		.pages = run->pages,
 		.urgent = urgent,
-		.sent_ns = lazy_now_ns(),
+		.sent_ns = clock_ns(),
 		.prev = z->requests.prev,
 		.next = &z->requests,
 	};
@@ -316,7 +317,7 @@ static int push(struct lazy *z, lazy_object object, bool urgent, uint64_t vaddr,
 	*count += placed;
 	z->st.dropped_pages += n - placed;
 	if (z->started && !z->st.drain_ns && !lazy_left_pages(z))
-		z->st.drain_ns = lazy_now_ns() - z->start_ns;
+		z->st.drain_ns = clock_ns() - z->start_ns;
 	return 0;
 }
 
@@ -355,7 +356,7 @@ int lazy_answer_zero(struct lazy *z, struct lazy_request *rq, uint64_t vaddr, ui
  */
 static void adapt_window(struct lazy *z, const struct lazy_request *rq)
 {
-	uint64_t took_ns = lazy_now_ns() - rq->sent_ns;
+	uint64_t took_ns = clock_ns() - rq->sent_ns;
 
 	if (!z->base_ns || took_ns < z->base_ns)
 		z->base_ns = took_ns;
@@ -378,7 +379,7 @@ void lazy_end(struct lazy *z, struct lazy_request *rq)
 void lazy_start(struct lazy *z)
 {
 	z->started = true;
-	z->start_ns = lazy_now_ns();
+	z->start_ns = clock_ns();
 	lazy_retry_soon(z);
 }
 
@@ -425,7 +426,7 @@ static void close_dead(struct lazy *z)
 
 static int look_around(struct lazy *z, struct err *err)
 {
-	uint64_t now = lazy_now_ns();
+	uint64_t now = clock_ns();
 
 	if (now - z->look_ns < LOOK_MS * 1000000UL)
 		return 0;
@@ -487,7 +488,7 @@ static int wait_for_work(const struct lazy *z, struct pollfd *p, nfds_t n, int t
 {
 	int r = poll(p, n, 0);
 
-	while (r == 0 && timeout_ms && lazy_now_ns() - z->fault_ns < SPIN_NS) {
+	while (r == 0 && timeout_ms && clock_ns() - z->fault_ns < SPIN_NS) {
 		sched_yield();
 		r = poll(p, n, 0);
 	}

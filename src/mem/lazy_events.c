@@ -7,6 +7,7 @@
  * (EAGAIN). A thread may already fault at an address that an unread event is about: faults
  * are looked at when the events before them have been taken in.
  */
+#include "base/clock.h"
 #include "mem/lazy_priv.h"
 
 #include "mem/guardian.h"
@@ -80,7 +81,7 @@ static int on_event(struct lazy_space *sp, const struct uffd_msg *m, struct err 
 
 	switch (m->event) {
 	case UFFD_EVENT_PAGEFAULT:
-		w = (struct lazy_wait){m->arg.pagefault.address & ~(PAGE_BYTES - 1), lazy_now_ns(),
+		w = (struct lazy_wait){m->arg.pagefault.address & ~(PAGE_BYTES - 1), clock_ns(),
 				       WAIT_NEW};
 		return vec_push(&sp->waits, w) ? 0 : err_nomem(err);
 	case UFFD_EVENT_FORK:

@@ -4,6 +4,7 @@
  * each call of the kernel: events that the task is waiting for to be read come between
  * (EAGAIN), and change what is missing and where.
  */
+#include "base/clock.h"
 #include "mem/lazy_priv.h"
 
 #define LOG_MODULE "lazy"
@@ -34,7 +35,7 @@ static void note_placed(struct lazy_space *sp, uint64_t start, uint64_t end)
 			sp->waits.v[kept++] = w;
 			continue;
 		}
-		now = now ? now : lazy_now_ns();
+		now = now ? now : clock_ns();
 		if (w.what != WAIT_PAGE)
 			continue;
 		lazy_stat_fault(sp->z, now - w.since_ns);

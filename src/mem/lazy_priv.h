@@ -61,8 +61,6 @@ struct lazy {
 	uint64_t latency[LATENCY_BUCKETS];
 };
 
-uint64_t lazy_now_ns(void);
-
 /* lazy.c */
 void lazy_space_close(struct lazy_space *sp);
 struct lazy_space *lazy_space_new(struct lazy *z, lazy_object object, int uffd, struct err *err);

@@ -9,6 +9,7 @@
 #define LOG_MODULE "lazy"
 #include "mem/lazy_ps.h"
 
+#include "base/clock.h"
 #include "base/io.h"
 #include "base/log.h"
 #include "mem/ps_wire.h"
@@ -61,14 +62,6 @@ struct lazy_ps {
 	uint64_t lost_ms, next_ms;
 	unsigned int wait_ms;
 };
-
-static uint64_t now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
 
 /* ---- questions ---- */
 
@@ -130,7 +123,7 @@ static int ps_poll_fd(struct lazy_source *s, short *events, int *timeout_ms)
 	*events = POLLIN;
 	if (p->caller)
 		return p->caller->pipe[0];
-	now = now_ms();
+	now = clock_ms();
 	*timeout_ms = p->next_ms > now ? (int)(p->next_ms - now) : 0;
 	return -1;
 }
@@ -300,7 +293,7 @@ static int ps_reconnect(struct lazy_source *s, struct err *err)
 {
 	struct lazy_ps *p = (struct lazy_ps *)s;
 	struct pollfd done = {.events = POLLIN};
-	uint64_t now = now_ms();
+	uint64_t now = clock_ms();
 
 	if (p->fd >= 0 || !p->lost_ms) {
 		disconnect(p);

@@ -7,14 +7,6 @@
 
 #include <time.h>
 
-uint64_t lazy_now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
-}
-
 static unsigned int bucket_of(uint64_t ns)
 {
 	unsigned int octave = ns < 8 ? 3 : 63 - (unsigned int)__builtin_clzl(ns);

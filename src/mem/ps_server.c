@@ -2,6 +2,7 @@
 #define LOG_MODULE "page-server"
 #include "mem/ps_server.h"
 
+#include "base/clock.h"
 #include "base/io.h"
 #include "base/log.h"
 #include "wire/tcp.h"
@@ -30,7 +31,7 @@ struct peer {
 	bool spoke;     /* a whole request came */
 	bool peer;      /* no candidate any more */
 	bool preparing; /* room is made for what it announced; then it gets the answer */
-	int64_t prepare_until_ns;
+	uint64_t prepare_until_ns;
 	int32_t has_parent; /* the answer */
 	struct ps_store *store;
 };
@@ -96,14 +97,6 @@ static int answer_status(const struct peer *p, int32_t status, struct err *err)
 	return answer(p, &status, sizeof(status), err);
 }
 
-static int64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * INT64_C(1000000000) + ts.tv_nsec;
-}
-
 static enum step begin(struct peer *p, const struct ps_request *r, struct err *err)
 {
 	struct ps_store_stats stats;
@@ -139,14 +132,14 @@ static enum step tell_parent(struct peer *p, const struct ps_request *r, struct 
 		return answer_status(p, has_parent, err) ? STEP_DROP : STEP_ON;
 	ps_store_prepare(p->store, &object, r->nr_pages);
 	p->preparing = true;
-	p->prepare_until_ns = now_ns() + PREPARE_MS * INT64_C(1000000);
+	p->prepare_until_ns = clock_ns() + PREPARE_MS * UINT64_C(1000000);
 	return STEP_ON;
 }
 
 /* Some more room for what the peer has announced, or the answer. */
 static int go_on_preparing(struct peer *p, struct err *err)
 {
-	if (ps_store_prepare_step(p->store) && now_ns() < p->prepare_until_ns)
+	if (ps_store_prepare_step(p->store) && clock_ns() < p->prepare_until_ns)
 		return 0;
 	p->preparing = false;
 	return answer_status(p, p->has_parent, err);

@@ -2,6 +2,7 @@
 #define LOG_MODULE "keeper"
 #include "migrate/keeper.h"
 
+#include "base/clock.h"
 #include "base/io.h"
 #include "base/log.h"
 #include "migrate/home.h"
@@ -118,7 +119,7 @@ static bool pause_asking(const struct asking *a, int ms)
 static enum settled settle(const struct asking *a)
 {
 	const struct settle_options *opt = a->opt;
-	uint64_t give_up_ns = monotonic_ns() + (uint64_t)opt->unknown_after_s * 1000000000;
+	uint64_t give_up_ns = clock_ns() + (uint64_t)opt->unknown_after_s * 1000000000;
 	int wait_ms = RETRY_MS;
 	struct err err;
 
@@ -133,7 +134,7 @@ static enum settled settle(const struct asking *a)
 		if (err.no == EINTR)
 			return SETTLED_LEFT;
 		log_warn("asking %s: %s", opt->remote->host, err.text);
-		if (opt->on_unknown != UNKNOWN_WAIT && monotonic_ns() >= give_up_ns)
+		if (opt->on_unknown != UNKNOWN_WAIT && clock_ns() >= give_up_ns)
 			return opt->on_unknown == UNKNOWN_HOME ? SETTLED_NEVER : SETTLED_RUNNING;
 		if (tries == 0)
 			dprintf(STDERR_FILENO,

@@ -2,6 +2,7 @@
 #define LOG_MODULE "lane"
 #include "migrate/lane_source.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "mem/ps_wire.h"
 #include "migrate/progress.h"
@@ -317,13 +318,13 @@ struct lazy_source *lane_source_base(struct lane_source *s)
 
 int lane_source_await(struct lane_source *s, int stop_fd, int timeout_ms, struct err *err)
 {
-	uint64_t end_ns = monotonic_ns() + (uint64_t)timeout_ms * 1000000;
+	uint64_t end_ns = clock_ns() + (uint64_t)timeout_ms * 1000000;
 	int rc;
 
 	while ((rc = adopt_lanes(s, err)) == 1) {
 		struct pollfd fds[] = {{.fd = hall_fd(s->hall), .events = POLLIN},
 				       {.fd = stop_fd, .events = POLLIN}};
-		uint64_t now = monotonic_ns();
+		uint64_t now = clock_ns();
 
 		if (now >= end_ns)
 			return 0;
@@ -364,9 +365,9 @@ static int say_close(struct lane_source *s, int timeout_ms, struct err *err)
 
 int lane_source_finish(struct lane_source *s, struct lazy *z, int timeout_ms, struct err *err)
 {
-	uint64_t end_ns = monotonic_ns() + (uint64_t)timeout_ms * 1000000;
+	uint64_t end_ns = clock_ns() + (uint64_t)timeout_ms * 1000000;
 
-	while (monotonic_ns() < end_ns) {
+	while (clock_ns() < end_ns) {
 		if (s->lost && lane_source_await(s, -1, LOST_MS, err) < 0)
 			return -1;
 		if (s->lost)

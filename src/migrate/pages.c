@@ -2,6 +2,7 @@
 #define LOG_MODULE "pages"
 #include "migrate/pages.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 
 #include <errno.h>
@@ -66,18 +67,10 @@ static void look(struct pages *p, int rc, bool tick)
 		set_state(p, PAGES_LOST);
 }
 
-static uint64_t now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
-
 static void *serve_main(void *arg)
 {
 	struct pages *p = arg;
-	uint64_t ticked_ms = now_ms();
+	uint64_t ticked_ms = clock_ms();
 	bool tick;
 	int rc;
 
@@ -85,9 +78,9 @@ static void *serve_main(void *arg)
 	while (!p->stop && p->state != PAGES_GONE) {
 		/* whoever wants the lock wakes us first; see take() */
 		rc = serve_net_step(p->net, p->wake, TICK_MS, &p->why);
-		tick = now_ms() - ticked_ms >= TICK_MS;
+		tick = clock_ms() - ticked_ms >= TICK_MS;
 		if (tick)
-			ticked_ms = now_ms();
+			ticked_ms = clock_ms();
 		look(p, rc, tick);
 		pthread_mutex_unlock(&p->lock);
 		sched_yield();

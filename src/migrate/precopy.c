@@ -6,6 +6,7 @@
  */
 #define LOG_MODULE "precopy"
 #include "capture/precopy.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "migrate/area.h"
 #include "migrate/source.h"
@@ -33,7 +34,7 @@ struct round_sink {
 /* The user's limit: waits until so many bytes may have gone. */
 static void keep_to_bandwidth(const struct round_sink *r)
 {
-	uint64_t limit = r->s->opt->bandwidth, due_ns, now = monotonic_ns();
+	uint64_t limit = r->s->opt->bandwidth, due_ns, now = clock_ns();
 	struct timespec wait;
 
 	if (!limit)
@@ -106,7 +107,7 @@ struct pace {
 
 static int do_round(struct source *s, struct pace *pace, struct err *err)
 {
-	struct round_sink sink = {.sink.ops = &round_ops, .s = s, .start_ns = monotonic_ns()};
+	struct round_sink sink = {.sink.ops = &round_ops, .s = s, .start_ns = clock_ns()};
 	struct precopy_stats st;
 	Wire__Stage *done;
 
@@ -119,7 +120,7 @@ static int do_round(struct source *s, struct pace *pace, struct err *err)
 		return -1;
 	wire_free(done);
 	pace->sent_bytes = sink.bytes;
-	pace->round_ns = MAX(monotonic_ns() - sink.start_ns, (uint64_t)1);
+	pace->round_ns = MAX(clock_ns() - sink.start_ns, (uint64_t)1);
 	if (sink.bytes >= FEW_BYTES || !pace->bytes_per_s)
 		pace->bytes_per_s = (uint64_t)((double)sink.bytes * 1e9 / (double)pace->round_ns);
 	pace->dirty_bytes_per_s = st.dirty_bytes_per_s;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "migrate/progress.h"
+#include "base/clock.h"
 
 #include <inttypes.h>
 #include <jansson.h>
@@ -7,14 +8,6 @@
 
 /* How often the line is drawn or a JSON object with numbers is written. */
 #define DRAW_NS 100000000u
-
-uint64_t monotonic_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
-}
 
 static double seconds(uint64_t ns)
 {
@@ -26,7 +19,7 @@ static void emit(struct progress *p, json_t *object)
 {
 	if (!object)
 		return;
-	json_object_set_new(object, "time", json_real(seconds(monotonic_ns() - p->start_ns)));
+	json_object_set_new(object, "time", json_real(seconds(clock_ns() - p->start_ns)));
 	json_dumpf(object, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6));
 	putchar('\n');
 	fflush(stdout);
@@ -42,7 +35,7 @@ static void clear_line(struct progress *p)
 
 void progress_init(struct progress *p, enum progress_style style)
 {
-	*p = (struct progress){.style = style, .stage = "start", .start_ns = monotonic_ns()};
+	*p = (struct progress){.style = style, .stage = "start", .start_ns = clock_ns()};
 }
 
 /* "12.3 MiB" */
@@ -61,7 +54,7 @@ static const char *human(char *buf, size_t size, double bytes)
 
 static void draw(struct progress *p, uint64_t done, uint64_t total)
 {
-	double elapsed = seconds(monotonic_ns() - p->stage_ns);
+	double elapsed = seconds(clock_ns() - p->stage_ns);
 	char a[32], b[32], c[32];
 
 	fprintf(stderr, "\r\033[K%-10s", p->stage);
@@ -78,7 +71,7 @@ static void draw(struct progress *p, uint64_t done, uint64_t total)
 void progress_stage(struct progress *p, const char *stage)
 {
 	p->stage = stage;
-	p->stage_ns = monotonic_ns();
+	p->stage_ns = clock_ns();
 	p->drawn_ns = 0;
 	if (p->style == PROGRESS_JSON)
 		emit(p, json_pack("{s:s, s:s}", "event", "stage", "stage", stage));
@@ -88,7 +81,7 @@ void progress_stage(struct progress *p, const char *stage)
 
 void progress_bytes(struct progress *p, uint64_t done, uint64_t total)
 {
-	uint64_t now = monotonic_ns();
+	uint64_t now = clock_ns();
 
 	if (p->style < PROGRESS_TERMINAL || (now - p->drawn_ns < DRAW_NS && done != total))
 		return;
@@ -139,12 +132,12 @@ static void moved_json(struct progress *p, const struct progress_summary *s)
 	json_t *o = json_pack("{s:s, s:i, s:s, s:i, s:b, s:f, s:f, s:I, s:I, s:i, s:I, s:i, s:I, s:I}",
 			      "event", "moved", "pid", (int)s->pid, "host", s->host, "new_pid",
 			      (int)s->new_pid, "new_pid_namespace", (int)s->new_pid_namespace,
-			      "total_seconds", seconds(monotonic_ns() - p->start_ns),
-			      "frozen_seconds", seconds(s->frozen_ns), "sent_bytes",
-			      (json_int_t)s->sent_bytes, "memory_bytes",
-			      (json_int_t)s->memory_bytes, "files", (int)s->files, "file_bytes",
-			      (json_int_t)s->file_bytes, "rounds", (int)s->rounds, "round_bytes",
-			      (json_int_t)s->round_bytes, "zero_bytes", (json_int_t)s->zero_bytes);
+			      "total_seconds", seconds(clock_ns() - p->start_ns), "frozen_seconds",
+			      seconds(s->frozen_ns), "sent_bytes", (json_int_t)s->sent_bytes,
+			      "memory_bytes", (json_int_t)s->memory_bytes, "files", (int)s->files,
+			      "file_bytes", (json_int_t)s->file_bytes, "rounds", (int)s->rounds,
+			      "round_bytes", (json_int_t)s->round_bytes, "zero_bytes",
+			      (json_int_t)s->zero_bytes);
 
 	if (o && s->lazy.known)
 		json_object_set_new(o, "postcopy", lazy_json(&s->lazy));
@@ -191,7 +184,7 @@ void progress_moved(struct progress *p, const struct progress_summary *s)
 		snprintf(files, sizeof(files), ", %u %s copied", s->files,
 			 s->files == 1 ? "file" : "files");
 	printf("pid %d runs on %s now: moved in %.2f s, frozen for %s, %s sent%s\n", s->pid,
-	       s->host, seconds(monotonic_ns() - p->start_ns), frozen,
+	       s->host, seconds(clock_ns() - p->start_ns), frozen,
 	       human(sent, sizeof(sent), (double)s->sent_bytes), files);
 	tell_modes(s);
 	fflush(stdout);

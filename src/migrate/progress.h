@@ -48,8 +48,6 @@ struct progress_summary {
 	struct progress_lazy lazy;
 };
 
-uint64_t monotonic_ns(void);
-
 void progress_init(struct progress *p, enum progress_style style);
 void progress_stage(struct progress *p, const char *stage);
 void progress_bytes(struct progress *p, uint64_t done, uint64_t total); /* total 0: not known */

@@ -2,6 +2,7 @@
 #define LOG_MODULE "source"
 #include "migrate/source.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "migrate/left.h"
 #include "migrate/needs.h"
@@ -158,7 +159,7 @@ int source_files(struct source *s, struct err *err)
 
 int source_freeze(struct source *s, struct err *err)
 {
-	s->freeze_start_ns = monotonic_ns();
+	s->freeze_start_ns = clock_ns();
 	s->frozen = true; /* partly, even when it fails */
 	if (capture_freeze(s->capture, s->opt->timeout_s * 1000, err) < 0 ||
 	    source_check_interrupt(s, err) < 0)
@@ -301,7 +302,7 @@ void source_end_tree(struct source *s)
 /* The gap is over. The tree here ends, unless its memory is still needed. */
 static void runs_there(struct source *s)
 {
-	s->frozen_ns = monotonic_ns() - s->freeze_start_ns;
+	s->frozen_ns = clock_ns() - s->freeze_start_ns;
 	if (!s->pages)
 		source_end_tree(s);
 }

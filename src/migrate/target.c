@@ -2,6 +2,7 @@
 #define LOG_MODULE "target"
 #include "migrate/target.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "migrate/connect.h"
 #include "migrate/progress.h"
@@ -144,7 +145,7 @@ int target_changes(struct target *t, struct err *err)
 static void tell_progress(void *arg, uint64_t done_bytes, uint64_t total_bytes)
 {
 	struct target *t = arg;
-	uint64_t now = monotonic_ns();
+	uint64_t now = clock_ns();
 	Wire__Progress msg = WIRE__PROGRESS__INIT;
 	struct err ignored;
 
@@ -171,7 +172,7 @@ static int build(struct target *t, struct err *err)
 	t->restore = restore_open(t->store, &t->restore_opt, err);
 	if (!t->restore || restore_check(t->restore, err) < 0)
 		return -1;
-	t->told_ns = monotonic_ns();
+	t->told_ns = clock_ns();
 	return restore_build(t->restore, tell_progress, t, err);
 }
 

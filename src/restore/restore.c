@@ -2,6 +2,7 @@
 /*
  * The order of things (session.h names the files that do them).
  */
+#include "base/clock.h"
 #include "restore/session.h"
 
 #define LOG_MODULE "restore"
@@ -102,14 +103,6 @@ static const struct step {
 	{"registers", switch_registers},
 };
 
-static uint64_t now_us(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
-}
-
 int restore_build(struct restore_session *s,
 		  void (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes), void *arg,
 		  struct err *err)
@@ -119,7 +112,7 @@ int restore_build(struct restore_session *s,
 	s->progress = progress;
 	s->progress_arg = arg;
 	for (size_t i = 0; i < ARRAY_SIZE(steps); i++) {
-		start = now_us();
+		start = clock_us();
 		if (steps[i].run(s, err) < 0) {
 			struct err later;
 
@@ -127,7 +120,7 @@ int restore_build(struct restore_session *s,
 				log_error("%s", later.text);
 			return -1;
 		}
-		end = now_us();
+		end = clock_us();
 		log_info("%s: %llu us", steps[i].name, (unsigned long long)(end - start));
 	}
 	s->built = true;

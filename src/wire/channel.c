@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "wire/channel.h"
+#include "base/clock.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -73,20 +74,12 @@ static int read_some(struct channel *ch, struct err *err)
 	return 0;
 }
 
-static int64_t now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
-
 enum { READY_IN = 1, READY_OUT = 2 };
 
 /* Waits until the way in (or @want_out, the way out) is ready. Returns READY_* bits or -1. */
 static int wait_ready(struct channel *ch, bool want_in, bool want_out, struct err *err)
 {
-	int64_t deadline = ch->timeout_ms < 0 ? -1 : now_ms() + ch->timeout_ms;
+	int64_t deadline = ch->timeout_ms < 0 ? -1 : (int64_t)clock_ms() + ch->timeout_ms;
 
 	for (;;) {
 		struct pollfd fds[3] = {
@@ -94,12 +87,12 @@ static int wait_ready(struct channel *ch, bool want_in, bool want_out, struct er
 			{.fd = want_out ? ch->out : -1, .events = POLLOUT},
 			{.fd = ch->watch_fd, .events = POLLIN},
 		};
-		int64_t left = deadline < 0 ? -1 : MAX(deadline - now_ms(), (int64_t)0);
+		int64_t left = deadline < 0 ? -1 : MAX(deadline - (int64_t)clock_ms(), (int64_t)0);
 		int n = poll(fds, ARRAY_SIZE(fds), (int)left);
 
 		if (n < 0 && errno != EINTR)
 			return err_sys(err, "poll");
-		if (n == 0 && deadline >= 0 && now_ms() >= deadline) {
+		if (n == 0 && deadline >= 0 && (int64_t)clock_ms() >= deadline) {
 			ch->broken = true;
 			return err_set(err, ETIMEDOUT, "%s has not answered for %d seconds",
 				       ch->peer, ch->timeout_ms / 1000);

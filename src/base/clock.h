@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The time that only goes forward (CLOCK_MONOTONIC, clock_gettime(2)): for durations and time-outs. */
+#ifndef FERRY_BASE_CLOCK_H
+#define FERRY_BASE_CLOCK_H
+
+#include <stdint.h>
+#include <time.h>
+
+static inline uint64_t clock_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+static inline uint64_t clock_us(void)
+{
+	return clock_ns() / 1000;
+}
+
+static inline uint64_t clock_ms(void)
+{
+	return clock_ns() / 1000000;
+}
+
+#endif

@@ -59,13 +59,17 @@ void tcp_cork(int fd, bool corked)
 
 static int bound_port(int fd, uint16_t *port_out, struct err *err)
 {
-	struct sockaddr_storage addr = {0};
+	union {
+		struct sockaddr any;
+		struct sockaddr_in v4;
+		struct sockaddr_in6 v6;
+	} addr;
 	socklen_t len = sizeof(addr);
 
-	if (getsockname(fd, (struct sockaddr *)&addr, &len))
+	memset(&addr, 0, sizeof(addr));
+	if (getsockname(fd, &addr.any, &len))
 		return err_sys(err, "cannot ask for the port");
-	*port_out = ntohs(addr.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&addr)->sin6_port :
-						       ((struct sockaddr_in *)&addr)->sin_port);
+	*port_out = ntohs(addr.any.sa_family == AF_INET6 ? addr.v6.sin6_port : addr.v4.sin_port);
 	return 0;
 }
 

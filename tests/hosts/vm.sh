@@ -81,6 +81,7 @@ vm_initramfs() { # NAME
 	cp "$(command -v busybox)" "$root/usr/bin/busybox"
 	cat >"$root/rc" <<-'END'
 		mount -t proc proc /proc && mount -t sysfs sysfs /sys && mount -t devtmpfs dev /dev || exit 1
+		echo 4194304 >/proc/sys/kernel/pid_max # images from machines with more processes
 		mkdir -p /dev/pts /dev/shm /var/lib
 		mount -t devpts -o ptmxmode=0666 devpts /dev/pts
 		mount -t tmpfs shm /dev/shm

@@ -145,7 +145,7 @@ static uint64_t in_stub(uint64_t stub, const uint8_t *label)
 static struct stub_values values_for(const struct visit_thread *t)
 {
 	struct user_regs_struct r = t->regs;
-	struct stub_values v = {0};
+	struct stub_values v;
 
 	pt_restart_regs(&r, true);
 	v = (struct stub_values){

@@ -33,6 +33,10 @@ static void *watch(void *arg)
 		for (size_t i = 0; i < ARRAY_SIZE(clocks); i++) {
 			int64_t now = read_clock(clocks[i]);
 
+			// How far the raw clock is from the adjusted one, which a restore puts in its
+			// place, is each machine's own affair: it is only read.
+			if (clocks[i] == CLOCK_MONOTONIC_RAW)
+				continue;
 			CHECK(now >= last[i], "clock %d goes back by %ld ns", clocks[i],
 			      (long)(last[i] - now));
 			CHECK(now - last[i] < MAX_LEAP_NS, "clock %d leaps by %ld ns", clocks[i],

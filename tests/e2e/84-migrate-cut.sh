@@ -71,7 +71,9 @@ survives() {
 	local what=$1 pid round span_ms=400 hits=0 moves=0 was
 	home=a
 	pid=$(start_bench a "$2" "$3") || return 1
-	for ((round = 1; round <= rounds; round++)); do
+	for ((round = 1; round <= rounds || (hits == 0 && round <= 6 * rounds); round++)); do
+		# none has hit: too early counts as too late, so the span starts anew
+		[ $round -le "$rounds" ] || span_ms=400
 		away=$(other "$home")
 		was=$home
 		migrate "$home" "$pid" --overwrite-files &

@@ -264,6 +264,16 @@ static uint64_t leading_run(const uint8_t *pages, uint64_t n, bool *zero_out)
 	return zeros == ZERO_RUN_PAGES ? i - zeros : n;
 }
 
+/* @step pages are in the buffer now, which has not been sent. */
+static void advance(struct reply *r, uint64_t step)
+{
+	r->sent = 0;
+	r->done_vaddr = r->vaddr;
+	r->done_pages = step;
+	r->vaddr += step * PAGE_BYTES;
+	r->pages_left -= step;
+}
+
 /*
  * The head of an answer, with its first step of pages. For a ferry an answer is
  * one step at most, all of it zero or to be sent, and the next one follows.
@@ -293,11 +303,7 @@ static int begin_reply(struct serve_net *n, struct peer *p, struct err *err)
 	}
 	ps_encode(&h, p->buf);
 	r->bytes = PS_REQUEST_BYTES + (zero ? 0 : step * PAGE_BYTES);
-	r->sent = 0;
-	r->done_vaddr = r->vaddr;
-	r->done_pages = step;
-	r->vaddr += step * PAGE_BYTES;
-	r->pages_left -= step;
+	advance(r, step);
 	return 0;
 }
 
@@ -309,11 +315,7 @@ static int next_step(struct serve_net *n, struct peer *p, struct err *err)
 	if (serve_read(n->serve, r->vpid, r->vaddr, step, p->buf, err) < 0)
 		return -1;
 	r->bytes = step * PAGE_BYTES;
-	r->sent = 0;
-	r->done_vaddr = r->vaddr;
-	r->done_pages = step;
-	r->vaddr += step * PAGE_BYTES;
-	r->pages_left -= step;
+	advance(r, step);
 	return 0;
 }
 

@@ -25,7 +25,7 @@
 
 enum {
 	MAX_FILTER = 4096, /* BPF_MAXINSNS */
-	MAX_EXTRA_BYTES = 64,
+	MAX_EXTRA_BYTES = 256,
 };
 
 /* ---- options that are an int and have a field ---- */
@@ -101,11 +101,27 @@ static int restore_ints(int fd, const SkOptsEntry *opts, bool early_only, struct
 
 static const struct extra_opt {
 	int level, name;
+	bool late; /* it forbids what comes before it */
 } extra_opts[] = {
 	/* asm-generic/socket.h */
 	{SOL_SOCKET, SO_TIMESTAMP},
 	{SOL_SOCKET, SO_TIMESTAMPNS},
+	{SOL_SOCKET, SO_TIMESTAMPING},
+	{SOL_SOCKET, 63 /* SO_TIMESTAMP_NEW: the same with times of 64 bits, after the old ones */},
+	{SOL_SOCKET, 64 /* SO_TIMESTAMPNS_NEW */},
+	{SOL_SOCKET, 65 /* SO_TIMESTAMPING_NEW */},
 	{SOL_SOCKET, SO_RXQ_OVFL},
+	{SOL_SOCKET, SO_DEBUG},
+	{SOL_SOCKET, SO_WIFI_STATUS},
+	{SOL_SOCKET, SO_NOFCS},
+	{SOL_SOCKET, SO_SELECT_ERR_QUEUE},
+	{SOL_SOCKET, SO_LOCK_FILTER, .late = true},
+	{SOL_SOCKET, SO_INCOMING_CPU},
+	{SOL_SOCKET, 61 /* SO_TXTIME */},
+	{SOL_SOCKET, 69 /* SO_PREFER_BUSY_POLL */},
+	{SOL_SOCKET, 74 /* SO_TXREHASH */},
+	{SOL_SOCKET, 75 /* SO_RCVMARK */},
+	{SOL_SOCKET, 82 /* SO_RCVPRIORITY */},
 	{SOL_SOCKET, SO_PEEK_OFF},
 	{SOL_SOCKET, SO_BUSY_POLL},
 	{SOL_SOCKET, SO_MAX_PACING_RATE},
@@ -126,6 +142,9 @@ static const struct extra_opt {
 	{IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT},
 	{IPPROTO_IP, 25 /* IP_RECVFRAGSIZE */},
 	{IPPROTO_IP, 26 /* IP_RECVERR_RFC4884 */},
+	{IPPROTO_IP, IP_OPTIONS},
+	{IPPROTO_IP, 18 /* IP_PASSSEC */},
+	{IPPROTO_IP, IP_MULTICAST_IF},
 	{IPPROTO_IP, IP_MULTICAST_TTL},
 	{IPPROTO_IP, IP_MULTICAST_LOOP},
 	{IPPROTO_IP, IP_MULTICAST_ALL},
@@ -142,6 +161,19 @@ static const struct extra_opt {
 	{IPPROTO_IPV6, IPV6_TCLASS},
 	{IPPROTO_IPV6, IPV6_DONTFRAG},
 	{IPPROTO_IPV6, IPV6_ADDR_PREFERENCES},
+	{IPPROTO_IPV6, 33 /* IPV6_FLOWINFO_SEND */},
+	{IPPROTO_IPV6, 70 /* IPV6_AUTOFLOWLABEL */},
+	{IPPROTO_IPV6, 31 /* IPV6_RECVERR_RFC4884 */},
+	{IPPROTO_IPV6, 77 /* IPV6_RECVFRAGSIZE */},
+	{IPPROTO_IPV6, IPV6_RECVPATHMTU},
+	{IPPROTO_IPV6, IPV6_RECVHOPOPTS},
+	{IPPROTO_IPV6, IPV6_RECVDSTOPTS},
+	{IPPROTO_IPV6, IPV6_RECVRTHDR},
+	{IPPROTO_IPV6, 11 /* IPV6_FLOWINFO */},
+	{IPPROTO_IPV6, IPV6_HOPOPTS},
+	{IPPROTO_IPV6, IPV6_DSTOPTS},
+	{IPPROTO_IPV6, IPV6_RTHDR},
+	{IPPROTO_IPV6, IPV6_RTHDRDSTOPTS},
 	{IPPROTO_IPV6, IPV6_MINHOPCOUNT},
 	{IPPROTO_IPV6, IPV6_RECVORIGDSTADDR},
 	{IPPROTO_IPV6, IPV6_TRANSPARENT},
@@ -150,7 +182,9 @@ static const struct extra_opt {
 	{IPPROTO_TCP, 7 /* TCP_SYNCNT */},
 	{IPPROTO_TCP, 8 /* TCP_LINGER2 */},
 	{IPPROTO_TCP, 9 /* TCP_DEFER_ACCEPT */},
+	{IPPROTO_TCP, 10 /* TCP_WINDOW_CLAMP */},
 	{IPPROTO_TCP, 13 /* TCP_CONGESTION */},
+	{IPPROTO_TCP, 16 /* TCP_THIN_LINEAR_TIMEOUTS */},
 	{IPPROTO_TCP, 18 /* TCP_USER_TIMEOUT */},
 	{IPPROTO_TCP, 23 /* TCP_FASTOPEN */},
 	{IPPROTO_TCP, 25 /* TCP_NOTSENT_LOWAT */},
@@ -158,7 +192,10 @@ static const struct extra_opt {
 	{IPPROTO_TCP, 30 /* TCP_FASTOPEN_CONNECT */},
 	{IPPROTO_TCP, 34 /* TCP_FASTOPEN_NO_COOKIE */},
 	{IPPROTO_TCP, 36 /* TCP_INQ */},
+	{IPPROTO_TCP, 37 /* TCP_TX_DELAY */},
 	/* linux/udp.h, net/udplite.h */
+	{IPPROTO_UDP, 1 /* UDP_CORK */},
+	{IPPROTO_UDP, 100 /* UDP_ENCAP */},
 	{IPPROTO_UDP, 101 /* UDP_NO_CHECK6_TX */},
 	{IPPROTO_UDP, 102 /* UDP_NO_CHECK6_RX */},
 	{IPPROTO_UDP, 103 /* UDP_SEGMENT */},
@@ -257,23 +294,24 @@ struct sock_ids sockopt_peer_ids(const SkOptsEntry *opts)
 	return (struct sock_ids){.uid = cred.uid, .gid = cred.gid};
 }
 
-static bool extra_known(const SkExtraOpt *extra)
+static const struct extra_opt *find_extra(const SkExtraOpt *extra)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(extra_opts); i++)
 		if ((int)extra->level == extra_opts[i].level && (int)extra->name == extra_opts[i].name)
-			return true;
-	return false;
+			return &extra_opts[i];
+	return NULL;
 }
 
 /* Nothing depends on them for its meaning, so one that this kernel refuses is reported, not fatal. */
-static void restore_extra(int fd, const SkOptsEntry *opts)
+static void restore_extra(int fd, const SkOptsEntry *opts, bool late)
 {
 	for (size_t i = 0; i < opts->n_extra; i++) {
 		const SkExtraOpt *extra = opts->extra[i];
+		const struct extra_opt *known = find_extra(extra);
 
-		if (is_peercred(extra))
+		if (is_peercred(extra) || late != (known && known->late))
 			continue;
-		if (!extra_known(extra) || extra->value.len > MAX_EXTRA_BYTES)
+		if (!known || extra->value.len > MAX_EXTRA_BYTES)
 			log_warn("option %u of level %u in the image is none of ours: ignored",
 				 extra->name, extra->level);
 		else if (setsockopt(fd, (int)extra->level, (int)extra->name, extra->value.data,
@@ -451,7 +489,7 @@ int sockopt_restore_early(int fd, const SkOptsEntry *opts, struct err *err)
 	if (dev && dev[0] &&
 	    setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, dev, (socklen_t)strlen(dev) + 1))
 		return err_sys(err, "cannot bind the socket to device %.15s", dev);
-	restore_extra(fd, opts);
+	restore_extra(fd, opts, false);
 	return restore_ints(fd, opts, true, err);
 }
 
@@ -467,6 +505,7 @@ int sockopt_restore(int fd, const SkOptsEntry *opts, struct err *err)
 		return -1;
 	if (opts->has_so_linger && setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)))
 		return err_sys(err, "cannot set the linger time");
+	restore_extra(fd, opts, true);
 	return 0;
 }
 

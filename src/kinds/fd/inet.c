@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "kernel/diag.h"
 #include "kinds/fd/fd.h"
+#include "kinds/fd/multicast.h"
 #include "kinds/kind.h"
 #include "kinds/sockopt.h"
 
@@ -384,6 +385,9 @@ static int inet_capture(struct capture *c, struct fd_facts *f, struct err *err)
 	    add_address(c, &i.dst, i.family, &isk->n_dst_addr, &isk->dst_addr, err) ||
 	    capture_opts(c, f, isk, err) || set_scope(c, isk, &i, err))
 		return -1;
+	/* joining is for datagrams; the kernel refuses it to streams */
+	if (i.type == SOCK_DGRAM && multicast_capture(c->snap, f->own, isk, err))
+		return -1;
 	warn_of_queue(c, f, &i);
 	return capture_add_file(c, fe, err);
 }
@@ -532,7 +536,7 @@ static int check_values(const InetSkEntry *isk, struct err *err)
 			       "the socket's address belongs to network device %.15s, which does not "
 			       "exist here",
 			       isk->ifname);
-	return sockopt_check(isk->opts, err);
+	return multicast_check(isk, err) ? -1 : sockopt_check(isk->opts, err);
 }
 
 static int inet_check(struct restore *r, const FileEntry *fe, struct err *err)
@@ -632,8 +636,8 @@ static int inet_link(struct restore *r, const FileEntry *fe, int fd, struct err 
 	if (isk->proto == IPPROTO_TCP && isk->state == SOCK_STATE_LISTEN &&
 	    listen(fd, (int)isk->backlog))
 		return err_sys(err, "cannot listen on tcp port %u", isk->src_port);
-	if (set_opts(fd, isk, false, err) || sockopt_restore(fd, isk->opts, err) ||
-	    sockopt_set_flags(fd, isk->flags, err))
+	if (set_opts(fd, isk, false, err) || multicast_restore(fd, isk, err) ||
+	    sockopt_restore(fd, isk->opts, err) || sockopt_set_flags(fd, isk->flags, err))
 		return -1;
 	if (isk->has_shutdown && isk->shutdown > SK_SHUTDOWN__NONE &&
 	    isk->shutdown <= SK_SHUTDOWN__BOTH && shutdown(fd, how[isk->shutdown]) &&

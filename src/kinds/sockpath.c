@@ -392,29 +392,45 @@ int sockpath_bind_hidden(int fd, const uint8_t *name, size_t bytes, struct err *
 
 /* ---- connecting ---- */
 
-int sockpath_connect(int fd, int target, struct err *err)
+int sockpath_address(int target, struct sockaddr_un *addr, socklen_t *len, int *file_out,
+		     struct err *err)
 {
-	struct sockaddr_un addr = {0};
-	socklen_t len = sizeof(addr);
-	cleanup_close int file = -1;
 	char text[128];
 
-	if (getsockname(target, (struct sockaddr *)&addr, &len))
+	memset(addr, 0, sizeof(*addr));
+	*len = sizeof(*addr);
+	*file_out = -1;
+	if (getsockname(target, (struct sockaddr *)addr, len))
 		return err_sys(err, "cannot read a unix socket's name");
-	if (len <= offsetof(struct sockaddr_un, sun_path))
+	if (*len <= offsetof(struct sockaddr_un, sun_path))
 		return err_set(err, EINVAL, "cannot connect to a unix socket without a name");
-	sockpath_text((uint8_t *)addr.sun_path, len - offsetof(struct sockaddr_un, sun_path), text,
-		      sizeof(text));
-	if (addr.sun_path[0]) {
-		file = ioctl(target, SIOCUNIXFILE);
-		if (file < 0)
-			return err_sys(err, "cannot reach the file of unix socket %s", text);
-		len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 +
-				  (size_t)snprintf(addr.sun_path, sizeof(addr.sun_path),
-						   "/proc/self/fd/%d", file));
-	}
+	if (!addr->sun_path[0])
+		return 0;
+	sockpath_text((uint8_t *)addr->sun_path, *len - offsetof(struct sockaddr_un, sun_path),
+		      text, sizeof(text));
+	*file_out = ioctl(target, SIOCUNIXFILE);
+	if (*file_out < 0)
+		return err_sys(err, "cannot reach the file of unix socket %s", text);
+	*len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 +
+			   (size_t)snprintf(addr->sun_path, sizeof(addr->sun_path),
+					    "/proc/self/fd/%d", *file_out));
+	return 0;
+}
+
+int sockpath_connect(int fd, int target, struct err *err)
+{
+	cleanup_close int file = -1;
+	struct sockaddr_un addr;
+	char text[128];
+	socklen_t len;
+
+	if (sockpath_address(target, &addr, &len, &file, err))
+		return -1;
 	if (connect(fd, (struct sockaddr *)&addr, len))
-		return err_sys(err, "cannot connect to unix socket %s", text);
+		return err_sys(err, "cannot connect to unix socket %s",
+			       sockpath_text((uint8_t *)addr.sun_path,
+					     len - offsetof(struct sockaddr_un, sun_path), text,
+					     sizeof(text)));
 	return 0;
 }
 

@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 
 /* "@name" for abstract ones, the path, or "(unnamed)"; for messages. Returns @text. */
 const char *sockpath_text(const uint8_t *name, size_t bytes, char *text, size_t size);
@@ -66,7 +67,15 @@ int sockpath_check(const uint8_t *name, size_t bytes, const struct sockpath_plac
  */
 int sockpath_bind_hidden(int fd, const uint8_t *name, size_t bytes, struct err *err) must_check;
 
-/* Connects @fd to the socket that our descriptor @target is, by name or by file; works when the file is deleted. */
+/*
+ * An address that leads to the socket that our descriptor @target is, by name or by
+ * file, as long as the caller keeps *file_out (a descriptor, or -1) open. It works
+ * when the file is deleted. A socket without a name has none.
+ */
+int sockpath_address(int target, struct sockaddr_un *addr, socklen_t *len, int *file_out,
+		     struct err *err) must_check;
+
+/* Connects @fd to the socket that our descriptor @target is, in this way. */
 int sockpath_connect(int fd, int target, struct err *err) must_check;
 
 /* Connects @fd to whatever is bound to the name here. */

@@ -35,6 +35,9 @@ criu_lacks() { # dump|restore VICTIM
 	*:pipe_packet) echo "has no packet mode" ;;
 	*:threads_more) echo "has no I/O priority, timer slack and affinity" ;;
 	*:timerfd_unread) echo "disarms a periodic timer that has expired" ;;
+	*:udp_multicast) echo "does not keep multicast memberships" ;;
+	dump:unix_senders) echo "refuses credentials in a queue" ;;
+	restore:unix_senders) echo "does not keep the senders of messages" ;;
 	*:unix_accepted) echo "does not keep the name of accepted sockets" ;;
 	esac
 }

@@ -339,19 +339,26 @@ static int set_scope(struct capture *c, InetSkEntry *isk, const struct inet_fact
 	return isk->ifname ? 0 : err_nomem(err);
 }
 
+/* Messages and errors of the network, which may be lost on their way, too. */
 static void warn_of_queue(const struct capture *c, const struct fd_facts *f,
 			  const struct inet_facts *i)
 {
 	struct pollfd p = {.fd = f->own, .events = POLLIN};
 	char src[ADDRESS_TEXT];
+	bool data, error;
 
-	if (c->preflight || i->type != SOCK_DGRAM || (i->shutdown & 1) || poll(&p, 1, 0) <= 0 ||
-	    !(p.revents & POLLIN))
+	if (c->preflight || i->type != SOCK_DGRAM || poll(&p, 1, 0) <= 0)
 		return;
-	log_warn("fd %d of pid %d: datagrams wait in the queue of %s socket %s; they will be lost in "
-		 "the restored program",
-		 f->holders.v[0].fd, f->holders.v[0].pid, protocol_name(i->type, i->protocol),
-		 address_text(&i->src, src));
+	data = (p.revents & POLLIN) && !(i->shutdown & 1);
+	error = p.revents & POLLERR;
+	if (data || error)
+		log_warn("fd %d of pid %d: %s in the queue of %s socket %s; they will be lost in "
+			 "the restored program",
+			 f->holders.v[0].fd, f->holders.v[0].pid,
+			 !data ? "errors wait" :
+			 error ? "datagrams and errors wait" :
+				 "datagrams wait",
+			 protocol_name(i->type, i->protocol), address_text(&i->src, src));
 }
 
 static int inet_capture(struct capture *c, struct fd_facts *f, struct err *err)

@@ -162,6 +162,7 @@ static int capture_facts(struct capture *c, struct fd_facts *f, const struct uni
 	usk->peer = u->listener ? u->listener : u->diag.peer;
 	usk->has_shutdown = u->diag.shutdown != 0;
 	usk->shutdown = u->diag.shutdown;
+	usk->has_ferry_reset = usk->ferry_reset = u->reset;
 	usk->fown = capture_fown(c, f);
 	if (!usk->fown)
 		return err_nomem(err);
@@ -528,9 +529,9 @@ static int finish_pair(struct restore *r, const UnixSkEntry *a, const UnixSkEntr
 		return -1;
 	if (b && !listener_of(r, b) && bind_name(r, b, fds[1], err))
 		return -1;
-	if (unixqueue_fill(r, a->id, fds[1], err) || leave_peer(a, b, fds[1], err))
+	if (unixqueue_fill(r, a->id, fds[1], -1, err) || leave_peer(a, b, fds[1], err))
 		return -1;
-	return b ? unixqueue_fill(r, b->id, fds[0], err) : 0;
+	return b ? unixqueue_fill(r, b->id, fds[0], -1, err) : 0;
 }
 
 /* @b is NULL for a connection whose other end is closed: what it sent is in the queue. */
@@ -543,6 +544,9 @@ static int open_pair(struct restore *r, const UnixSkEntry *a, const UnixSkEntry 
 	if (ret)
 		return -1;
 	ret = finish_pair(r, a, b, fds, err);
+	/* to close an end with something unread resets the other */
+	if (!ret && !b && a->ferry_reset && send(fds[0], "", 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+		ret = err_sys(err, "cannot reset a unix connection");
 	if (ret || !b)
 		close(fds[1]);
 	else
@@ -569,7 +573,7 @@ static int open_single(struct restore *r, const UnixSkEntry *u, int *fd_out, str
 	if (u->type == SOCK_DGRAM && unixqueue_count(r, u->id)) {
 		sender = new_socket(u, err);
 		if (sender < 0 || sockpath_connect(sender, fd, err) ||
-		    unixqueue_fill(r, u->id, sender, err))
+		    unixqueue_fill(r, u->id, sender, fd, err))
 			return -1;
 	}
 	*fd_out = steal_fd(&fd);

@@ -9,6 +9,7 @@
 #include "kinds/sockopt.h"
 
 #include <linux/sockios.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/ioctl.h>
 
@@ -66,6 +67,17 @@ static int find_peer(struct capture *c, struct unix_facts *u, struct err *err)
 	return 0;
 }
 
+/* An error can only be seen to wait: reading it would take it away. */
+static void find_error(const struct fd_facts *f, struct unix_facts *u)
+{
+	struct pollfd p = {.fd = f->own};
+
+	u->error = poll(&p, 1, 0) > 0 && (p.revents & POLLERR);
+	/* the only error of a connection is ECONNRESET, and only its peer's end makes one */
+	u->reset = u->error && unix_is_stream(u->diag.type) &&
+		   u->diag.state == SOCK_STATE_ESTABLISHED && !u->diag.peer && !u->listener;
+}
+
 int unixfacts_find(struct capture *c, const struct fd_facts *f, struct unix_facts *u, struct err *err)
 {
 	int found;
@@ -83,7 +95,12 @@ int unixfacts_find(struct capture *c, const struct fd_facts *f, struct unix_fact
 	if (sockpath_is_path(u->diag.name, u->diag.name_bytes) &&
 	    sockpath_find(&c->snap->arena, f->own, u->diag.name, u->diag.name_bytes, &u->file, err))
 		return -1;
-	return u->inherited ? 0 : find_peer(c, u, err);
+	if (u->inherited)
+		return 0;
+	if (find_peer(c, u, err))
+		return -1;
+	find_error(f, u);
+	return 0;
 }
 
 /* ---- capture: what is refused ---- */
@@ -182,6 +199,11 @@ int unixfacts_allowed(struct capture *c, const struct fd_facts *f, const struct 
 			       "unix socket has %llu descriptors in flight (SCM_RIGHTS) in its "
 			       "queue; comes in a later release",
 			       (unsigned long long)fds);
+	if (u->error && !u->reset)
+		return err_set(err, 0,
+			       "unix socket %s has an error waiting (SO_ERROR), which can only be read "
+			       "once; try again when the program has seen it",
+			       u->name);
 	if (u->listener && inflight_allowed(c, f, u, err))
 		return -1;
 	return u->diag.state == SOCK_STATE_LISTEN ? pending_allowed(c, u, err) : 0;

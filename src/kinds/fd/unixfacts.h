@@ -21,6 +21,8 @@ struct unix_facts {
 	uint32_t listener;         /* not accepted yet: the listener's inode */
 	bool external;             /* the peer is outside the tree */
 	bool inherited;            /* --external unix[INO] */
+	bool error;                /* an error waits (SO_ERROR) ... */
+	bool reset; /* ... that comes again when the peer is closed with data unread */
 	char name[128], peer_name[128];
 };
 

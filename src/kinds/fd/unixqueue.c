@@ -13,6 +13,7 @@
 
 #include "base/log.h"
 #include "kinds/broker.h"
+#include "kinds/fd/unixsender.h"
 #include "kinds/sockopt.h"
 
 #include <errno.h>
@@ -22,16 +23,20 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
-enum { MAX_RIGHTS = 253 }; /* the kernel's SCM_MAX_FD */
+enum {
+	MAX_RIGHTS = 253, /* the kernel's SCM_MAX_FD */
+	PASSPIDFD = 76,   /* SO_PASSPIDFD, Linux 6.5 */
+};
 
 /* ---- capture ---- */
 
-static int add_packet(struct capture *c, uint32_t id, const void *data, size_t bytes, struct err *err)
+static int add_packet(struct capture *c, uint32_t id, const void *data, size_t bytes,
+		      const struct unixsender_note *note, struct err *err)
 {
 	SkPacketEntry *entry = snap_new(c->snap, SkPacketEntry, sk_packet_entry);
 	struct snap_payload packet = {.bytes = bytes};
 
-	if (!entry)
+	if (!entry || (note && unixsender_save(c, note, entry, err)))
 		return err_nomem(err);
 	entry->id_for = id;
 	entry->length = (uint32_t)bytes;
@@ -42,21 +47,6 @@ static int add_packet(struct capture *c, uint32_t id, const void *data, size_t b
 	return 0;
 }
 
-/* Peeks @total bytes from the peek offset on; a peek ends early where the sender's credentials change. */
-static int peek_stream(int fd, uint8_t *buf, size_t total, bool once, size_t *got_out)
-{
-	ssize_t got;
-
-	*got_out = 0;
-	do {
-		got = recv(fd, buf + *got_out, total - *got_out, MSG_PEEK | MSG_DONTWAIT);
-		if (got <= 0)
-			return got == 0 || errno == EAGAIN ? 0 : -1;
-		*got_out += (size_t)got;
-	} while (*got_out < total && !once);
-	return 0;
-}
-
 static int set_peek_off(int fd, int off, struct err *err)
 {
 	if (setsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, &off, sizeof(off)))
@@ -64,10 +54,37 @@ static int set_peek_off(int fd, int off, struct err *err)
 	return 0;
 }
 
+/*
+ * Peeks from the peek offset on until it has @total bytes. A peek ends where the sender's
+ * credentials change, if the reader has asked for them: each piece is a packet with its own.
+ */
+static int walk_stream(struct capture *c, struct fd_facts *f, uint8_t *buf, size_t total, bool once,
+		       size_t *got_out, struct err *err)
+{
+	bool passcred = sockopt_int(f->own, SOL_SOCKET, SO_PASSCRED) > 0;
+	struct unixsender_note note;
+	ssize_t got;
+
+	*got_out = 0;
+	while (*got_out < total) {
+		got = unixsender_peek(f->own, buf, total - *got_out, 0, passcred, &note);
+		if (got < 0 && errno != EAGAIN)
+			return err_sys(err, "cannot look into a unix socket's queue");
+		if (got <= 0 || (once && (size_t)got < total))
+			return 0;
+		note.msg.msg_namelen = 0; /* it is the peer's, which is made with its name */
+		if (add_packet(c, f->id, buf, (size_t)got, &note, err))
+			return -1;
+		*got_out += (size_t)got;
+	}
+	return 0;
+}
+
 static int capture_stream(struct capture *c, struct fd_facts *f, struct err *err)
 {
 	cleanup_free uint8_t *buf = NULL;
-	int total = 0, old = sockopt_int(f->own, SOL_SOCKET, SO_PEEK_OFF), ret = 0;
+	int total = 0, old = sockopt_int(f->own, SOL_SOCKET, SO_PEEK_OFF), ret;
+	struct err second;
 	size_t got = 0;
 
 	if (ioctl(f->own, SIOCINQ, &total))
@@ -77,33 +94,33 @@ static int capture_stream(struct capture *c, struct fd_facts *f, struct err *err
 	buf = malloc((size_t)total);
 	if (!buf)
 		return err_nomem(err);
-	if (old < 0)
-		ret = peek_stream(f->own, buf, (size_t)total, true, &got);
-	if (!ret && got < (size_t)total) {
-		if (set_peek_off(f->own, 0, err))
-			return -1;
-		ret = peek_stream(f->own, buf, (size_t)total, false, &got);
-		if (set_peek_off(f->own, old, err))
-			return -1;
-	}
-	if (ret)
-		return err_sys(err, "cannot look into a unix socket's queue");
+	if (old < 0 && walk_stream(c, f, buf, (size_t)total, true, &got, err))
+		return -1;
+	if (got == (size_t)total)
+		return 0;
+	if (set_peek_off(f->own, 0, err))
+		return -1;
+	ret = walk_stream(c, f, buf, (size_t)total, false, &got, err);
+	if (set_peek_off(f->own, old, ret ? &second : err) || ret)
+		return -1;
 	if (got < (size_t)total)
 		return err_set(err, 0, "a unix socket's queue of %d bytes shows only %zu", total,
 			       got);
-	return add_packet(c, f->id, buf, got, err);
+	return 0;
 }
 
 /* Walks messages with the peek offset at 0. @total: bytes in the queue where the kernel tells, else -1. */
 static int walk_messages(struct capture *c, struct fd_facts *f, int total, struct err *err)
 {
+	bool passcred = sockopt_int(f->own, SOL_SOCKET, SO_PASSCRED) > 0;
 	cleanup_free uint8_t *buf = NULL;
+	struct unixsender_note note;
 	size_t size = 0;
 	int walked = 0;
 	ssize_t got;
 
 	while (total < 0 || walked < total) {
-		got = recv(f->own, NULL, 0, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT);
+		got = unixsender_peek(f->own, NULL, 0, MSG_TRUNC, passcred, &note);
 		if (got < 0 && errno == EAGAIN)
 			break;
 		if (got < 0)
@@ -117,7 +134,9 @@ static int walk_messages(struct capture *c, struct fd_facts *f, int total, struc
 		}
 		if (got > 0 && recv(f->own, buf, size, MSG_PEEK | MSG_DONTWAIT) != got)
 			return err_set(err, 0, "a message in a unix socket's queue changed its size");
-		if (add_packet(c, f->id, buf, (size_t)got, err))
+		if (total >= 0)
+			note.msg.msg_namelen = 0; /* as in a stream */
+		if (add_packet(c, f->id, buf, (size_t)got, &note, err))
 			return -1;
 		walked += (int)got;
 	}
@@ -142,8 +161,23 @@ static int capture_messages(struct capture *c, struct fd_facts *f, int type, str
 	return ret;
 }
 
+/* Of a sender that is shown as a pidfd only, no pid can be read here. */
+static int pidfd_allowed(const struct fd_facts *f, struct err *err)
+{
+	struct pollfd readable = {.fd = f->own, .events = POLLIN};
+
+	if (sockopt_int(f->own, SOL_SOCKET, PASSPIDFD) <= 0 ||
+	    sockopt_int(f->own, SOL_SOCKET, SO_PASSCRED) > 0 || poll(&readable, 1, 0) <= 0)
+		return 0;
+	return err_set(err, 0,
+		       "unix socket has messages in its queue that tell their sender by a pidfd "
+		       "(SO_PASSPIDFD); try again when they have been read");
+}
+
 int unixqueue_capture(struct capture *c, struct fd_facts *f, int type, struct err *err)
 {
+	if (pidfd_allowed(f, err))
+		return -1;
 	return type == SOCK_STREAM ? capture_stream(c, f, err) : capture_messages(c, f, type, err);
 }
 
@@ -170,12 +204,12 @@ size_t unixqueue_count(const struct restore *r, uint32_t file_id)
 	return n;
 }
 
-/* The descriptors of one SCM_RIGHTS, as a control message. */
-static int put_rights(struct restore *r, const SkPacketEntry *entry, struct msghdr *msg, void *buf,
+/* The descriptors of one SCM_RIGHTS, as the first control message. */
+static int put_rights(struct restore *r, const SkPacketEntry *entry, struct msghdr *msg,
 		      struct err *err)
 {
 	const ScmEntry *scm = entry->scm[0];
-	struct cmsghdr *cmsg = buf;
+	struct cmsghdr *cmsg = msg->msg_control;
 	int *fds = (int *)CMSG_DATA(cmsg);
 
 	if (entry->n_scm > 1 || scm->type != SCM_RIGHTS || scm->n_rights > MAX_RIGHTS)
@@ -188,36 +222,34 @@ static int put_rights(struct restore *r, const SkPacketEntry *entry, struct msgh
 	cmsg->cmsg_level = SOL_SOCKET;
 	cmsg->cmsg_type = SCM_RIGHTS;
 	cmsg->cmsg_len = CMSG_LEN(scm->n_rights * sizeof(int));
-	msg->msg_control = buf;
 	msg->msg_controllen = CMSG_SPACE(scm->n_rights * sizeof(int));
 	return 0;
 }
 
-static int send_packet(struct restore *r, const struct snap_payload *p, int sender, bool stream,
-		       struct err *err)
+static int send_packet(struct restore *r, const struct snap_payload *p, struct unixsender *s,
+		       bool stream, struct err *err)
 {
 	const SkPacketEntry *entry = (const SkPacketEntry *)p->entry;
 	union {
 		struct cmsghdr align;
-		uint8_t bytes[CMSG_SPACE(MAX_RIGHTS * sizeof(int))];
+		uint8_t bytes[CMSG_SPACE(MAX_RIGHTS * sizeof(int)) + CMSG_SPACE(sizeof(struct ucred))];
 	} control = {0};
 	struct iovec iov = {.iov_base = p->data, .iov_len = p->bytes};
-	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control};
 	ssize_t sent;
 
-	if (entry->n_scm && put_rights(r, entry, &msg, &control, err))
+	if (entry->n_scm && put_rights(r, entry, &msg, err))
 		return -1;
 	if (stream && !p->bytes)
 		return 0;
 	do {
-		sent = sendmsg(sender, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
-		if (sent < 0 && errno == EAGAIN)
+		sent = unixsender_send(r, s, entry, &msg, err);
+		if (sent < 0 && err->no == EAGAIN)
 			return err_set(err, EAGAIN,
 				       "the receive queue takes no more messages; raise "
 				       "net.unix.max_dgram_qlen here");
 		if (sent < 0)
-			return err_sys(err, "cannot fill the receive queue");
-		msg.msg_control = NULL;
+			return -1;
 		msg.msg_controllen = 0;
 		iov.iov_base = (uint8_t *)iov.iov_base + sent;
 		iov.iov_len -= (size_t)sent;
@@ -225,11 +257,13 @@ static int send_packet(struct restore *r, const struct snap_payload *p, int send
 	return 0;
 }
 
-int unixqueue_fill(struct restore *r, uint32_t file_id, int sender, struct err *err)
+int unixqueue_fill(struct restore *r, uint32_t file_id, int sender, int receiver, struct err *err)
 {
 	bool stream = sockopt_int(sender, SOL_SOCKET, SO_TYPE) == SOCK_STREAM;
+	struct unixsender s = {.usual = sender, .receiver = receiver};
 	const struct snap_payload *p;
 	size_t pos = 0, bytes = 0, n = 0;
+	int ret = 0;
 
 	while ((p = next_packet(r, file_id, &pos))) {
 		bytes += p->bytes;
@@ -239,8 +273,8 @@ int unixqueue_fill(struct restore *r, uint32_t file_id, int sender, struct err *
 		return 0;
 	/* a message costs about a kilobyte beside its bytes */
 	sockopt_grow_sndbuf(sender, bytes + n * 1024);
-	for (pos = 0; (p = next_packet(r, file_id, &pos));)
-		if (send_packet(r, p, sender, stream, err))
-			return err_wrap(err, "unix socket queue");
-	return 0;
+	for (pos = 0; !ret && (p = next_packet(r, file_id, &pos));)
+		ret = send_packet(r, p, &s, stream, err);
+	unixsender_finish(&s);
+	return ret ? err_wrap(err, "unix socket queue") : 0;
 }

@@ -14,9 +14,11 @@ int unixqueue_capture(struct capture *c, struct fd_facts *f, int type, struct er
 size_t unixqueue_count(const struct restore *r, uint32_t file_id);
 
 /*
- * Sends them, through a socket that is connected to the one they are for. Its
- * send buffer may be larger afterwards.
+ * Sends them, through @sender, which is connected to the socket that they are for;
+ * its send buffer may be larger afterwards. To @receiver, that socket, others may send
+ * by its name, as those did whose names the messages bear (-1: they may not).
  */
-int unixqueue_fill(struct restore *r, uint32_t file_id, int sender, struct err *err) must_check;
+int unixqueue_fill(struct restore *r, uint32_t file_id, int sender, int receiver, struct err *err)
+	must_check;
 
 #endif

@@ -79,14 +79,18 @@ start_victim busy || {
 	finish
 }
 describe "$vdir/before"
-# How long does a round take when nobody disturbs it?
-mkdir "$vdir/images"
-start=$(date +%s%N)
-if ! timeout 60 "$ENGINE" dump -R -t "$pid" -D "$vdir/images" -o dump.log >"$vdir/out" 2>&1; then
-	not_ok undisturbed "$(reason "$(cat "$vdir/out")" "$vdir/images/dump.log")"
-	finish
-fi
-whole=$(awk -v ns=$(($(date +%s%N) - start)) 'BEGIN { print ns / 1e9 }')
+# How long does a round take when nobody disturbs it? The shortest of some: the first ones are cold.
+whole=60
+for i in 1 2 3 4 5; do
+	rm -rf "$vdir/images"
+	mkdir "$vdir/images"
+	start=$(date +%s%N)
+	if ! timeout 60 "$ENGINE" dump -R -t "$pid" -D "$vdir/images" -o dump.log >"$vdir/out" 2>&1; then
+		not_ok undisturbed "$(reason "$(cat "$vdir/out")" "$vdir/images/dump.log")"
+		finish
+	fi
+	whole=$(awk -v ns=$(($(date +%s%N) - start)) -v w="$whole" 'BEGIN { s = ns / 1e9; print s < w ? s : w }')
+done
 describe "$vdir/after"
 if diff=$(diff "$vdir/before" "$vdir/after"); then
 	ok undisturbed
@@ -108,7 +112,9 @@ for ((i = 1; i <= rounds; i++)); do
 		fi
 	fi
 done
-if [ $done = "$rounds" ]; then
+if [ $done = "$rounds" ] && [ $killed -lt $((rounds / 3)) ]; then
+	not_ok "killed rounds" "only $killed of $rounds commands were still there to be killed"
+elif [ $done = "$rounds" ]; then
 	echo "# $rounds rounds, $killed commands killed, a whole round takes $whole s"
 	ok "killed rounds"
 else

@@ -5,6 +5,7 @@
 #include "base/io.h"
 #include "base/log.h"
 #include "base/vec.h"
+#include "base/xattr.h"
 #include "migrate/left.h"
 
 #include <endian.h>
@@ -31,6 +32,7 @@ struct staged {
 	uid_t uid;
 	gid_t gid;
 	int64_t mtime_ns;
+	xattr_list attrs;
 };
 
 /* A directory, fifo or symbolic link that we made. */
@@ -40,6 +42,7 @@ struct made {
 	mode_t mode;
 	uid_t uid;
 	gid_t gid;
+	xattr_list attrs;
 	bool exists; /* it has been made */
 };
 
@@ -66,6 +69,7 @@ static void free_made(struct made *m)
 {
 	free(m->path);
 	free(m->target);
+	xattr_free(&m->attrs);
 }
 
 void file_target_free(struct file_target *ft)
@@ -76,6 +80,7 @@ void file_target_free(struct file_target *ft)
 		free(s->path);
 		free(s->temp);
 		free(s->backup);
+		xattr_free(&s->attrs);
 		if (s->fd >= 0)
 			close(s->fd);
 	}
@@ -137,6 +142,22 @@ static int check_path(const char *path, struct err *err)
 	return 0;
 }
 
+/* The attributes of a note, in place of those in @out. */
+static int take_attrs(const Wire__FileNote *n, xattr_list *out, struct err *err)
+{
+	xattr_free(out);
+	for (size_t i = 0; i < n->n_attrs; i++) {
+		const Wire__FileAttr *a = n->attrs[i];
+
+		if (!xattr_is_carried(a->name))
+			return err_set(err, EPROTO, "%.200s: attribute %.200s is not for copies",
+				       n->path, a->name);
+		if (!xattr_push(out, a->name, a->value.data, a->value.len))
+			return err_nomem(err);
+	}
+	return 0;
+}
+
 static int note_made(struct file_target *ft, const Wire__FileNote *n, struct err *err)
 {
 	struct made m = {.mode = n->mode, .uid = n->uid, .gid = n->gid};
@@ -147,10 +168,11 @@ static int note_made(struct file_target *ft, const Wire__FileNote *n, struct err
 	}
 	m.path = strdup(n->path);
 	m.target = n->link_target ? strdup(n->link_target) : NULL;
-	if (m.path && (m.target || !n->link_target) && vec_push(&ft->made, m))
+	if (m.path && (m.target || !n->link_target) && !take_attrs(n, &m.attrs, err) &&
+	    vec_push(&ft->made, m))
 		return 0;
 	free_made(&m);
-	return err_nomem(err);
+	return err->no == EPROTO ? -1 : err_nomem(err);
 }
 
 /* A symbolic link must lead to the same place. */
@@ -201,6 +223,16 @@ static int compare_regular(struct file_target *ft, const Wire__FileNote *n, cons
 	return 0;
 }
 
+/* What the copy will look like: as the note of the last round says. */
+static int describe_staged(struct staged *s, const Wire__FileNote *n, struct err *err)
+{
+	s->mode = n->mode & 07777;
+	s->uid = n->uid;
+	s->gid = n->gid;
+	s->mtime_ns = n->mtime_ns;
+	return take_attrs(n, &s->attrs, err);
+}
+
 static int compare(struct file_target *ft, const Wire__FileNote *n, Wire__FileState *out,
 		   struct err *err)
 {
@@ -210,9 +242,8 @@ static int compare(struct file_target *ft, const Wire__FileNote *n, Wire__FileSt
 	if (check_path(n->path, err) < 0)
 		return -1;
 	if (staged) {
-		staged->mtime_ns = n->mtime_ns;
 		out->state = WIRE_FILE_STAGED;
-		return 0;
+		return describe_staged(staged, n, err);
 	}
 	if ((S_ISLNK(n->mode) ? lstat(n->path, &st) : stat(n->path, &st)) < 0) {
 		if (errno != ENOENT && errno != ENOTDIR)
@@ -276,6 +307,20 @@ static int make_one(const struct made *m)
 	return -1;
 }
 
+static int set_made(const struct made *m, struct err *err)
+{
+	cleanup_close int fd = -1;
+
+	if (lchown(m->path, m->uid, m->gid) < 0)
+		return err_sys(err, "%s: cannot set its owner", m->path);
+	if (S_ISLNK(m->mode))
+		return 0;
+	fd = open(m->path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0 || fchmod(fd, m->mode & 07777) < 0)
+		return err_sys(err, "%s: cannot set its mode", m->path);
+	return xattr_write(fd, &m->attrs, err) < 0 ? err_wrap(err, "%s", m->path) : 0;
+}
+
 /* What is not a regular file and missing; in the order of the list: outer directories first. */
 static int make_missing(struct file_target *ft, struct err *err)
 {
@@ -290,9 +335,8 @@ static int make_missing(struct file_target *ft, struct err *err)
 		if (rc < 0)
 			return err_sys(err, "%s: cannot make it", m->path);
 		m->exists = true;
-		if (lchown(m->path, m->uid, m->gid) < 0 ||
-		    (!S_ISLNK(m->mode) && chmod(m->path, m->mode & 07777) < 0))
-			return err_sys(err, "%s: cannot set its owner and mode", m->path);
+		if (set_made(m, err) < 0)
+			return -1;
 	}
 	return 0;
 }
@@ -343,16 +387,14 @@ static struct staged *begin_file(struct file_target *ft, uint32_t index, struct 
 	if (known)
 		return known;
 	s.path = strdup(n->path);
-	s.mode = n->mode & 07777;
-	s.uid = n->uid;
-	s.gid = n->gid;
-	s.mtime_ns = n->mtime_ns;
 	if (!s.path || !vec_push(&ft->staged, s)) {
 		free(s.path);
 		err_nomem(err);
 		return NULL;
 	}
 	known = &ft->staged.v[ft->staged.n - 1];
+	if (describe_staged(known, n, err) < 0)
+		return NULL;
 	/* if something is there, it is stale, or the user said --overwrite-files */
 	known->overwrite = stat(n->path, &st) == 0;
 	known->stale = known->overwrite && left_unchanged(n->path, &st);
@@ -372,6 +414,11 @@ static int take_data(const struct staged *s, const struct frame *f, struct err *
 	if (io_pwrite_full(s->fd, f->body + sizeof(off), f->bytes - sizeof(off), (off_t)off) < 0)
 		return err_sys(err, "%s: cannot write the copy", s->path);
 	return 0;
+}
+
+static int set_attrs(const struct staged *s, struct err *err)
+{
+	return xattr_write(s->fd, &s->attrs, err) < 0 ? err_wrap(err, "%s", s->path) : 0;
 }
 
 /* From FILE_BEGIN to FILE_END. */
@@ -407,7 +454,8 @@ static int receive_file(struct file_target *ft, struct channel *ch, const struct
 	if (end->size > INT64_MAX || ftruncate(s->fd, (off_t)end->size) < 0)
 		rc = err_sys(err, "%s: cannot give the copy its size", s->path);
 	wire_free(end);
-	return rc;
+	/* only to learn in time that it can be done: what is written later takes some away */
+	return rc ? rc : set_attrs(s, err);
 }
 
 int files_receive(struct file_target *ft, struct channel *ch, struct err *err)
@@ -455,9 +503,13 @@ static int set_attributes(const struct staged *s, struct err *err)
 				    {.tv_sec = s->mtime_ns / 1000000000,
 				     .tv_nsec = s->mtime_ns % 1000000000}};
 
-	if (fchown(s->fd, s->uid, s->gid) < 0 || fchmod(s->fd, s->mode) < 0 ||
-	    futimens(s->fd, times) < 0)
-		return err_sys(err, "%s: cannot set owner, mode and time of the copy", s->path);
+	/* each undoes a part of those behind it */
+	if (fchown(s->fd, s->uid, s->gid) < 0 || fchmod(s->fd, s->mode) < 0)
+		return err_sys(err, "%s: cannot set owner and mode of the copy", s->path);
+	if (set_attrs(s, err) < 0)
+		return -1;
+	if (futimens(s->fd, times) < 0)
+		return err_sys(err, "%s: cannot set the time of the copy", s->path);
 	return 0;
 }
 

@@ -8,6 +8,7 @@
 
 #include "base/io.h"
 #include "base/vec.h"
+#include "base/xattr.h"
 #include "kernel/proc.h"
 
 #include <errno.h>
@@ -71,8 +72,38 @@ static bool is_pseudo(long magic)
 	return false;
 }
 
-static int add_note(struct walk *w, struct seen_path *seen, const struct stat *st, long magic,
-		    struct err *err)
+/* Into the note of the file that @fd leads to: what travels with its copy. */
+static int add_attrs(struct walk *w, int fd, Wire__FileNote *n, struct err *err)
+{
+	xattr_list list = {0};
+	char path[40];
+	int rc;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	rc = xattr_read(path, &list, err);
+	n->attrs = rc ? NULL : arena_array(w->arena, Wire__FileAttr *, list.n + 1);
+	if (!rc && !n->attrs)
+		rc = err_nomem(err);
+	for (size_t i = 0; i < list.n && !rc; i++) {
+		Wire__FileAttr *a = arena_new(w->arena, Wire__FileAttr);
+
+		if (a) {
+			wire__file_attr__init(a);
+			a->name = arena_strdup(w->arena, list.v[i].name);
+			a->value.len = list.v[i].bytes;
+			a->value.data = arena_dup(w->arena, list.v[i].value, list.v[i].bytes);
+		}
+		if (!a || !a->name || !a->value.data)
+			rc = err_nomem(err);
+		else
+			n->attrs[n->n_attrs++] = a;
+	}
+	xattr_free(&list);
+	return rc ? err_wrap(err, "%s", n->path) : 0;
+}
+
+static int add_note(struct walk *w, struct seen_path *seen, int fd, const struct stat *st,
+		    long magic, struct err *err)
 {
 	Wire__FileNote *n = arena_new(w->arena, Wire__FileNote);
 	char target[PATH_MAX];
@@ -97,6 +128,8 @@ static int add_note(struct walk *w, struct seen_path *seen, const struct stat *s
 	if (S_ISLNK(st->st_mode) && io_readlinkf(target, sizeof(target), "%s", seen->path) == 0 &&
 	    !(n->link_target = arena_strdup(w->arena, target)))
 		return err_nomem(err);
+	if (!n->must_exist && !S_ISLNK(st->st_mode) && add_attrs(w, fd, n, err))
+		return -1;
 	seen->note = n;
 	return vec_push(&w->notes, n) ? 0 : err_nomem(err);
 }
@@ -139,7 +172,7 @@ static int add_path_itself(struct walk *w, const char *path, bool written, struc
 			return 0;
 		if (S_ISSOCK(st.st_mode) || is_terminal(&st))
 			return 0;
-		if (add_note(w, seen, &st, (long)fs.f_type, err) < 0)
+		if (add_note(w, seen, fd, &st, (long)fs.f_type, err) < 0)
 			return -1;
 	}
 	if (written && seen->note)

@@ -6,7 +6,9 @@
  */
 #include "migrate/files.h"
 
+#include "base/arena.h"
 #include "base/io.h"
+#include "base/xattr.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -18,6 +20,7 @@
 #include <stdarg.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 
 #include <cmocka.h>
 
@@ -116,11 +119,32 @@ static void enter(const char *root)
 		fail_msg("chroot %s: %s", root, strerror(errno));
 }
 
+static void note_attrs(const char *path, struct arena *arena, Wire__FileNote *n)
+{
+	xattr_list list = {0};
+	struct err err;
+
+	if (xattr_read(path, &list, &err))
+		list.n = 0; /* the hostile one is not there */
+	n->attrs = arena_array(arena, Wire__FileAttr *, list.n + 1);
+	for (size_t i = 0; i < list.n; i++) {
+		Wire__FileAttr *a = arena_new(arena, Wire__FileAttr);
+
+		wire__file_attr__init(a);
+		a->name = arena_strdup(arena, list.v[i].name);
+		a->value.data = arena_dup(arena, list.v[i].value, list.v[i].bytes);
+		a->value.len = list.v[i].bytes;
+		n->attrs[n->n_attrs++] = a;
+	}
+	xattr_free(&list);
+}
+
 static void *run_source(void *arg)
 {
 	struct world *w = arg;
 	Wire__FileNote notes[MAX_PATHS], *pointers[MAX_PATHS];
 	Wire__FileList list = WIRE__FILE_LIST__INIT;
+	struct arena arena = {0};
 	struct stat st;
 
 	enter(w->here);
@@ -139,6 +163,8 @@ static void *run_source(void *arg)
 		notes[i].ino = st.st_ino;
 		if (S_ISLNK(st.st_mode))
 			notes[i].link_target = (char *)"/elsewhere";
+		else if (!S_ISSOCK(st.st_mode))
+			note_attrs(w->paths[i], &arena, &notes[i]);
 		pointers[i] = &notes[i];
 	}
 	list.files = pointers;
@@ -146,6 +172,7 @@ static void *run_source(void *arg)
 	w->source_rc = files_send(w->fs, &w->source, &list, note_refused, NULL, w, &w->source_err);
 	if (w->source_rc < 0 && !w->source.broken)
 		channel_abort(&w->source, &w->source_err);
+	arena_free(&arena);
 	return NULL;
 }
 
@@ -241,6 +268,17 @@ static void assert_same(const struct world *w, const char *path)
 	free(b);
 }
 
+/* An attribute is the same, or (@want NULL) not there. */
+static void assert_attr(const struct world *w, const char *path, const char *name, const void *want,
+			ssize_t bytes)
+{
+	char value[64];
+
+	assert_int_equal(getxattr(at(w->there, path), name, value, sizeof(value)), bytes);
+	if (bytes >= 0)
+		assert_memory_equal(value, want, (size_t)bytes);
+}
+
 static bool exists(const char *root, const char *path)
 {
 	return access(at(root, path), F_OK) == 0;
@@ -292,6 +330,49 @@ static void missing_is_copied(void **state)
 	in_thread(&w, run_undo); /* there is no way back any more */
 	assert_same(&w, "/w/small");
 	assert_int_equal(entries(w.there, "/w"), 2);
+	world_finish(&w);
+}
+
+/* Capabilities, access control lists and attributes of users; a copy has those of its original only. */
+static void attributes_are_copied(void **state)
+{
+	/* linux/capability.h: version 2 with the effective bit; CAP_NET_BIND_SERVICE */
+	static const uint32_t caps[] = {0x02000001, 1 << 10, 0, 0, 0};
+	/* linux/posix_acl_xattr.h: rw for the owner, r for user 1234 and the group, mask r, none for others */
+	static const uint32_t acl[] = {2,          0x00060001, UINT32_MAX, 0x00040002,
+				       1234,       0x00040004, UINT32_MAX, 0x00040010,
+				       UINT32_MAX, 0x00000020, UINT32_MAX};
+	struct world w;
+	char *path;
+
+	world_init(&w, true, false);
+	write_at(w.here, "/w/tool", 0, "program", 7);
+	path = strdup(at(w.here, "/w/tool"));
+	assert_int_equal(setxattr(path, "security.capability", caps, sizeof(caps), 0), 0);
+	assert_int_equal(setxattr(path, "user.note", "old", 3, 0), 0);
+	assert_int_equal(setxattr(path, "user.gone", "x", 1, 0), 0);
+	/* an inherited list that a plain file must not keep */
+	write_at(w.here, "/w/plain", 0, "text", 4);
+	assert_int_equal(setxattr(at(w.here, "/w"), "system.posix_acl_default", acl, sizeof(acl), 0),
+			 0);
+	need(&w, "/w");
+	need(&w, "/w/tool");
+	need(&w, "/w/plain");
+	assert_int_equal(run_round(&w, false), 0);
+	/* they change before the second round, which sends no contents */
+	assert_int_equal(setxattr(path, "user.note", "new!", 4, 0), 0);
+	assert_int_equal(removexattr(path, "user.gone"), 0);
+	assert_int_equal(setxattr(path, "system.posix_acl_access", acl, sizeof(acl), 0), 0);
+	assert_int_equal(run_round(&w, true), 0);
+	assert_same(&w, "/w/tool");
+	assert_same(&w, "/w/plain");
+	assert_attr(&w, "/w/tool", "security.capability", caps, sizeof(caps));
+	assert_attr(&w, "/w/tool", "system.posix_acl_access", acl, sizeof(acl));
+	assert_attr(&w, "/w/tool", "user.note", "new!", 4);
+	assert_attr(&w, "/w/tool", "user.gone", NULL, -1);
+	assert_attr(&w, "/w", "system.posix_acl_default", acl, sizeof(acl));
+	assert_attr(&w, "/w/plain", "system.posix_acl_access", NULL, -1);
+	free(path);
 	world_finish(&w);
 }
 
@@ -544,6 +625,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(missing_is_copied),
+		cmocka_unit_test(attributes_are_copied),
 		cmocka_unit_test(links_are_made_as_links),
 		cmocka_unit_test(only_changes_are_sent_again),
 		cmocka_unit_test(cut_files_stay_cut),

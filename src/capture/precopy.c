@@ -129,7 +129,7 @@ struct precopy *precopy_create(pid_t root, const struct kind_options *opt, unsig
 	p->opt = opt;
 	p->timeout_ms = timeout_ms;
 	p->last_scan_ns = clock_ns();
-	if (track_trusted(err) || track_probe(&p->method, err)) {
+	if (track_probe(&p->method, err)) {
 		precopy_close(p);
 		return NULL;
 	}

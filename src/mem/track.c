@@ -118,18 +118,6 @@ static const char *try_soft_dirty(volatile uint8_t *page)
 	return is_soft_dirty(pagemap, page) ? NULL : "no soft-dirty bits (CONFIG_MEM_SOFT_DIRTY)";
 }
 
-int track_trusted(struct err *err)
-{
-	const char *word = getenv("FERRY_TRACKING");
-
-	if (word && strcmp(word, "unverified") == 0)
-		return 0;
-	return err_set(err, ENOTSUP,
-		       "tracking of written pages is switched off in this version, since it misses a "
-		       "write now and then; save or move the whole memory while the program is stopped "
-		       "(or set FERRY_TRACKING=unverified, for experiments only)");
-}
-
 int track_probe(enum track_method *out, struct err *err)
 {
 	uint8_t *page = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
@@ -242,21 +230,23 @@ static int push_region(track_regions *out, uint64_t start, uint64_t end, bool di
 	return vec_push(out, (struct track_region){start, end, dirty}) ? 0 : err_nomem(err);
 }
 
-/* What a scan has found about the areas themselves. */
-struct tally {
-	size_t tried, ours; /* that should be ours; that are */
-	mem_ranges registered;
-};
-
-/* 1: ours; 0: cannot be registered, or is gone; -1: somebody else has it. */
-static int claim(struct track *t, const struct track_area *a, struct err *err)
+/*
+ * Registers an area, and takes away marks of an earlier registration that the kernel left behind.
+ * (Linux 6.18: when mremap moves a registered area beside another and they become one,
+ * the registration of both is dropped, but the pages of the second stay marked: they
+ * look clean for ever, and can be written.)
+ * 1: ours; 0: cannot be registered, or is gone; -1: somebody else has it.
+ */
+static int claim(struct track *t, uint64_t start, uint64_t end, struct err *err)
 {
-	if (register_range(t->uffd, a->start, a->end) == 0)
-		return 1;
+	struct uffdio_writeprotect unmark = {.range = {.start = start, .len = end - start}};
+
+	if (register_range(t->uffd, start, end) == 0)
+		return ioctl(t->uffd, UFFDIO_WRITEPROTECT, &unmark) == 0;
 	if (errno != EBUSY)
 		return 0;
 	return err_sys(err, "pid %d: the area at %llx is watched by another userfaultfd", t->pid,
-		       (unsigned long long)a->start);
+		       (unsigned long long)start);
 }
 
 /* Pages with contents in [start, end); @flags of pagescan. */
@@ -279,66 +269,101 @@ static int scan_pages(struct track *t, int pagemap, uint64_t start, uint64_t end
 	return rc == 1 ? err_set(err, ENOTSUP, "this kernel has no PAGEMAP_SCAN (Linux 6.7)") : rc;
 }
 
+/* Hands on what was found; without @trusted every page counts as dirty. */
+static int push_found(const pagescan_regions *found, bool trusted, track_regions *out, struct err *err)
+{
+	vec_foreach (r, found)
+		if (push_region(out, r->start, r->end, !trusted || r->categories & PAGE_IS_WRITTEN,
+				err))
+			return -1;
+	return 0;
+}
+
 /*
- * One piece of an area. @ours: we registered it, so a page that is not WRITTEN is
- * clean, unless the registration was lost (mremap, a new mapping), which the kernel
- * says with EPERM; then @ours becomes false.
+ * A piece that the last protecting scan found ours, so a page that is not WRITTEN is clean; unless
+ * the registration was lost since (a new mapping, mremap), which the kernel says
+ * with EPERM. Then *@ours becomes false, and nothing is reported.
  */
-static int scan_piece(struct track *t, int pagemap, const struct track_area *a, uint64_t start,
-		      uint64_t end, bool *ours, bool protect, track_regions *out, struct err *err)
+static int scan_known(struct track *t, int pagemap, uint64_t start, uint64_t end, bool protect,
+		      bool *ours, track_regions *out, struct err *err)
 {
 	pagescan_regions found = {0};
-	uint64_t flags = *ours ? PAGESCAN_ASYNC_ONLY | (protect ? PAGESCAN_PROTECT : 0) : 0;
-	int rc = scan_pages(t, pagemap, start, end, a->file, flags, &found, err);
+	uint64_t flags = PAGESCAN_ASYNC_ONLY | (protect ? PAGESCAN_PROTECT : 0);
+	int rc = scan_pages(t, pagemap, start, end, false, flags, &found, err);
 
-	if (rc && *ours && err->no == EPERM) {
-		*ours = false;
-		found.n = 0;
-		rc = scan_pages(t, pagemap, start, end, a->file, 0, &found, err);
-	}
-	vec_foreach (r, &found) {
-		if (rc == 0)
-			rc = push_region(out, r->start, r->end,
-					 !*ours || r->categories & PAGE_IS_WRITTEN, err);
-	}
+	*ours = rc == 0 || err->no != EPERM;
+	if (rc && !*ours)
+		rc = 0;
+	else if (rc == 0)
+		rc = push_found(&found, true, out, err);
 	vec_free(&found);
 	return rc;
 }
 
-/* A scan that protects: the whole area is registered, or not ours. */
-static int scan_and_protect(struct track *t, int pagemap, const struct track_area *a,
-			    unsigned int flags, struct tally *tally, track_regions *out,
-			    struct err *err)
+/* A piece of which nothing is known: all its pages are dirty. */
+static int scan_unknown(struct track *t, int pagemap, uint64_t start, uint64_t end, bool file,
+			bool protect, bool *ours, track_regions *out, struct err *err)
 {
-	int claimed = a->file ? 0 : claim(t, a, err);
-	bool ours = claimed == 1;
+	pagescan_regions found = {0};
+	uint64_t flags = protect ? PAGESCAN_ASYNC_ONLY | PAGESCAN_PROTECT : 0;
+	int rc = scan_pages(t, pagemap, start, end, file, flags, &found, err);
+
+	*ours = protect;
+	if (rc && protect && err->no == EPERM) {
+		*ours = false;
+		found.n = 0;
+		rc = scan_pages(t, pagemap, start, end, file, 0, &found, err);
+	}
+	if (rc == 0)
+		rc = push_found(&found, false, out, err);
+	vec_free(&found);
+	return rc;
+}
+
+/* A pass over areas that ascend, beside what is registered. */
+struct pass {
+	struct track *t;
+	int pagemap;
+	unsigned int flags;
+	size_t at;       /* in t->registered */
+	mem_ranges ours; /* that is registered now */
+};
+
+/* Registers a piece anew, which nothing is known of, and scans it. */
+static int scan_anew(struct pass *p, const struct track_area *a, uint64_t start, uint64_t end,
+		     track_regions *out, struct err *err)
+{
+	int claimed = !(p->flags & TRACK_PROTECT) || a->file ? 0 : claim(p->t, start, end, err);
+	bool ours;
 
 	if (claimed < 0)
 		return -1;
-	tally->tried += !a->file;
-	if (!ours && flags & TRACK_ONLY_TRACKED)
+	if (!claimed && p->flags & TRACK_ONLY_TRACKED)
 		return 0;
-	if (scan_piece(t, pagemap, a, a->start, a->end, &ours, true, out, err))
+	if (scan_unknown(p->t, p->pagemap, start, end, a->file, claimed == 1, &ours, out, err))
 		return -1;
-	tally->ours += ours;
-	return ours ? mem_ranges_push(&tally->registered, a->start, a->end, err) : 0;
+	return ours ? mem_ranges_push(&p->ours, start, end, err) : 0;
 }
 
-/* The last scan: pieces that were registered by the one before, and what is new. */
-static int scan_as_is(struct track *t, int pagemap, const struct track_area *a, size_t *at,
-		      track_regions *out, struct err *err)
+static int scan_area(struct pass *p, const struct track_area *a, track_regions *out, struct err *err)
 {
-	const mem_ranges *r = &t->registered;
+	const mem_ranges *r = &p->t->registered;
 	uint64_t from = a->start, end;
 	bool ours;
 
 	for (; from < a->end; from = end) {
-		while (*at < r->n && r->v[*at].end <= from)
-			++*at;
-		ours = *at < r->n && r->v[*at].start <= from && !a->file;
-		end = *at == r->n || a->file ? a->end : ours ? r->v[*at].end : r->v[*at].start;
+		while (p->at < r->n && r->v[p->at].end <= from)
+			p->at++;
+		ours = p->at < r->n && r->v[p->at].start <= from && !a->file;
+		end = p->at == r->n || a->file ? a->end :
+		      ours                     ? r->v[p->at].end :
+						 r->v[p->at].start;
 		end = MIN(end, a->end);
-		if (scan_piece(t, pagemap, a, from, end, &ours, false, out, err))
+		if (ours && scan_known(p->t, p->pagemap, from, end, p->flags & TRACK_PROTECT, &ours,
+				       out, err))
+			return -1;
+		if (ours ? mem_ranges_push(&p->ours, from, end, err) :
+			   scan_anew(p, a, from, end, out, err))
 			return -1;
 	}
 	return 0;
@@ -347,20 +372,23 @@ static int scan_as_is(struct track *t, int pagemap, const struct track_area *a, 
 static int scan_uffd(struct track *t, int pagemap, const struct track_area *areas, size_t n,
 		     unsigned int flags, track_regions *out, struct err *err)
 {
-	struct tally tally = {0};
-	size_t at = 0, i;
+	struct pass p = {.t = t, .pagemap = pagemap, .flags = flags};
+	bool lost = false;
 	int rc = 0;
 
-	for (i = 0; i < n && rc == 0; i++)
-		rc = flags & TRACK_PROTECT ?
-			     scan_and_protect(t, pagemap, &areas[i], flags, &tally, out, err) :
-			     scan_as_is(t, pagemap, &areas[i], &at, out, err);
-	if (!(flags & TRACK_PROTECT))
-		return rc;
-	vec_free(&t->registered);
-	t->registered = tally.registered;
+	for (size_t i = 0; i < n && rc == 0; i++) {
+		rc = scan_area(&p, &areas[i], out, err);
+		lost |= !areas[i].file;
+	}
 	/* An area may be lost by itself; all of them at once means that they are another program's. */
-	return rc ? -1 : tally.tried && !tally.ours;
+	lost &= p.ours.n == 0;
+	if (!(flags & TRACK_PROTECT)) {
+		vec_free(&p.ours);
+		return rc;
+	}
+	vec_free(&t->registered);
+	t->registered = p.ours;
+	return rc ? -1 : lost;
 }
 
 /* ---- scans of soft-dirty bits; the task is stopped ---- */

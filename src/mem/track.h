@@ -29,13 +29,6 @@
 
 enum track_method { TRACK_UFFD, TRACK_SOFT_DIRTY };
 
-/*
- * May tracking be used at all? In this version only with FERRY_TRACKING=unverified in the
- * environment: now and then a write right after a protecting scan goes unnoticed (HACKING.md, known
- * defects), and a page that is taken for clean though it was written is silent corruption.
- */
-int track_trusted(struct err *err) must_check;
-
 /* The better method that really works here; -1 and what is lacking if none does. */
 int track_probe(enum track_method *out, struct err *err) must_check;
 

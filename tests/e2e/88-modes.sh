@@ -198,8 +198,7 @@ random_faults() {
 }
 
 begin
-# Those with rounds of pre-copy are switched off (HACKING.md, known defects).
-modes=(stop postcopy)
+modes=(stop precopy postcopy hybrid)
 for mode in "${modes[@]}"; do
 	test_case "$mode moves a lively program" moves --mode "$mode"
 done

@@ -20,7 +20,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
-enum { KILL_TIMEOUT_MS = 10000 };
+enum { KILL_TIMEOUT_MS = 10000, KILL_LOOK_MS = 5 };
 
 struct restore_session *restore_open(struct store *store, const struct restore_options *opt,
 				     struct err *err)
@@ -150,16 +150,26 @@ int restore_commit(struct restore_session *s, struct err *err)
 
 /* ---- close ---- */
 
-static void kill_and_wait(struct rtask *t)
+/* Its other threads are ours to reap, as we trace them; a process has not ended before. */
+static bool has_ended(const struct rtask *t, int wait_ms)
 {
 	struct pollfd p = {.fd = t->pidfd, .events = POLLIN};
+
+	for (size_t i = 0; i < t->n_slots; i++)
+		if (t->slots[i]->tid > 0 && t->slots[i]->tid != t->pid)
+			(void)!waitpid(t->slots[i]->tid, NULL, __WALL | WNOHANG);
+	return poll(&p, 1, wait_ms) > 0;
+}
+
+static void kill_and_wait(struct rtask *t)
+{
+	uint64_t end_ms = clock_ms() + KILL_TIMEOUT_MS;
 
 	if (t->pid <= 0)
 		return;
 	kill(t->pid, SIGKILL);
-	if (t->pidfd >= 0)
-		while (poll(&p, 1, KILL_TIMEOUT_MS) < 0 && errno == EINTR)
-			;
+	while (t->pidfd >= 0 && !has_ended(t, KILL_LOOK_MS) && clock_ms() < end_ms)
+		;
 	/* as its tracer, and as its parent if it is ours */
 	while (waitpid(t->pid, NULL, __WALL | WNOHANG) < 0 && errno == EINTR)
 		;

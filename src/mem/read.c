@@ -30,17 +30,6 @@ void task_memory_close(struct task_memory *m)
 	m->mem = m->pagemap = -1;
 }
 
-bool page_is_zero(const void *page)
-{
-	const uint64_t *w = page;
-	size_t i;
-
-	for (i = 0; i < PAGE_BYTES / 8; i += 4)
-		if (w[i] | w[i + 1] | w[i + 2] | w[i + 3])
-			return false;
-	return true;
-}
-
 /* For so few pages the question whether they are shared costs more than it saves. */
 enum { FEW_PAGES_BYTES = 64 << 10 };
 

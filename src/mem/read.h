@@ -7,6 +7,7 @@
 
 #include "base/attrs.h"
 #include "base/err.h"
+#include "base/page.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -30,8 +31,5 @@ void task_memory_close(struct task_memory *m);
  */
 int task_memory_read(const struct task_memory *m, uint64_t addr, void *buf, size_t bytes,
 		     struct err *err) must_check;
-
-/* Is every byte of this page zero? @page is aligned to 8 bytes. */
-bool page_is_zero(const void *page);
 
 #endif

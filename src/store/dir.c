@@ -11,6 +11,7 @@
 #include "base/io.h"
 #include "base/map.h"
 #include "base/vec.h"
+#include "store/names.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -31,7 +32,7 @@ struct dir_store {
 	pthread_mutex_t lock;          /* guards what follows */
 	bool dirty;                    /* something was put: a stale inventory is gone */
 	struct map pages;              /* by id: struct dir_pages */
-	struct map names;              /* what was put, by hash of the name: struct dir_name */
+	struct names names;            /* what was put */
 	const struct dir_store *child; /* whose parent we are, or NULL */
 	struct store *parent;          /* opened by the first question */
 };
@@ -39,35 +40,9 @@ struct dir_store {
 /* Directories of a chain; nobody dumps that often without a full dump in between. */
 enum { CHAIN_MAX = 500 };
 
-struct dir_name {
-	struct dir_name *next; /* same hash */
-	char name[];
-};
-
 static struct dir_store *to_dir(struct store *s)
 {
 	return (struct dir_store *)s;
-}
-
-/* Notes that @object is put: 0, or -1 if it was before, or memory ran out. */
-static int note_name(struct dir_store *d, const char *object, struct err *err)
-{
-	uint64_t hash = map_hash(object);
-	struct dir_name *first = map_get(&d->names, hash), *n;
-
-	for (n = first; n; n = n->next)
-		if (!strcmp(n->name, object))
-			return err_set(err, EEXIST, "%s: written twice", object);
-	n = malloc(sizeof(*n) + strlen(object) + 1);
-	if (!n)
-		return err_nomem(err);
-	strcpy(n->name, object);
-	n->next = first;
-	if (!map_set(&d->names, hash, n)) {
-		free(n);
-		return err_nomem(err);
-	}
-	return 0;
 }
 
 static int remove_stale(struct dir_store *d, const char *object, struct err *err)
@@ -82,7 +57,7 @@ static int create_image(struct dir_store *d, const char *object, struct err *err
 {
 	int fd;
 
-	if (note_name(d, object, err))
+	if (names_add(&d->names, object, err))
 		return -1;
 	if (!d->dirty && remove_stale(d, "inventory.img", err))
 		return -1;
@@ -334,7 +309,6 @@ static void dir_close(struct store *s)
 {
 	struct dir_store *d = to_dir(s);
 	struct dir_pages *p;
-	struct dir_name *n, *next;
 	size_t i;
 
 	for (i = 0; i < d->pages.cap; i++) {
@@ -343,14 +317,8 @@ static void dir_close(struct store *s)
 			close(p->fd);
 		free(p);
 	}
-	for (i = 0; i < d->names.cap; i++) {
-		for (n = d->names.slots[i].value; n; n = next) {
-			next = n->next;
-			free(n);
-		}
-	}
 	map_free(&d->pages);
-	map_free(&d->names);
+	names_free(&d->names);
 	store_close(d->parent);
 	pthread_mutex_destroy(&d->lock);
 	if (d->dirfd >= 0)

@@ -77,6 +77,11 @@ static int fault_complete(struct store *s, struct err *err)
 	return strike(s, "complete", err) ? -1 : store_complete(to_fault(s)->inner, err);
 }
 
+static int fault_arrived(struct store *s, struct err *err)
+{
+	return strike(s, "arrived", err) ? -1 : store_arrived(to_fault(s)->inner, err);
+}
+
 static int fault_parent(struct store *s, struct store **parent_out, struct err *err)
 {
 	return strike(s, "parent", err) ? -1 : store_parent(to_fault(s)->inner, parent_out, err);
@@ -102,6 +107,7 @@ static const struct store_ops fault_ops = {
 	.pages_fd = fault_pages_fd,
 	.skip = fault_skip,
 	.complete = fault_complete,
+	.arrived = fault_arrived,
 	.parent = fault_parent,
 	.set_parent = fault_set_parent,
 	.close = fault_close,
@@ -117,6 +123,7 @@ struct store *store_fault_open(struct store *inner, unsigned int fail_at, int no
 		return NULL;
 	}
 	f->store.ops = &fault_ops;
+	f->store.streams = store_streams(inner);
 	f->inner = inner;
 	f->fail_at = fail_at;
 	f->no = no;

@@ -8,7 +8,7 @@
 #include <errno.h>
 #include <string.h>
 
-static int check_name(const char *object, struct err *err)
+int store_name_valid(const char *object, struct err *err)
 {
 	size_t len = strnlen(object, STORE_NAME_MAX_BYTES + 1);
 
@@ -20,7 +20,7 @@ static int check_name(const char *object, struct err *err)
 
 int store_put(struct store *s, const char *object, const void *data, size_t bytes, struct err *err)
 {
-	if (check_name(object, err))
+	if (store_name_valid(object, err))
 		return -1;
 	if (bytes > STORE_OBJECT_MAX_BYTES)
 		return err_set(err, EFBIG, "%s: %zu bytes are more than an image may have (%lu)",
@@ -32,7 +32,7 @@ int store_get(struct store *s, const char *object, void **data_out, size_t *byte
 {
 	*data_out = NULL;
 	*bytes_out = 0;
-	return check_name(object, err) ? -1 : s->ops->get(s, object, data_out, bytes_out, err);
+	return store_name_valid(object, err) ? -1 : s->ops->get(s, object, data_out, bytes_out, err);
 }
 
 int store_put_pages(struct store *s, uint32_t pages_id, const void *data, size_t bytes,
@@ -57,7 +57,7 @@ int store_pages_fd(struct store *s, uint32_t pages_id)
 
 int store_skip(struct store *s, const char *object, struct err *err)
 {
-	if (check_name(object, err))
+	if (store_name_valid(object, err))
 		return -1;
 	return s->ops->skip ? s->ops->skip(s, object, err) : 0;
 }
@@ -65,6 +65,16 @@ int store_skip(struct store *s, const char *object, struct err *err)
 int store_complete(struct store *s, struct err *err)
 {
 	return s->ops->complete(s, err);
+}
+
+int store_arrived(struct store *s, struct err *err)
+{
+	return s->ops->arrived ? s->ops->arrived(s, err) : 0;
+}
+
+bool store_streams(const struct store *s)
+{
+	return s->streams;
 }
 
 int store_parent(struct store *s, struct store **parent_out, struct err *err)

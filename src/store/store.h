@@ -26,7 +26,7 @@ struct store;
 #define STORE_NAME_MAX_BYTES 128
 
 struct store_ops {
-	const char *name; /* "dir", "wire", "memory", "fault" */
+	const char *name; /* "dir", "wire", "memory", "stream", "spool", "cache", "fault" */
 	int (*put)(struct store *s, const char *object, const void *data, size_t bytes,
 		   struct err *err);
 	int (*get)(struct store *s, const char *object, void **data_out, size_t *bytes_out,
@@ -44,6 +44,7 @@ struct store_ops {
 	/* Says that an object will not come. Optional. */
 	int (*skip)(struct store *s, const char *object, struct err *err);
 	int (*complete)(struct store *s, struct err *err);
+	int (*arrived)(struct store *s, struct err *err); /* optional */
 	/* Optional: store_parent and store_set_parent. */
 	int (*parent)(struct store *s, struct store **parent_out, struct err *err);
 	int (*set_parent)(struct store *s, const char *target, struct err *err);
@@ -55,7 +56,11 @@ struct store_ops {
 /* Implementations embed this first. */
 struct store {
 	const struct store_ops *ops;
+	bool streams; /* store_streams */
 };
+
+/* Can an image have this name? As names come from the other side of a connection, too. */
+int store_name_valid(const char *object, struct err *err) must_check;
 
 /* Stores an object under a new name. The bytes are copied or written before it returns. */
 int store_put(struct store *s, const char *object, const void *data, size_t bytes, struct err *err)
@@ -86,6 +91,19 @@ int store_skip(struct store *s, const char *object, struct err *err) must_check;
 
 /* The writer says that nothing more will come: every waiting or later get of a missing object returns 1. */
 int store_complete(struct store *s, struct err *err) must_check;
+
+/*
+ * Waits until everything has arrived: 0 when the writer has completed the store, so that all that came is
+ * sound and nothing is missing; -1 when it will never be. Who builds from a store whose images are still on their
+ * way asks this before it lets the result run.
+ */
+int store_arrived(struct store *s, struct err *err) must_check;
+
+/*
+ * Does a reader work while the writer still puts? Then what a reader needs first is to
+ * be put first: all images before the pages.
+ */
+bool store_streams(const struct store *s);
 
 /*
  * The store that this one builds on: pages that a pagemap marks PE_PARENT are

@@ -2,6 +2,7 @@
 // store: directory, memory and fault stores behind the same interface.
 #include "unit.h"
 
+#include "store/spool.h"
 #include "store/store.h"
 
 #include <errno.h>
@@ -117,13 +118,28 @@ static void check_store(struct store *s)
 	assert_int_equal(store_pages_fd(s, 8), -1);
 }
 
-static void directory_and_memory_behave_alike(void **state)
+/* A snapshot of a spool, by its writer's end. */
+static void check_spool(void)
+{
+	struct err err;
+	struct spool *sp = spool_create(0, &err);
+	struct shot *shot = sp ? spool_write(sp, "x", &err) : NULL;
+	struct store *s = shot ? spool_store_open(shot, true, &err) : NULL;
+
+	assert_non_null(s);
+	check_store(s);
+	store_close(s);
+	spool_free(sp);
+}
+
+static void all_stores_behave_alike(void **state)
 {
 	struct store *dir = open_dir(), *memory = open_memory();
 	struct stat st;
 
 	check_store(dir);
 	check_store(memory);
+	check_spool();
 	assert_int_equal(fstat(store_pages_fd(dir, 7), &st), 0);
 	assert_int_equal(st.st_size, 8192);
 	assert_int_equal(fstat(store_pages_fd(memory, 7), &st), 0);
@@ -383,7 +399,7 @@ int main(void)
 {
 #define WITH_FOLDER(f) cmocka_unit_test_setup_teardown(f, folder_make, folder_remove)
 	const struct CMUnitTest tests[] = {
-		WITH_FOLDER(directory_and_memory_behave_alike),
+		WITH_FOLDER(all_stores_behave_alike),
 		WITH_FOLDER(bad_names_are_refused),
 		WITH_FOLDER(a_reused_directory_forgets_the_old_dump),
 		WITH_FOLDER(images_have_mode_0644),

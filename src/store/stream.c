@@ -1,0 +1,434 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The way of blocks over descriptors, and the store that writes them.
+ *
+ * A dump writes while a tree is frozen, so no write may block for good: while
+ * there is no room somebody may interrupt. A pipe that we share with others (stdout) is
+ * opened anew for that, as O_NONBLOCK belongs to the description and would
+ * surprise them.
+ */
+#include "store/stream.h"
+
+#include "base/io.h"
+#include "base/page.h"
+#include "store/names.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+
+/* How often a wait looks for an interruption. */
+enum { LOOK_MS = 200 };
+
+void stream_init(struct stream *st, int in, int out, int (*interrupted)(struct err *err))
+{
+	struct stat sb = {0};
+	char path[32];
+
+	*st = (struct stream){.in = in, .out = out, .own_out = -1, .interrupted = interrupted};
+	if (out < 0 || fstat(out, &sb))
+		return;
+	st->out_socket = S_ISSOCK(sb.st_mode);
+	if (!S_ISFIFO(sb.st_mode))
+		return;
+	/* fewer switches between us and the reader; refused where the user has too many such pipes */
+	(void)!fcntl(out, F_SETPIPE_SZ, 1 << 20);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", out);
+	st->own_out = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+	if (st->own_out >= 0)
+		st->out = st->own_out;
+}
+
+void stream_finish(struct stream *st)
+{
+	free(steal_ptr(&st->body));
+	if (st->own_out >= 0)
+		close(steal_fd(&st->own_out));
+}
+
+/* Until the descriptor is ready for @events, or somebody interrupts. */
+static int await(const struct stream *st, int fd, short events, struct err *err)
+{
+	struct pollfd p = {.fd = fd, .events = events};
+	int n;
+
+	do {
+		if (atomic_load(&st->stop))
+			return err_set(err, ECANCELED, "the stream: nobody waits for it any more");
+		if (st->interrupted && st->interrupted(err))
+			return -1;
+		n = poll(&p, 1, LOOK_MS);
+	} while (n == 0 || (n < 0 && errno == EINTR));
+	return n < 0 ? err_sys(err, "poll") : 0;
+}
+
+/* ---- writing ---- */
+
+/* One write; to a socket or a pipe it does not block. */
+static ssize_t write_some(const struct stream *st, struct iovec *v, int n)
+{
+	struct msghdr msg = {.msg_iov = v, .msg_iovlen = (size_t)n};
+
+	if (st->out_socket)
+		return sendmsg(st->out, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+	return writev(st->out, v, n);
+}
+
+static void advance(struct iovec **v, int *n, size_t done)
+{
+	while (*n && done >= (*v)->iov_len) {
+		done -= (*v)->iov_len;
+		++*v;
+		--*n;
+	}
+	if (*n) {
+		(*v)->iov_base = (uint8_t *)(*v)->iov_base + done;
+		(*v)->iov_len -= done;
+	}
+}
+
+static int write_all(struct stream *st, struct iovec *v, int n, struct err *err)
+{
+	ssize_t got;
+
+	advance(&v, &n, 0);
+	while (n) {
+		got = write_some(st, v, n);
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got < 0 && errno == EAGAIN) {
+			if (await(st, st->out, POLLOUT, err))
+				return -1;
+			continue;
+		}
+		if (got < 0 && errno == EPIPE)
+			return err_set(err, EPIPE, "the stream: its reader is gone");
+		if (got < 0)
+			return err_sys(err, "the stream: cannot write");
+		advance(&v, &n, (size_t)got);
+	}
+	return 0;
+}
+
+int stream_send_preamble(struct stream *st, struct err *err)
+{
+	uint8_t preamble[BLOCK_PREAMBLE_BYTES];
+	struct iovec v = {preamble, sizeof(preamble)};
+
+	block_preamble(preamble);
+	return write_all(st, &v, 1, err);
+}
+
+int stream_send(struct stream *st, const struct block *b, struct err *err)
+{
+	uint8_t head[BLOCK_HEAD_MAX];
+	struct iovec v[] = {{head, block_encode(b, st->seq_out, head)}, {(void *)b->data, b->n_data}};
+
+	if (write_all(st, v, ARRAY_SIZE(v), err))
+		return -1;
+	st->seq_out++;
+	return 0;
+}
+
+void stream_send_failure(struct stream *st, const struct err *why)
+{
+	struct block b = {.type = BLOCK_FAIL,
+			  .data = (const uint8_t *)why->text,
+			  .n_data = strnlen(why->text, BLOCK_TEXT_MAX)};
+	struct err ignored;
+
+	if (stream_send(st, &b, &ignored))
+		return; /* it finds out by the end of the stream */
+}
+
+int stream_send_object(struct stream *st, const char *name, const void *data, size_t bytes,
+		       struct err *err)
+{
+	struct block b = {.type = BLOCK_OBJECT, .bytes = bytes, .data = data};
+
+	snprintf(b.name, sizeof(b.name), "%s", name);
+	do {
+		b.n_data = MIN(bytes, (size_t)BLOCK_DATA_MAX);
+		if (stream_send(st, &b, err))
+			return err_wrap(err, "%s", name);
+		b.data += b.n_data;
+		bytes -= b.n_data;
+		b.type = BLOCK_MORE;
+	} while (bytes);
+	return 0;
+}
+
+/* How many of the bytes, whole pages, are zero, or are not, as the first page. */
+static size_t same_kind(const uint8_t *data, size_t bytes, bool *zero_out)
+{
+	size_t n = 0;
+
+	*zero_out = bytes >= PAGE_BYTES && page_is_zero(data);
+	while (bytes - n >= PAGE_BYTES && page_is_zero(data + n) == *zero_out)
+		n += PAGE_BYTES;
+	return !*zero_out && bytes - n < PAGE_BYTES ? bytes : n;
+}
+
+int stream_send_pages(struct stream *st, uint32_t id, uint64_t off, const void *data, size_t bytes,
+		      struct err *err)
+{
+	struct block b = {.id = id};
+	const uint8_t *p = data;
+	bool zero;
+	size_t n;
+
+	for (; bytes; p += n, off += n, bytes -= n) {
+		n = same_kind(p, MIN(bytes, (size_t)BLOCK_DATA_MAX), &zero);
+		b.type = zero ? BLOCK_ZEROS : BLOCK_PAGES;
+		b.off = off;
+		b.bytes = zero ? n : 0;
+		b.data = p;
+		b.n_data = zero ? 0 : n;
+		if (stream_send(st, &b, err))
+			return err_wrap(err, "pages-%u.img", id);
+	}
+	return 0;
+}
+
+/* ---- reading ---- */
+
+/* 0, or -1: EPIPE at the end. */
+static int read_all(struct stream *st, void *buf, size_t bytes, size_t *have, struct err *err)
+{
+	ssize_t n;
+
+	for (*have = 0; *have < bytes; *have += (size_t)n) {
+		if (await(st, st->in, POLLIN, err))
+			return -1;
+		n = read(st->in, (uint8_t *)buf + *have, bytes - *have);
+		if (n < 0 && (errno == EINTR || errno == EAGAIN))
+			n = 0;
+		else if (n < 0)
+			return err_sys(err, "the stream: cannot read");
+		else if (n == 0)
+			return err_set(err, EPIPE, "the stream ends before it is complete");
+	}
+	return 0;
+}
+
+int stream_receive_preamble(struct stream *st, struct err *err)
+{
+	uint8_t in[BLOCK_PREAMBLE_BYTES];
+	size_t have;
+
+	if (read_all(st, in, sizeof(in), &have, err)) {
+		if (err->no == EPIPE && have == 0)
+			err_set(err, EPIPE, "the stream is empty");
+		return -1;
+	}
+	return block_check_preamble(in, err);
+}
+
+int stream_receive(struct stream *st, struct block *out, struct err *err)
+{
+	uint8_t in[BLOCK_HEADER_BYTES];
+	struct block_header h;
+	size_t have;
+
+	if (read_all(st, in, sizeof(in), &have, err) || block_header(in, st->seq_in, &h, err))
+		return -1;
+	if (!st->body)
+		st->body = malloc(BLOCK_BODY_MAX);
+	if (!st->body)
+		return err_nomem(err);
+	if (read_all(st, st->body, h.body_bytes, &have, err) || block_decode(&h, st->body, out, err))
+		return -1;
+	st->seq_in++;
+	return 0;
+}
+
+uint8_t *stream_steal(struct stream *st)
+{
+	return steal_ptr(&st->body);
+}
+
+int stream_failure(const struct block *b, struct err *err)
+{
+	return err_set(err, ECANCELED, "%.*s", (int)MIN(b->n_data, (size_t)BLOCK_TEXT_MAX),
+		       (const char *)b->data);
+}
+
+int stream_expect(struct stream *st, enum block_type type, struct block *out, struct err *err)
+{
+	if (stream_receive(st, out, err))
+		return -1;
+	if (out->type == BLOCK_FAIL)
+		return stream_failure(out, err);
+	if (out->type != type)
+		return err_set(err, EPROTO, "a block of type %d came instead of %d", out->type, type);
+	return 0;
+}
+
+/* ---- the store ---- */
+
+struct stream_store {
+	struct store store;
+	struct stream *st;
+	bool confirmed;
+	uint64_t bytes;
+	struct names names;
+	struct map pages; /* by id: struct sent */
+};
+
+/* What was sent of one id. */
+struct sent {
+	uint64_t bytes;
+	bool ended;
+};
+
+static struct stream_store *to_stream(struct store *s)
+{
+	return (struct stream_store *)s;
+}
+
+static int stream_put(struct store *s, const char *object, const void *data, size_t bytes,
+		      struct err *err)
+{
+	struct stream_store *ss = to_stream(s);
+
+	if (names_add(&ss->names, object, err) ||
+	    stream_send_object(ss->st, object, data, bytes, err))
+		return -1;
+	ss->bytes += bytes;
+	return 0;
+}
+
+static struct sent *sent_of(struct stream_store *ss, uint32_t id)
+{
+	struct sent *sent = map_get(&ss->pages, id);
+
+	if (sent)
+		return sent;
+	sent = calloc(1, sizeof(*sent));
+	if (sent && map_set(&ss->pages, id, sent))
+		return sent;
+	free(sent);
+	return NULL;
+}
+
+static int stream_put_pages(struct store *s, uint32_t pages_id, const void *data, size_t bytes,
+			    struct err *err)
+{
+	struct stream_store *ss = to_stream(s);
+	struct sent *sent = sent_of(ss, pages_id);
+	struct block end = {.type = BLOCK_PAGES_END, .id = pages_id};
+
+	if (!sent)
+		return err_nomem(err);
+	if (sent->ended)
+		return err_set(err, EEXIST, "pages-%u.img: written twice", pages_id);
+	if (bytes) {
+		if (stream_send_pages(ss->st, pages_id, sent->bytes, data, bytes, err))
+			return -1;
+		sent->bytes += bytes;
+		ss->bytes += bytes;
+		return 0;
+	}
+	sent->ended = true;
+	end.off = sent->bytes;
+	return stream_send(ss->st, &end, err);
+}
+
+static int stream_get(struct store *s, const char *object, void **data_out, size_t *bytes_out,
+		      struct err *err)
+{
+	return err_set(err, EOPNOTSUPP, "%s: was written to a stream", object);
+}
+
+static int stream_get_pages(struct store *s, uint32_t pages_id, uint64_t off, void *buf,
+			    size_t bytes, struct err *err)
+{
+	return err_set(err, EOPNOTSUPP, "pages-%u.img: was written to a stream", pages_id);
+}
+
+static int stream_pages_fd(struct store *s, uint32_t pages_id)
+{
+	return -1;
+}
+
+static int stream_skip(struct store *s, const char *object, struct err *err)
+{
+	struct block b = {.type = BLOCK_SKIP};
+
+	snprintf(b.name, sizeof(b.name), "%s", object);
+	return stream_send(to_stream(s)->st, &b, err);
+}
+
+static int stream_complete(struct store *s, struct err *err)
+{
+	struct stream_store *ss = to_stream(s);
+	struct block b = {.type = BLOCK_COMPLETE, .bytes = ss->bytes};
+
+	if (stream_send(ss->st, &b, err))
+		return -1;
+	return ss->confirmed ? stream_expect(ss->st, BLOCK_COMPLETE, &b, err) : 0;
+}
+
+/* Only a snapshot with a name in a relay has others beside it. */
+static int stream_set_parent(struct store *s, const char *target, struct err *err)
+{
+	struct block b = {.type = BLOCK_PARENT};
+
+	if (!to_stream(s)->confirmed)
+		return err_set(err, ENOTSUP,
+			       "a stream cannot build on other images: what it needs is not in it");
+	if (strlen(target) > BLOCK_NAME_MAX)
+		return err_set(err, ENAMETOOLONG,
+			       "'%.40s...' is too long for the name of a snapshot", target);
+	strcpy(b.name, target);
+	return stream_send(to_stream(s)->st, &b, err);
+}
+
+static void stream_close(struct store *s)
+{
+	struct stream_store *ss = to_stream(s);
+
+	for (size_t i = 0; i < ss->pages.cap; i++)
+		free(ss->pages.slots[i].value);
+	map_free(&ss->pages);
+	names_free(&ss->names);
+	free(ss);
+}
+
+static const struct store_ops stream_ops = {
+	.name = "stream",
+	.put = stream_put,
+	.get = stream_get,
+	.put_pages = stream_put_pages,
+	.get_pages = stream_get_pages,
+	.pages_fd = stream_pages_fd,
+	.skip = stream_skip,
+	.complete = stream_complete,
+	.set_parent = stream_set_parent,
+	.close = stream_close,
+};
+
+struct store *stream_store_open(struct stream *st, const char *name, bool confirmed, struct err *err)
+{
+	struct stream_store *ss = calloc(1, sizeof(*ss));
+	struct block b = {.type = BLOCK_SNAPSHOT};
+
+	if (!ss) {
+		err_nomem(err);
+		return NULL;
+	}
+	ss->store.ops = &stream_ops;
+	ss->store.streams = true;
+	ss->st = st;
+	ss->confirmed = confirmed;
+	snprintf(b.name, sizeof(b.name), "%s", name);
+	if (stream_send(st, &b, err)) {
+		stream_close(&ss->store);
+		return NULL;
+	}
+	return &ss->store;
+}

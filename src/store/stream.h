@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * A snapshot as one stream of blocks (wire/block.h) on a descriptor: written by
+ * a store, read into a spool. It cannot seek and is checked as it goes, so that it
+ * passes through a pipe, ssh, a compressor or a socket.
+ */
+#ifndef FERRY_STORE_STREAM_H
+#define FERRY_STORE_STREAM_H
+
+#include "store/spool.h"
+#include "store/store.h"
+#include "wire/block.h"
+
+#include <stdatomic.h>
+
+/*
+ * One end of a connection, or a pipe of which one direction is used. Waiting looks at @interrupted
+ * (NULL: nobody interrupts) a few times a second.
+ */
+struct stream {
+	int in, out; /* not owned; -1: none */
+	int (*interrupted)(struct err *err);
+	uint32_t seq_in, seq_out;
+	bool out_socket;
+	atomic_bool stop; /* whoever waits, or will, gives up */
+	int own_out;      /* the pipe behind out, opened anew; or -1 */
+	uint8_t *body;    /* of the block that was read last; BLOCK_BODY_MAX */
+};
+
+/* Sets the descriptors up as far as that changes nothing for others who share them. */
+void stream_init(struct stream *st, int in, int out, int (*interrupted)(struct err *err));
+void stream_finish(struct stream *st);
+
+int stream_send_preamble(struct stream *st, struct err *err) must_check;
+int stream_send(struct stream *st, const struct block *b, struct err *err) must_check;
+
+int stream_receive_preamble(struct stream *st, struct err *err) must_check;
+
+/*
+ * The next block. Its data stays until the next call; stream_steal hands the memory on: the caller frees
+ * it. An end between two blocks is an error too: EPIPE.
+ */
+int stream_receive(struct stream *st, struct block *out, struct err *err) must_check;
+uint8_t *stream_steal(struct stream *st);
+
+/* The next block must be of this type; a BLOCK_FAIL instead becomes the error that it tells. */
+int stream_expect(struct stream *st, enum block_type type, struct block *out, struct err *err)
+	must_check;
+
+/* Tells the other side why there will be no more; errors ignored. */
+void stream_send_failure(struct stream *st, const struct err *why);
+
+/* The error that a BLOCK_FAIL tells. Returns -1. */
+int stream_failure(const struct block *b, struct err *err);
+
+/* An image, in as many blocks as it takes. */
+int stream_send_object(struct stream *st, const char *name, const void *data, size_t bytes,
+		       struct err *err) must_check;
+/* Pages at an offset; those that are zero as runs of zeros. */
+int stream_send_pages(struct stream *st, uint32_t id, uint64_t off, const void *data, size_t bytes,
+		      struct err *err) must_check;
+
+/*
+ * A store whose puts go down the stream, as the snapshot @name. Nothing can be got from it. store_complete
+ * writes the end; with @confirmed it then waits until the other side says that it has everything. The
+ * preamble has been sent. @st stays the caller's.
+ */
+struct store *stream_store_open(struct stream *st, const char *name, bool confirmed, struct err *err)
+	must_check;
+
+/*
+ * The reader of what such a store writes, from behind the block that names the snapshot: adds everything to
+ * @shot and completes it, or fails it.
+ */
+int stream_receive_shot(struct stream *st, struct shot *shot, struct err *err) must_check;
+
+#endif

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "wire/block.h"
+
+#include "base/crc32c.h"
+
+#include <ctype.h>
+#include <endian.h>
+#include <errno.h>
+#include <stdbool.h>
+#include <string.h>
+
+static const uint8_t magic[8] = {0x8c, 'F', 'E', 'R', 'R', 'Y', '\r', '\n'};
+
+enum { CODEC_NONE = 0 };
+
+/* Which fields a type has, in the order in which they travel: id, off, bytes, name, data. */
+static const struct {
+	bool known, id, off, bytes, name, data;
+} fields[] = {
+	[BLOCK_SNAPSHOT] = {.known = true, .name = true},
+	[BLOCK_OBJECT] = {.known = true, .bytes = true, .name = true, .data = true},
+	[BLOCK_MORE] = {.known = true, .data = true},
+	[BLOCK_PAGES] = {.known = true, .id = true, .off = true, .data = true},
+	[BLOCK_ZEROS] = {.known = true, .id = true, .off = true, .bytes = true},
+	[BLOCK_PAGES_END] = {.known = true, .id = true, .off = true},
+	[BLOCK_SKIP] = {.known = true, .name = true},
+	[BLOCK_COMPLETE] = {.known = true, .bytes = true},
+	[BLOCK_FAIL] = {.known = true, .data = true},
+	[BLOCK_PARENT] = {.known = true, .name = true},
+	[BLOCK_OPEN] = {.known = true, .name = true},
+	[BLOCK_GET] = {.known = true, .name = true},
+	[BLOCK_GET_PAGES] = {.known = true, .id = true, .off = true, .bytes = true},
+	[BLOCK_WAIT] = {.known = true},
+	[BLOCK_DONE] = {.known = true},
+	[BLOCK_GET_PARENT] = {.known = true},
+};
+
+static uint8_t *put16(uint8_t *p, uint16_t v)
+{
+	v = htole16(v);
+	memcpy(p, &v, sizeof(v));
+	return p + sizeof(v);
+}
+
+static uint8_t *put32(uint8_t *p, uint32_t v)
+{
+	v = htole32(v);
+	memcpy(p, &v, sizeof(v));
+	return p + sizeof(v);
+}
+
+static uint8_t *put64(uint8_t *p, uint64_t v)
+{
+	v = htole64(v);
+	memcpy(p, &v, sizeof(v));
+	return p + sizeof(v);
+}
+
+static uint16_t get16(const uint8_t *p)
+{
+	uint16_t v;
+
+	memcpy(&v, p, sizeof(v));
+	return le16toh(v);
+}
+
+static uint32_t get32(const uint8_t *p)
+{
+	uint32_t v;
+
+	memcpy(&v, p, sizeof(v));
+	return le32toh(v);
+}
+
+static uint64_t get64(const uint8_t *p)
+{
+	uint64_t v;
+
+	memcpy(&v, p, sizeof(v));
+	return le64toh(v);
+}
+
+/* ---- the preamble ---- */
+
+void block_preamble(uint8_t out[BLOCK_PREAMBLE_BYTES])
+{
+	memcpy(out, magic, sizeof(magic));
+	put16(out + 8, BLOCK_VERSION);
+	put16(out + 10, BLOCK_LOWEST);
+	put32(out + 12, crc32c(0, out, 12));
+}
+
+/* Often it is known what else there is: an error message, a compressed stream. */
+static int not_a_stream(const uint8_t *in, struct err *err)
+{
+	char text[BLOCK_PREAMBLE_BYTES + 1];
+	size_t i;
+
+	for (i = 0; i < BLOCK_PREAMBLE_BYTES && isprint(in[i]); i++)
+		text[i] = (char)in[i];
+	text[i] = '\0';
+	if (i >= 4)
+		return err_set(err, EPROTO, "this is no stream of images: it begins with '%s'", text);
+	return err_set(err, EPROTO,
+		       "this is no stream of images: it begins with %02x %02x %02x %02x (is it "
+		       "compressed or encrypted?)",
+		       in[0], in[1], in[2], in[3]);
+}
+
+int block_check_preamble(const uint8_t in[BLOCK_PREAMBLE_BYTES], struct err *err)
+{
+	if (memcmp(in, magic, sizeof(magic)) != 0)
+		return not_a_stream(in, err);
+	if (get32(in + 12) != crc32c(0, in, 12))
+		return err_set(err, EBADMSG, "the first bytes of the stream are damaged");
+	if (get16(in + 10) > BLOCK_VERSION)
+		return err_set(err, EPROTONOSUPPORT,
+			       "the stream is of version %u, of which one must know version %u at least; "
+			       "this ferry knows up to %u: use a newer one",
+			       get16(in + 8), get16(in + 10), BLOCK_VERSION);
+	return 0;
+}
+
+/* ---- blocks ---- */
+
+size_t block_encode(const struct block *b, uint32_t seq, uint8_t head[BLOCK_HEAD_MAX])
+{
+	uint8_t *body = head + BLOCK_HEADER_BYTES, *p = body;
+	size_t name_bytes = strlen(b->name);
+	uint32_t body_bytes;
+
+	if (fields[b->type].id)
+		p = put32(p, b->id);
+	if (fields[b->type].off)
+		p = put64(p, b->off);
+	if (fields[b->type].bytes)
+		p = put64(p, b->bytes);
+	if (fields[b->type].name) {
+		p = put16(p, (uint16_t)name_bytes);
+		memcpy(p, b->name, name_bytes);
+		p += name_bytes;
+	}
+	body_bytes = (uint32_t)((size_t)(p - body) + b->n_data);
+	put16(head, (uint16_t)b->type);
+	put16(head + 2, CODEC_NONE);
+	put32(head + 4, body_bytes);
+	put32(head + 8, body_bytes);
+	put32(head + 12, seq);
+	put32(head + 16, crc32c(crc32c(0, body, (size_t)(p - body)), b->data, b->n_data));
+	put32(head + 20, crc32c(0, head, 20));
+	return (size_t)(p - head);
+}
+
+int block_header(const uint8_t in[BLOCK_HEADER_BYTES], uint32_t seq, struct block_header *out,
+		 struct err *err)
+{
+	*out = (struct block_header){
+		.type = get16(in),
+		.codec = get16(in + 2),
+		.body_bytes = get32(in + 4),
+		.raw_bytes = get32(in + 8),
+		.seq = get32(in + 12),
+		.body_crc = get32(in + 16),
+	};
+	if (get32(in + 20) != crc32c(0, in, 20))
+		return err_set(err, EBADMSG, "block %u of the stream is damaged (its header)", seq);
+	if (out->seq != seq)
+		return err_set(err, EBADMSG,
+			       "block %u of the stream is missing: block %u came instead", seq,
+			       out->seq);
+	if (out->type >= ARRAY_SIZE(fields) || !fields[out->type].known)
+		return err_set(err, EPROTONOSUPPORT,
+			       "block %u of the stream is of type %u, which this ferry does not know",
+			       seq, out->type);
+	if (out->codec != CODEC_NONE || out->raw_bytes != out->body_bytes)
+		return err_set(err, EPROTONOSUPPORT,
+			       "block %u of the stream has compression %u, which this ferry does not know",
+			       seq, out->codec);
+	if (out->body_bytes > BLOCK_BODY_MAX)
+		return err_set(err, EMSGSIZE, "block %u of the stream has %u bytes, more than %u",
+			       seq, out->body_bytes, BLOCK_BODY_MAX);
+	return 0;
+}
+
+/* Takes @n bytes of the body; NULL: it has fewer. */
+static const uint8_t *take(const uint8_t **at, const uint8_t *end, size_t n)
+{
+	const uint8_t *p = *at;
+
+	if ((size_t)(end - p) < n)
+		return NULL;
+	*at += n;
+	return p;
+}
+
+static bool decode_numbers(struct block *b, const uint8_t **at, const uint8_t *end)
+{
+	const uint8_t *p;
+
+	if (fields[b->type].id) {
+		p = take(at, end, sizeof(uint32_t));
+		if (!p)
+			return false;
+		b->id = get32(p);
+	}
+	if (fields[b->type].off) {
+		p = take(at, end, sizeof(uint64_t));
+		if (!p)
+			return false;
+		b->off = get64(p);
+	}
+	if (fields[b->type].bytes) {
+		p = take(at, end, sizeof(uint64_t));
+		if (!p)
+			return false;
+		b->bytes = get64(p);
+	}
+	/* offsets and sizes of files: sums of two do not overflow */
+	return b->off <= INT64_MAX && b->bytes <= INT64_MAX;
+}
+
+static bool decode_name(struct block *b, const uint8_t **at, const uint8_t *end)
+{
+	const uint8_t *p = take(at, end, sizeof(uint16_t));
+	size_t n = p ? get16(p) : 0;
+
+	if (!p || n > BLOCK_NAME_MAX)
+		return false;
+	p = take(at, end, n);
+	if (!p || memchr(p, '\0', n))
+		return false;
+	memcpy(b->name, p, n);
+	b->name[n] = '\0';
+	return true;
+}
+
+int block_decode(const struct block_header *h, const uint8_t *body, struct block *out, struct err *err)
+{
+	const uint8_t *at = body, *end = body + h->body_bytes;
+
+	*out = (struct block){.type = (enum block_type)h->type};
+	if (h->body_crc != crc32c(0, body, h->body_bytes))
+		return err_set(err, EBADMSG, "block %u of the stream is damaged", h->seq);
+	if (!decode_numbers(out, &at, end) || (fields[h->type].name && !decode_name(out, &at, end)))
+		return err_set(err, EPROTO, "block %u of the stream (type %u) makes no sense",
+			       h->seq, h->type);
+	out->data = at;
+	out->n_data = (size_t)(end - at);
+	if (out->n_data > (fields[h->type].data ? BLOCK_DATA_MAX : 0))
+		return err_set(err, EPROTO, "block %u of the stream (type %u) has %zu bytes too many",
+			       h->seq, h->type, out->n_data);
+	return 0;
+}

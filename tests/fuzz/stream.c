@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * A stream of images: whatever comes, the reader ends with all of it or a reason. Checksums would refuse nearly
+ * every damage at the door, so the input is also taken as bodies of blocks, which get good headers.
+ */
+#include "store/stream.h"
+
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+size_t fuzz_seed(uint8_t *out, size_t cap);
+
+static int memory_file(void)
+{
+	int fd = memfd_create("fuzz", MFD_CLOEXEC);
+
+	if (fd < 0)
+		abort();
+	return fd;
+}
+
+/* Everything that a reader asks for afterwards. */
+static void read_all(struct shot *shot)
+{
+	static const char *const names[] = {"core-1.img", "ghost-file-1.img", "x"};
+	uint8_t page[PAGE_BYTES];
+	struct err err;
+	size_t bytes;
+	void *image;
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		if (shot_get(shot, names[i], &image, &bytes, &err) == 0)
+			free(image);
+	for (uint32_t id = 0; id < 3; id++)
+		for (uint64_t off = 0; off < 3 * PAGE_BYTES; off += PAGE_BYTES / 2)
+			if (shot_get_pages(shot, id, off, page, sizeof(page), &err) &&
+			    !strlen(err.text))
+				abort();
+}
+
+static void receive(int fd)
+{
+	struct err err = {0};
+	struct spool *sp = spool_create(8 << 20, &err);
+	struct shot *writer = sp ? spool_write(sp, "s", &err) : NULL;
+	struct shot *reader = writer ? spool_read(sp, "s", &err) : NULL;
+	struct block first;
+	struct stream st;
+
+	if (!reader)
+		abort();
+	stream_init(&st, fd, -1, NULL);
+	if (lseek(fd, 0, SEEK_SET))
+		abort();
+	if (stream_receive_preamble(&st, &err) || stream_expect(&st, BLOCK_SNAPSHOT, &first, &err))
+		shot_fail(writer, &err);
+	else if (stream_receive_shot(&st, writer, &err) && !strlen(err.text))
+		abort();
+	read_all(reader);
+	shot_close_reader(reader);
+	shot_close_writer(writer);
+	if (spool_peak_bytes(sp) > 8 << 20)
+		abort();
+	spool_free(sp);
+	stream_finish(&st);
+}
+
+/* u8 type, u8 fields, u8 length: a block of a good form, of what the input has. */
+static void write_blocks(struct stream *st, const uint8_t *data, size_t size)
+{
+	struct block b;
+	struct err err;
+	size_t n;
+
+	for (; size >= 3; data += n, size -= n) {
+		b = (struct block){.type = (enum block_type)(1 + data[0] % 10)};
+		b.id = data[1] & 1;
+		b.off = (uint64_t)(data[1] >> 1 & 7) * PAGE_BYTES;
+		b.bytes = (data[1] & 128) ? (uint64_t)data[2] * 16 : data[2];
+		if (b.type == BLOCK_OBJECT || b.type == BLOCK_SKIP)
+			strcpy(b.name, data[1] & 16 ? "core-1.img" : data[1] & 32 ? "../x" : "x");
+		n = MIN((size_t)data[2], size - 3);
+		data += 3;
+		size -= 3;
+		if (b.type == BLOCK_OBJECT || b.type == BLOCK_MORE || b.type == BLOCK_PAGES ||
+		    b.type == BLOCK_FAIL) {
+			b.data = data;
+			b.n_data = n;
+		} else {
+			n = 0;
+		}
+		if (stream_send(st, &b, &err))
+			abort();
+	}
+}
+
+/* A whole stream. */
+size_t fuzz_seed(uint8_t *out, size_t cap)
+{
+	_Alignas(8) static uint8_t pages[2 * PAGE_BYTES] = {1};
+	int fd = memory_file();
+	struct stream st;
+	struct store *s;
+	struct err err;
+	ssize_t n;
+
+	stream_init(&st, -1, fd, NULL);
+	if (stream_send_preamble(&st, &err))
+		abort();
+	s = stream_store_open(&st, "", false, &err);
+	if (!s || store_put(s, "core-1.img", "text", 4, &err) || store_skip(s, "x", &err) ||
+	    store_put_pages(s, 1, pages, sizeof(pages), &err) ||
+	    store_put_pages(s, 1, NULL, 0, &err) || store_complete(s, &err))
+		abort();
+	store_close(s);
+	stream_finish(&st);
+	n = pread(fd, out, cap, 0);
+	close(fd);
+	return n < 0 ? 0 : (size_t)n;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	struct block first = {.type = BLOCK_SNAPSHOT};
+	int fd = memory_file();
+	struct stream st;
+	struct err err;
+
+	if (size && write(fd, data, size) != (ssize_t)size)
+		abort();
+	receive(fd);
+	if (ftruncate(fd, 0) || lseek(fd, 0, SEEK_SET))
+		abort();
+	stream_init(&st, -1, fd, NULL);
+	if (stream_send_preamble(&st, &err) || stream_send(&st, &first, &err))
+		abort();
+	write_blocks(&st, data, size);
+	stream_finish(&st);
+	receive(fd);
+	close(fd);
+	return 0;
+}

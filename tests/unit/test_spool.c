@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+// store/spool: readers wait and find, writers wait for room, and nobody waits for ever.
+#include "unit.h"
+
+#include "store/spool.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+
+static void no_error(int rc, const struct err *err)
+{
+	if (rc)
+		fail_msg("%s", err->text);
+}
+
+static struct spool *new_spool(uint64_t max_bytes)
+{
+	struct err err;
+	struct spool *sp = spool_create(max_bytes, &err);
+
+	assert_non_null(sp);
+	return sp;
+}
+
+static struct store *writer_of(struct spool *sp, const char *name)
+{
+	struct err err = {0};
+	struct shot *shot = spool_write(sp, name, &err);
+	struct store *s = shot ? spool_store_open(shot, true, &err) : NULL;
+
+	if (!s)
+		fail_msg("%s", err.text);
+	return s;
+}
+
+static struct store *reader_of(struct spool *sp, const char *name)
+{
+	struct err err = {0};
+	struct shot *shot = spool_read(sp, name, &err);
+	struct store *s = shot ? spool_store_open(shot, false, &err) : NULL;
+
+	if (!s)
+		fail_msg("%s", err.text);
+	return s;
+}
+
+struct put_job {
+	struct store *s;
+	unsigned int pages;
+	int rc;
+	struct err err;
+};
+
+/* Pages whose first byte is their number, one put each, then the end. */
+static void *put_pages(void *arg)
+{
+	struct put_job *job = arg;
+	uint8_t page[PAGE_BYTES] = {0};
+
+	for (unsigned int i = 0; i < job->pages; i++) {
+		page[0] = (uint8_t)(i + 1);
+		job->rc = store_put_pages(job->s, 1, page, sizeof(page), &job->err);
+		if (job->rc)
+			return NULL;
+	}
+	job->rc = store_put_pages(job->s, 1, NULL, 0, &job->err) || store_complete(job->s, &job->err);
+	return NULL;
+}
+
+/* Much more goes through than is ever held; the reader gets all of it. */
+static void a_slow_reader_bounds_the_writer(void **state)
+{
+	enum { PAGES = 100, ROOM = 8 };
+	struct spool *sp = new_spool(ROOM * PAGE_BYTES);
+	struct put_job job = {.s = writer_of(sp, "x"), .pages = PAGES};
+	struct store *reader = reader_of(sp, "x");
+	uint8_t page[PAGE_BYTES];
+	struct err err = {0};
+	pthread_t thread;
+
+	assert_int_equal(pthread_create(&thread, NULL, put_pages, &job), 0);
+	for (unsigned int i = 0; i < PAGES; i++) {
+		no_error(store_get_pages(reader, 1, i * PAGE_BYTES, page, sizeof(page), &err), &err);
+		assert_int_equal(page[0], i + 1);
+		usleep(i % 10 ? 0 : 1000);
+	}
+	pthread_join(thread, NULL);
+	no_error(job.rc, &job.err);
+	no_error(store_arrived(reader, &err), &err);
+	assert_true(spool_peak_bytes(sp) <= ROOM * PAGE_BYTES);
+	/* what was let go cannot be had again, and that is said */
+	assert_int_equal(store_get_pages(reader, 1, 0, page, sizeof(page), &err), -1);
+	assert_non_null(strstr(err.text, "--max-memory"));
+	store_close(reader);
+	store_close(job.s);
+	spool_free(sp);
+}
+
+/* The reader wants what comes behind more than fits: both are told, instead of waiting for ever. */
+static void what_cannot_end_is_ended(void **state)
+{
+	struct spool *sp = new_spool(4 * PAGE_BYTES);
+	struct put_job job = {.s = writer_of(sp, "x"), .pages = 6};
+	struct store *reader = reader_of(sp, "x");
+	struct err err = {0};
+	pthread_t thread;
+	size_t bytes;
+	void *data;
+
+	assert_int_equal(pthread_create(&thread, NULL, put_pages, &job), 0);
+	assert_int_equal(store_get(reader, "late.img", &data, &bytes, &err), -1);
+	assert_int_equal(err.no, ENOSPC);
+	assert_non_null(strstr(err.text, "--max-memory"));
+	pthread_join(thread, NULL);
+	assert_int_equal(job.rc, -1);
+	assert_int_equal(job.err.no, ENOSPC);
+	store_close(reader);
+	store_close(job.s);
+	spool_free(sp);
+}
+
+static void snapshots_are_kept_apart(void **state)
+{
+	struct spool *sp = new_spool(0);
+	struct store *one = writer_of(sp, "1"), *two = writer_of(sp, "2"), *r;
+	struct err err = {0};
+	size_t bytes;
+	void *data;
+
+	no_error(store_put(one, "core-1.img", "one", 3, &err), &err);
+	no_error(store_put(two, "core-1.img", "two", 3, &err), &err);
+	no_error(store_complete(one, &err), &err);
+	no_error(store_complete(two, &err), &err);
+	r = reader_of(sp, "2");
+	no_error(store_get(r, "core-1.img", &data, &bytes, &err), &err);
+	assert_memory_equal(data, "two", 3);
+	free(data);
+	store_close(r);
+	assert_null(spool_write(sp, "1", &err));
+	assert_int_equal(err.no, EEXIST);
+	store_close(one);
+	store_close(two);
+	spool_free(sp);
+}
+
+/* The reader comes first; the first writer dies; the second one is another matter. */
+static void a_writer_that_dies_fails_its_readers_only(void **state)
+{
+	struct spool *sp = new_spool(0);
+	struct store *early = reader_of(sp, "x"), *w = writer_of(sp, "x"), *again, *late;
+	struct err err = {0};
+	size_t bytes;
+	void *data;
+
+	no_error(store_put(w, "a.img", "a", 1, &err), &err);
+	store_close(w);
+	assert_int_equal(store_get(early, "b.img", &data, &bytes, &err), -1);
+	assert_non_null(strstr(err.text, "before it was complete"));
+	assert_int_equal(store_arrived(early, &err), -1);
+	again = writer_of(sp, "x");
+	no_error(store_put(again, "b.img", "b", 1, &err), &err);
+	no_error(store_complete(again, &err), &err);
+	late = reader_of(sp, "x");
+	no_error(store_get(late, "b.img", &data, &bytes, &err), &err);
+	free(data);
+	assert_int_equal(store_get(late, "a.img", &data, &bytes, &err), 1);
+	store_close(early);
+	store_close(late);
+	store_close(again);
+	spool_free(sp);
+}
+
+/* A forwarder sees everything in the order in which it came. */
+static void a_forwarder_follows(void **state)
+{
+	struct spool *sp = new_spool(0);
+	struct err err = {0};
+	struct shot *follow = spool_read(sp, "x", &err);
+	struct store *w = writer_of(sp, "x");
+	struct item *at = NULL;
+	uint8_t page[PAGE_BYTES] = {1};
+	struct block b;
+
+	no_error(store_put(w, "a.img", "a", 1, &err), &err);
+	no_error(store_put_pages(w, 3, page, sizeof(page), &err), &err);
+	no_error(store_put_pages(w, 3, NULL, 0, &err), &err);
+	no_error(store_skip(w, "c.img", &err), &err);
+	no_error(store_complete(w, &err), &err);
+	assert_int_equal(shot_next(follow, &at, &b, &err), 1);
+	assert_int_equal(b.type, BLOCK_OBJECT);
+	assert_string_equal(b.name, "a.img");
+	assert_int_equal(shot_next(follow, &at, &b, &err), 1);
+	assert_int_equal(b.type, BLOCK_PAGES);
+	assert_int_equal(b.n_data, PAGE_BYTES);
+	assert_int_equal(shot_next(follow, &at, &b, &err), 1);
+	assert_int_equal(b.type, BLOCK_PAGES_END);
+	assert_int_equal(shot_next(follow, &at, &b, &err), 1);
+	assert_int_equal(b.type, BLOCK_SKIP);
+	assert_int_equal(shot_next(follow, &at, &b, &err), 0);
+	shot_close_reader(follow);
+	store_close(w);
+	spool_free(sp);
+}
+
+/* Pages that do not follow each other. */
+static void gaps_are_refused(void **state)
+{
+	struct spool *sp = new_spool(0);
+	struct err err = {0};
+	struct shot *shot = spool_write(sp, "x", &err);
+	struct block zeros = {.type = BLOCK_ZEROS, .id = 1, .off = PAGE_BYTES, .bytes = PAGE_BYTES};
+
+	assert_int_equal(shot_add(shot, &zeros, NULL, &err), -1);
+	assert_non_null(strstr(err.text, "pages-1.img"));
+	shot_close_writer(shot);
+	spool_free(sp);
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_slow_reader_bounds_the_writer),
+		cmocka_unit_test(what_cannot_end_is_ended),
+		cmocka_unit_test(snapshots_are_kept_apart),
+		cmocka_unit_test(a_writer_that_dies_fails_its_readers_only),
+		cmocka_unit_test(a_forwarder_follows),
+		cmocka_unit_test(gaps_are_refused),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

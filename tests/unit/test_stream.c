@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: Apache-2.0
+// wire/block and store/stream: what was put comes out again; every damage is found; nothing else is a stream.
+#include "unit.h"
+
+#include "base/crc32c.h"
+#include "base/io.h"
+#include "store/stream.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+enum { MANY_BYTES = 3 << 20 };
+
+static int new_file(void)
+{
+	int fd = memfd_create("stream", MFD_CLOEXEC);
+
+	assert_true(fd >= 0);
+	return fd;
+}
+
+static void no_error(int rc, const struct err *err)
+{
+	if (rc)
+		fail_msg("%s", err->text);
+}
+
+/* The pages of the sample: text, zeros, text. */
+static void fill_pages(uint8_t pages[3 * PAGE_BYTES])
+{
+	memset(pages, 'a', PAGE_BYTES);
+	memset(pages + PAGE_BYTES, 0, PAGE_BYTES);
+	memset(pages + 2 * PAGE_BYTES, 'c', PAGE_BYTES);
+}
+
+/* Writes the sample; with @many also an image of several blocks. */
+static void write_sample(int fd, bool many)
+{
+	_Alignas(8) uint8_t pages[3 * PAGE_BYTES];
+	struct err err = {0};
+	struct stream st;
+	struct store *s;
+	uint8_t *image;
+
+	fill_pages(pages);
+	stream_init(&st, -1, fd, NULL);
+	no_error(stream_send_preamble(&st, &err), &err);
+	s = stream_store_open(&st, "round-1", false, &err);
+	assert_non_null(s);
+	no_error(store_put(s, "core-1.img", "one", 3, &err), &err);
+	no_error(store_put(s, "empty.img", "", 0, &err), &err);
+	no_error(store_skip(s, "memfd.img", &err), &err);
+	assert_int_equal(store_put(s, "core-1.img", "two", 3, &err), -1);
+	assert_int_equal(err.no, EEXIST);
+	if (many) {
+		image = malloc(MANY_BYTES);
+		assert_non_null(image);
+		memset(image, 'm', MANY_BYTES);
+		no_error(store_put(s, "ghost-file-1.img", image, MANY_BYTES, &err), &err);
+		free(image);
+	}
+	no_error(store_put_pages(s, 7, pages, sizeof(pages), &err), &err);
+	no_error(store_put_pages(s, 7, NULL, 0, &err), &err);
+	no_error(store_complete(s, &err), &err);
+	store_close(s);
+	stream_finish(&st);
+}
+
+/* Reads a stream into a spool: 0, or -1. *reader_out, if it is not NULL, holds what came. */
+static int read_back(int fd, struct spool *sp, struct store **reader_out, struct err *err)
+{
+	struct shot *writer = spool_write(sp, "s", err), *reader;
+	struct block first;
+	struct stream st;
+	int rc;
+
+	assert_non_null(writer);
+	assert_int_equal(lseek(fd, 0, SEEK_SET), 0);
+	stream_init(&st, fd, -1, NULL);
+	rc = stream_receive_preamble(&st, err);
+	if (rc == 0)
+		rc = stream_expect(&st, BLOCK_SNAPSHOT, &first, err);
+	if (rc == 0)
+		rc = stream_receive_shot(&st, writer, err);
+	if (reader_out) {
+		reader = spool_read(sp, "s", err);
+		assert_non_null(reader);
+		*reader_out = spool_store_open(reader, false, err);
+		assert_non_null(*reader_out);
+	}
+	shot_close_writer(writer);
+	stream_finish(&st);
+	return rc;
+}
+
+static void what_was_put_comes_out(void **state)
+{
+	uint8_t pages[3 * PAGE_BYTES], back[3 * PAGE_BYTES];
+	struct err err = {0};
+	struct spool *sp = spool_create(0, &err);
+	struct store *s;
+	int fd = new_file();
+	size_t bytes;
+	void *data;
+
+	fill_pages(pages);
+	write_sample(fd, true);
+	no_error(read_back(fd, sp, &s, &err), &err);
+	no_error(store_get(s, "core-1.img", &data, &bytes, &err), &err);
+	assert_int_equal(bytes, 3);
+	assert_memory_equal(data, "one", 3);
+	free(data);
+	no_error(store_get(s, "empty.img", &data, &bytes, &err), &err);
+	assert_int_equal(bytes, 0);
+	free(data);
+	no_error(store_get(s, "ghost-file-1.img", &data, &bytes, &err), &err);
+	assert_int_equal(bytes, MANY_BYTES);
+	for (size_t i = 0; i < bytes; i++)
+		if (((uint8_t *)data)[i] != 'm')
+			fail_msg("byte %zu", i);
+	free(data);
+	assert_int_equal(store_get(s, "memfd.img", &data, &bytes, &err), 1);
+	assert_int_equal(store_get(s, "files.img", &data, &bytes, &err), 1);
+	no_error(store_get_pages(s, 7, 0, back, sizeof(back), &err), &err);
+	assert_memory_equal(pages, back, sizeof(back));
+	assert_int_equal(store_get_pages(s, 7, sizeof(back), back, 1, &err), -1);
+	no_error(store_arrived(s, &err), &err);
+	store_close(s);
+	spool_free(sp);
+	close(fd);
+}
+
+/* The zero page takes no room. */
+static void zero_pages_are_left_out(void **state)
+{
+	int fd = new_file();
+
+	write_sample(fd, false);
+	assert_true(lseek(fd, 0, SEEK_END) < (off_t)(2 * PAGE_BYTES + 800));
+	close(fd);
+}
+
+/* Reads a damaged stream; it must be refused with a reason. */
+static void expect_refused(int fd, const char *what, size_t at)
+{
+	struct err err = {0};
+	struct spool *sp = spool_create(0, &err);
+	struct store *s;
+
+	if (read_back(fd, sp, &s, &err) == 0)
+		fail_msg("%s at %zu was not noticed", what, at);
+	assert_true(strlen(err.text) > 10);
+	assert_int_equal(store_arrived(s, &err), -1);
+	store_close(s);
+	spool_free(sp);
+}
+
+static void every_flipped_bit_is_found(void **state)
+{
+	int fd = new_file();
+	off_t end;
+	uint8_t byte, damaged;
+
+	write_sample(fd, false);
+	end = lseek(fd, 0, SEEK_END);
+	for (off_t at = 0; at<end; at += at> 700 && at < end - 100 ? 97 : 1) {
+		assert_int_equal(pread(fd, &byte, 1, at), 1);
+		damaged = byte ^ (uint8_t)(1 << at % 8);
+		assert_int_equal(pwrite(fd, &damaged, 1, at), 1);
+		expect_refused(fd, "a flipped bit", (size_t)at);
+		assert_int_equal(pwrite(fd, &byte, 1, at), 1);
+	}
+	close(fd);
+}
+
+static void every_truncation_is_found(void **state)
+{
+	int fd = new_file();
+	off_t end;
+
+	write_sample(fd, false);
+	end = lseek(fd, 0, SEEK_END);
+	for (off_t at = end - 1; at >= 0; at -= at > 1000 ? 97 : 1) {
+		assert_int_equal(ftruncate(fd, at), 0);
+		expect_refused(fd, "an end", (size_t)at);
+	}
+	close(fd);
+}
+
+static void preamble(uint8_t p[BLOCK_PREAMBLE_BYTES], uint8_t lowest)
+{
+	uint32_t crc;
+
+	block_preamble(p);
+	p[8] = 9;
+	p[10] = lowest;
+	crc = crc32c(0, p, 12);
+	memcpy(p + 12, &crc, 4);
+}
+
+static void versions_and_other_things(void **state)
+{
+	uint8_t p[BLOCK_PREAMBLE_BYTES];
+	struct err err = {0};
+
+	preamble(p, BLOCK_VERSION);
+	no_error(block_check_preamble(p, &err), &err); /* newer, but we may read it */
+	preamble(p, BLOCK_VERSION + 1);
+	assert_int_equal(block_check_preamble(p, &err), -1);
+	assert_non_null(strstr(err.text, "version 9"));
+	assert_non_null(strstr(err.text, "newer"));
+	p[9] = 1;
+	assert_int_equal(block_check_preamble(p, &err), -1);
+	assert_non_null(strstr(err.text, "damaged"));
+	assert_int_equal(block_check_preamble((const uint8_t *)"tar: no such fil", &err), -1);
+	assert_non_null(strstr(err.text, "tar: no such fil"));
+	assert_int_equal(block_check_preamble((const uint8_t *)"\x28\xb5\x2f\xfd_____________", &err),
+			 -1);
+	assert_non_null(strstr(err.text, "compressed"));
+}
+
+/* The check value of the catalogue, in pieces too. */
+static void checksum_is_crc32c(void **state)
+{
+	assert_int_equal(crc32c(0, "123456789", 9), 0xe3069283);
+	assert_int_equal(crc32c(crc32c(0, "1234567890ab", 3), "456789", 6), 0xe3069283);
+}
+
+/* A writer that says why it stops: the reader says it, too. */
+static void a_failure_is_told(void **state)
+{
+	struct err err = {0}, why;
+	struct spool *sp = spool_create(0, &err);
+	int fd = new_file();
+	struct stream st;
+	struct store *s;
+
+	stream_init(&st, -1, fd, NULL);
+	no_error(stream_send_preamble(&st, &err), &err);
+	s = stream_store_open(&st, "", false, &err);
+	assert_non_null(s);
+	no_error(store_put(s, "core-1.img", "one", 3, &err), &err);
+	err_set(&why, 0, "pid 7: it has a lease");
+	stream_send_failure(&st, &why);
+	store_close(s);
+	stream_finish(&st);
+	assert_int_equal(read_back(fd, sp, NULL, &err), -1);
+	assert_non_null(strstr(err.text, "the dump failed: pid 7: it has a lease"));
+	spool_free(sp);
+	close(fd);
+}
+
+/* Names from outside that are no names of images. */
+static void paths_are_refused(void **state)
+{
+	static const char *const names[] = {"../core-1.img", "/etc/passwd", ".hidden", ""};
+	struct err err = {0};
+	struct block b = {.type = BLOCK_OBJECT, .bytes = 1, .data = (const uint8_t *)"x", .n_data = 1};
+	struct block first = {.type = BLOCK_SNAPSHOT};
+	struct spool *sp;
+	struct stream st;
+	int fd;
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		fd = new_file();
+		sp = spool_create(0, &err);
+		stream_init(&st, -1, fd, NULL);
+		no_error(stream_send_preamble(&st, &err), &err);
+		no_error(stream_send(&st, &first, &err), &err);
+		strcpy(b.name, names[i]);
+		no_error(stream_send(&st, &b, &err), &err);
+		stream_finish(&st);
+		assert_int_equal(read_back(fd, sp, NULL, &err), -1);
+		assert_non_null(strstr(err.text, "cannot be the name of an image"));
+		spool_free(sp);
+		close(fd);
+	}
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(checksum_is_crc32c),
+		cmocka_unit_test(what_was_put_comes_out),
+		cmocka_unit_test(zero_pages_are_left_out),
+		cmocka_unit_test(every_flipped_bit_is_found),
+		cmocka_unit_test(every_truncation_is_found),
+		cmocka_unit_test(versions_and_other_things),
+		cmocka_unit_test(a_failure_is_told),
+		cmocka_unit_test(paths_are_refused),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -114,13 +114,26 @@ static int open_dir(const char *path, const char *what, struct err *err)
 	return fd < 0 ? err_sys(err, "%.200s: cannot open the %s directory", path, what) : fd;
 }
 
-int image_env_open(struct image_env *env, const struct image_args *args, struct err *err)
+/* Of a stream there is no directory: logs and the like go to the current one. */
+static const char *work_dir_of(const struct image_args *args)
+{
+	if (args->work_dir)
+		return args->work_dir;
+	return images_are_streamed(args->images_dir) ? "." : args->images_dir;
+}
+
+int image_env_open(struct image_env *env, const struct image_args *args, enum image_use use,
+		   struct err *err)
 {
 	*env = (struct image_env){.args = args, .images_fd = -1, .work_fd = -1, .status_fd = -1};
-	env->images_fd = open_dir(args->images_dir, "images", err);
-	if (env->images_fd < 0)
+	if (image_store_check(args->images_dir, use, err) < 0)
 		return -1;
-	env->work_fd = open_dir(args->work_dir ? args->work_dir : args->images_dir, "work", err);
+	if (!images_are_streamed(args->images_dir)) {
+		env->images_fd = open_dir(args->images_dir, "images", err);
+		if (env->images_fd < 0)
+			return -1;
+	}
+	env->work_fd = open_dir(work_dir_of(args), "work", err);
 	if (env->work_fd < 0)
 		return -1;
 	if (log_args_open(&args->log, env->work_fd, err) < 0)
@@ -132,16 +145,17 @@ int image_env_open(struct image_env *env, const struct image_args *args, struct 
 	}
 	if (kind_args_resolve(&args->kinds, &env->kinds, err) < 0)
 		return -1;
-	env->store = store_dir_open(env->images_fd, err);
-	if (!env->store)
-		return -1;
 	signal(SIGPIPE, SIG_IGN);
-	return add_fault(&env->store, err);
+	if (image_store_open(&env->images, env->images_fd, use, err) < 0 ||
+	    add_fault(&env->images.store, err) < 0)
+		return -1;
+	env->store = env->images.store;
+	return 0;
 }
 
 void image_env_close(struct image_env *env)
 {
-	store_close(env->store);
+	image_store_close(&env->images);
 	kind_args_free(&env->kinds);
 	if (env->images_fd >= 0)
 		close(env->images_fd);

@@ -8,6 +8,7 @@
 #define FERRY_CMD_COMMON_H
 
 #include "cmd/cmd.h"
+#include "cmd/image_store.h"
 #include "kinds/kind.h"
 
 #include <signal.h>
@@ -97,7 +98,8 @@ struct image_args {
 	{.short_name = 'D',                                                                         \
 	 .long_name = "images-dir",                                                                 \
 	 .arg = "DIR",                                                                              \
-	 .help = "directory of the images (default: the current one)",                              \
+	 .help = "directory of the images (default: the current one); dump and restore: -, a "      \
+		 "stream on stdout or stdin",                                                       \
 	 .type = OPT_TEXT,                                                                          \
 	 .offset = offsetof(Args, at.images_dir)},                                                  \
 		{.short_name = 'W',                                                                 \
@@ -124,7 +126,8 @@ struct image_env {
 	int images_fd, work_fd;
 	int status_fd; /* -1: none */
 	struct kind_options kinds;
-	struct store *store;
+	struct image_store images;
+	struct store *store; /* that of images */
 };
 
 /*
@@ -138,7 +141,8 @@ int kind_args_resolve(const struct kind_args *args, struct kind_options *out, st
 	must_check;
 void kind_args_free(struct kind_options *opt);
 
-int image_env_open(struct image_env *env, const struct image_args *args, struct err *err) must_check;
+int image_env_open(struct image_env *env, const struct image_args *args, enum image_use use,
+		   struct err *err) must_check;
 void image_env_close(struct image_env *env);
 
 /*

@@ -25,7 +25,7 @@
 
 struct dump_args {
 	const char *tree;
-	bool leave_running, leave_stopped;
+	bool leave_running, leave_stopped, kill;
 	uint64_t timeout_s;
 	struct lazy_args lazy;
 	struct ps_args server;
@@ -50,6 +50,10 @@ static const struct opt_row rows[] = {
 	 .help = "leave the tree stopped afterwards, as by SIGSTOP",
 	 .type = OPT_FLAG,
 	 .offset = offsetof(struct dump_args, leave_stopped)},
+	{.long_name = "kill",
+	 .help = "with -D -: end the tree when the stream is written, though nobody has confirmed it",
+	 .type = OPT_FLAG,
+	 .offset = offsetof(struct dump_args, kill)},
 	{.long_name = "timeout",
 	 .arg = "SECONDS",
 	 .help = "give up when the tree cannot be frozen within SECONDS (default 10; 0: never)",
@@ -76,7 +80,8 @@ static const struct opt_spec spec = {
 	.command = "dump",
 	.arguments = "-t PID",
 	.summary = "saves a tree of processes to a directory of images",
-	.details = "The tree is gone afterwards unless -R or -s is given.\n",
+	.details = "The tree is gone afterwards unless -R or -s is given. With -D - it is left stopped\n"
+		   "unless -R or --kill is given, as nobody confirms what goes into a pipe.\n",
 	.max_args = 0,
 	.rows = rows,
 };
@@ -161,11 +166,34 @@ static int dump_lazily(struct dump *d, enum capture_end *end, struct err *err)
 	return lazy_phase_serve(&d->lazy, end, err);
 }
 
+/*
+ * Whoever reads a directory finds what is there. That a reader at the other end of a pipe got
+ * everything, or that there is one that could use it, nobody tells us: the tree must not be the price.
+ */
+static enum capture_end planned_end(const struct dump *d)
+{
+	if (d->args->leave_running)
+		return CAPTURE_THAW;
+	if (d->args->leave_stopped || (d->env.images.streams && !d->args->kill))
+		return CAPTURE_LEAVE_STOPPED;
+	return CAPTURE_KILL;
+}
+
+/* What the user did not ask for is said. */
+static void tell_end(const struct dump *d)
+{
+	if (d->env.images.streams && !d->args->leave_running && !d->args->leave_stopped &&
+	    !d->args->kill)
+		fprintf(stderr,
+			"ferry dump: the stream is written; pid %d and its descendants are left stopped, "
+			"as nobody confirms a stream: kill them when they run elsewhere (kill -KILL), or "
+			"let them go on (kill -CONT)\n",
+			d->pid);
+}
+
 static int dump_tree(struct dump *d, struct err *err)
 {
-	enum capture_end end = d->args->leave_running ? CAPTURE_THAW :
-			       d->args->leave_stopped ? CAPTURE_LEAVE_STOPPED :
-							CAPTURE_KILL;
+	enum capture_end end = planned_end(d);
 	struct err late;
 	int rc;
 
@@ -180,6 +208,7 @@ static int dump_tree(struct dump *d, struct err *err)
 	if (d->args->server.use && ps_args_connect(&d->args->server, d->pid, &d->server, err) < 0)
 		return -1;
 	if (dump_frozen(d, err) < 0) {
+		image_store_fail(&d->env.images, err);
 		if (capture_finish(d->session, CAPTURE_THAW, &late) < 0)
 			log_error("thaw: %s", late.text);
 		return -1;
@@ -194,9 +223,35 @@ static int dump_tree(struct dump *d, struct err *err)
 		return -1;
 	if (incremental_finish(&d->incremental, &d->env, capture_state(d->session)->snap, &late) < 0)
 		incremental_warn(&spec, &late);
-	if (write_stats(d, &late) < 0)
+	tell_end(d);
+	if ((!d->env.images.streams || d->args->images.work_dir) && write_stats(d, &late) < 0)
 		log_warn("no statistics: %s", late.text);
 	return image_env_ready(&d->env, err);
+}
+
+/* Everything that a stream cannot be asked for. */
+static int check_stream(const struct dump_args *args, struct err *err)
+{
+	const struct {
+		bool given;
+		const char *name;
+	} others[] = {
+		{args->lazy.on, "--lazy-pages"},
+		{args->server.use, "--page-server"},
+		{args->incremental.track_mem, "--track-mem"},
+		{args->incremental.prev_images_dir != NULL, "--prev-images-dir"},
+	};
+
+	if (!images_are_streamed(args->images.images_dir))
+		return args->kill ? err_set(err, 0, "--kill makes sense with -D - only") : 0;
+	if (args->kill && (args->leave_running || args->leave_stopped))
+		return err_set(err, 0, "--kill excludes --leave-running and --leave-stopped");
+	for (size_t i = 0; i < ARRAY_SIZE(others); i++)
+		if (others[i].given)
+			return err_set(err, 0,
+				       "%s and -D - exclude each other: all memory is in the stream",
+				       others[i].name);
+	return image_store_check(args->images.images_dir, IMAGES_WRITE, err);
 }
 
 static int check_args(const struct dump_args *args, pid_t *pid_out, struct err *err)
@@ -213,6 +268,8 @@ static int check_args(const struct dump_args *args, pid_t *pid_out, struct err *
 		return err_set(err, 0, "--lazy-pages needs --port");
 	if (parse_pid(args->tree, pid_out, err) < 0)
 		return err_wrap(err, "--tree");
+	if (check_stream(args, err) < 0)
+		return -1;
 	return ps_args_check(&args->server, err);
 }
 
@@ -241,7 +298,7 @@ static int run(int argc, char **argv)
 	args.lazy.address = args.server.address;
 	args.lazy.port = args.server.port;
 	signals_hold(&saved);
-	rc = image_env_open(&d.env, &args.images, &err);
+	rc = image_env_open(&d.env, &args.images, IMAGES_WRITE, &err);
 	if (rc == 0 && args.lazy.on)
 		rc = lazy_phase_open(&d.lazy, &args.lazy, &err);
 	if (rc == 0) {

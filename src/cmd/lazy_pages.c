@@ -449,7 +449,7 @@ static int run(int argc, char **argv)
 			return cmd_fail(&spec, &err);
 	}
 	signals_hold(&saved);
-	rc = image_env_open(&d.env, &args.images, &err);
+	rc = image_env_open(&d.env, &args.images, IMAGES_DIRECTORY, &err);
 	if (rc == 0)
 		rc = run_daemon(&d, &err);
 	if (rc < 0 && args.images.log.file) /* a daemon has no other voice */

@@ -197,7 +197,7 @@ static int run(int argc, char **argv)
 					     .go_on = true,
 					     .timeout_ms = (unsigned int)args.timeout_s * 1000};
 	signals_hold(&saved);
-	rc = image_env_open(&d.env, &args.images, &err);
+	rc = image_env_open(&d.env, &args.images, IMAGES_DIRECTORY, &err);
 	if (rc == 0) {
 		d.snap = snapshot_create(&err);
 		rc = d.snap ? pre_dump(&d, &err) : -1;

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "cmd/common.h"
 #include "mem/lazy_sock.h"
+#include "store/store.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -92,6 +93,11 @@ static int check_args(const struct restore_args *args, const struct opt_rest *re
 		return err_set(err, 0, "--exec-cmd needs a command after --");
 	if (!args->exec_cmd && rest->command)
 		return err_set(err, 0, "a command after -- needs --exec-cmd");
+	if (args->lazy && images_are_streamed(args->images.images_dir))
+		return err_set(err, 0,
+			       "--lazy-pages and -D - exclude each other: all memory is in the stream");
+	if (image_store_check(args->images.images_dir, IMAGES_READ, err) < 0)
+		return -1;
 	if (args->sibling && !args->detached)
 		return err_set(err, 0, "--restore-sibling makes sense with --restore-detached only");
 	return 0;
@@ -100,6 +106,9 @@ static int check_args(const struct restore_args *args, const struct opt_rest *re
 /* Pages that come later: at the daemon or still at the source. */
 static int check_pages(const struct restore *state, bool lazy, struct err *err)
 {
+	/* they are on their way, and looked at as they come */
+	if (store_streams(state->store))
+		return 0;
 	return lazy ? snapshot_check_pages_lazy(state->snap, state->store, err) :
 		      snapshot_check_pages(state->snap, state->store, err);
 }
@@ -120,7 +129,8 @@ static int restore_tree(struct restore_session *s, struct image_env *env,
 	pid_t pid;
 
 	if (restore_check(s, err) < 0 || signals_check(err) < 0 ||
-	    check_pages(state, args->lazy, err) < 0 || restore_build(s, NULL, NULL, err) < 0)
+	    check_pages(state, args->lazy, err) < 0 || restore_build(s, NULL, NULL, err) < 0 ||
+	    store_arrived(state->store, err) < 0)
 		return -1;
 	pid = restore_root_pid(s);
 	if (args->pidfile && write_pidfile(env->work_fd, args->pidfile, pid, err) < 0)
@@ -196,7 +206,7 @@ static int run(int argc, char **argv)
 	opt.sibling = args.sibling;
 	opt.leave_stopped = args.leave_stopped;
 	signals_hold(&saved);
-	rc = image_env_open(&env, &args.images, &err);
+	rc = image_env_open(&env, &args.images, IMAGES_READ, &err);
 	if (rc == 0)
 		rc = image_env_action(&env, "pre-restore", 0, &err);
 	if (rc == 0 && args.lazy) {

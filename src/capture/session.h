@@ -68,6 +68,7 @@ struct capture_session {
 	VEC(struct mapped_file) mapped;
 	VEC(struct known_mapping) known;
 	ino_t own_ns[CAPTURE_NS_COUNT]; /* our namespaces; 0: not asked yet */
+	ino_t like_ours_mnt; /* a mount namespace that shows what ours shows; 0: none known */
 	uint64_t freeze_started_ns;
 	struct capture_stats stats;
 	uint32_t next_id; /* for ids-PID.img */
@@ -87,6 +88,9 @@ int task_inspect(struct capture_session *s, struct live_task *t, struct err *err
 
 /* Is the tree in a pid namespace of its own, whose pids the images have? And one pid as it is there. */
 bool tasks_nested(struct capture_session *s);
+
+/* Does a process in another mount namespace see the same mounts as we do, but for /proc? */
+bool mounts_are_ours(pid_t pid);
 pid_t task_image_pid(pid_t tid, bool nested);
 
 /* areas.c */

@@ -74,6 +74,22 @@ one_round() {
 	return 1
 }
 
+# as_before: status 1 with diff. What a killed visitor could not take with it (its region, while a thread
+# was in a signal handler on top of the way home) is cleared by a later visit: by one of the next dumps
+# that nobody disturbs.
+as_before() {
+	local i
+	for i in $(seq 20); do
+		describe "$vdir/after"
+		diff=$(diff "$vdir/before" "$vdir/after") && return 0
+		left=$((left + 1))
+		rm -rf "$vdir/images"
+		mkdir "$vdir/images"
+		timeout 60 "$ENGINE" dump -R -t "$pid" -D "$vdir/images" -o dump.log >/dev/null 2>&1
+	done
+	return 1
+}
+
 start_victim busy || {
 	not_ok busy "$why"
 	finish
@@ -100,12 +116,12 @@ fi
 
 killed=0
 done=0
+left=0
 for ((i = 1; i <= rounds; i++)); do
 	one_round $i || break
 	done=$i
 	if ((i % 20 == 0)); then
-		describe "$vdir/after"
-		if ! diff=$(diff "$vdir/before" "$vdir/after"); then
+		if ! as_before; then
 			why="after round $i not as before: $(head -n 10 <<<"$diff")"
 			done=0
 			break
@@ -115,7 +131,7 @@ done
 if [ $done = "$rounds" ] && [ $killed -lt $((rounds / 3)) ]; then
 	not_ok "killed rounds" "only $killed of $rounds commands were still there to be killed"
 elif [ $done = "$rounds" ]; then
-	echo "# $rounds rounds, $killed commands killed, a whole round takes $whole s"
+	echo "# $rounds rounds, $killed commands killed, a whole round takes $whole s, $left times something was left to clear"
 	ok "killed rounds"
 else
 	not_ok "killed rounds" "$why"

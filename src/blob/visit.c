@@ -487,6 +487,11 @@ static int make_region(struct visit *v, struct err *err)
 	if (pt_set_regs(v->host.tid, &r, err) || pt_set_sigmask(v->host.tid, ~0ULL, err) ||
 	    pt_step_syscall(v->host.tid, err) || pt_get_regs(v->host.tid, &r, err))
 		return -1;
+	if (r.rax == (uint64_t)-EACCES)
+		return err_set(err, EACCES,
+			       "task %d may have no memory that is written and executed (PR_SET_MDWE, or "
+			       "a security module forbids it), which is not carried",
+			       v->pid);
 	if (r.rax >= (uint64_t)-4095)
 		return err_sysno(err, (int)-(int64_t)r.rax, "cannot map the blob into task %d",
 				 v->pid);

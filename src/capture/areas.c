@@ -56,6 +56,8 @@ static const char *refusal(const struct capture_session *s, const struct proc_vm
 		return "shadow stack";
 	if (v->flags & PROC_VMF_SEALED)
 		return "sealed (mseal) mapping";
+	if (v->flags & PROC_VMF_PROTECTION_KEY)
+		return "mapping with a protection key (pkey_mprotect)";
 	if (v->flags & PROC_VMF_UFFD)
 		return "mapping watched by a userfaultfd";
 	if (v->flags & PROC_VMF_UFFD_WP && !s->tracked)

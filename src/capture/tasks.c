@@ -8,12 +8,14 @@
 #include "base/log.h"
 #include "capture/session.h"
 #include "kernel/xstate.h"
+#include "kinds/modes.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/kcmp.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
@@ -43,6 +45,19 @@ static int shares_ns(struct capture_session *s, pid_t pid, enum capture_ns ns)
 	return ino ? ino == s->own_ns[ns] : -1;
 }
 
+/* As mounts_are_ours, asked once for each namespace. */
+static bool mounts_known(struct capture_session *s, pid_t pid)
+{
+	ino_t ino = ns_inode(pid, ns_names[CAPTURE_NS_MNT]);
+
+	if (ino && ino == s->like_ours_mnt)
+		return true;
+	if (!mounts_are_ours(pid))
+		return false;
+	s->like_ours_mnt = ino;
+	return true;
+}
+
 static int namespaces_allowed(struct capture_session *s, pid_t pid, struct err *err)
 {
 	enum capture_ns ns;
@@ -52,7 +67,7 @@ static int namespaces_allowed(struct capture_session *s, pid_t pid, struct err *
 		shares = shares_ns(s, pid, ns);
 		if (shares < 0)
 			return err_set(err, ESRCH, "pid %d has ended", pid);
-		if (!shares)
+		if (!shares && !(ns == CAPTURE_NS_MNT && mounts_known(s, pid)))
 			return err_set(err, ENOTSUP,
 				       "pid %d is in a %s namespace of its own, which this version does not carry; "
 				       "run ferry inside of it",
@@ -95,7 +110,9 @@ int task_allowed(struct capture_session *s, pid_t pid, struct err *err)
 		return -1;
 	rc = status_allowed(pid, &st, err);
 	proc_status_finish(&st);
-	return rc ? rc : namespaces_allowed(s, pid, err);
+	if (rc || namespaces_allowed(s, pid, err))
+		return -1;
+	return modes_allowed(pid, err);
 }
 
 /* ---- ids of shared things ---- */
@@ -494,6 +511,33 @@ static int inspect_guests(struct capture_session *s, struct live_task *t, size_t
 	return 0;
 }
 
+/*
+ * No call tells whether what is mapped from now on is locked (mlockall with MCL_FUTURE). But then the
+ * visitor's own region is, so more memory is locked than the areas that were there say.
+ */
+static int find_future_locks(struct live_task *t, struct err *err)
+{
+	uint64_t locked_kb = 0, on_fault_kb = 0;
+	TaskCoreEntry *tc = t->facts.snap->core[0]->tc;
+	struct proc_status st;
+
+	if (proc_status(t->facts.pid, &st, err))
+		return -1;
+	proc_status_finish(&st);
+	vec_foreach (v, &t->vmas) {
+		if (!(v->flags & PROC_VMF_LOCKED))
+			continue;
+		locked_kb += (v->end - v->start) >> 10;
+		on_fault_kb += v->flags & PROC_VMF_LOCKONFAULT ? (v->end - v->start) >> 10 : 0;
+	}
+	if (st.vm_locked_kb <= locked_kb)
+		return 0;
+	tc->has_ferry_lock_future = true;
+	tc->ferry_lock_future = MCL_FUTURE |
+				(locked_kb && locked_kb == on_fault_kb ? MCL_ONFAULT : 0);
+	return 0;
+}
+
 static int inspect_inside(struct capture_session *s, struct live_task *t, struct err *err)
 {
 	struct visit_thread host = visitor_of(&t->threads.v[0]);
@@ -508,7 +552,9 @@ static int inspect_inside(struct capture_session *s, struct live_task *t, struct
 	if (visit_open(v, t->facts.pid, &host, (unsigned int)t->threads.n - 1, &t->vmas,
 		       t->keep_left, err))
 		return -1;
-	rc = inspect_leader(s, t, v, err);
+	rc = find_future_locks(t, err);
+	if (rc == 0)
+		rc = inspect_leader(s, t, v, err);
 	for (i = 1; i < t->threads.n && rc == 0; i += n) {
 		n = (unsigned int)MIN(t->threads.n - i, (size_t)v->n_guests);
 		rc = inspect_guests(s, t, i, n, v, err);

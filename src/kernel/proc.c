@@ -274,7 +274,10 @@ int parse_vmas(const char *text, proc_vmas *out)
 			if (!out->n)
 				return -1;
 			if (strncmp(text, "VmFlags: ", 9) == 0)
-				out->v[out->n - 1].flags = parse_vm_flags(text + 9, end);
+				out->v[out->n - 1].flags |= parse_vm_flags(text + 9, end);
+			else if (strncmp(text, "ProtectionKey:", 14) == 0 &&
+				 strtoull(text + 14, NULL, 10) != 0)
+				out->v[out->n - 1].flags |= PROC_VMF_PROTECTION_KEY;
 			else if (strncmp(text, "KernelPageSize:", 15) == 0)
 				out->v[out->n - 1].page_bytes = strtoull(text + 15, NULL, 10) * 1024;
 			continue;

@@ -64,27 +64,28 @@ struct proc_vma {
 
 /* VmFlags that matter to us. */
 enum proc_vm_flag {
-	PROC_VMF_GROWSDOWN = 1 << 0,     /* gd */
-	PROC_VMF_LOCKED = 1 << 1,        /* lo */
-	PROC_VMF_SEQUENTIAL = 1 << 2,    /* sr */
-	PROC_VMF_RANDOM = 1 << 3,        /* rr */
-	PROC_VMF_DONTFORK = 1 << 4,      /* dc */
-	PROC_VMF_NORESERVE = 1 << 5,     /* nr */
-	PROC_VMF_HUGETLB = 1 << 6,       /* ht */
-	PROC_VMF_DONTDUMP = 1 << 7,      /* dd */
-	PROC_VMF_HUGEPAGE = 1 << 8,      /* hg */
-	PROC_VMF_NOHUGEPAGE = 1 << 9,    /* nh */
-	PROC_VMF_MERGEABLE = 1 << 10,    /* mg */
-	PROC_VMF_WIPEONFORK = 1 << 11,   /* wf */
-	PROC_VMF_IO = 1 << 12,           /* io */
-	PROC_VMF_PFNMAP = 1 << 13,       /* pf */
-	PROC_VMF_SEALED = 1 << 14,       /* sl */
-	PROC_VMF_SHADOW_STACK = 1 << 15, /* ss */
-	PROC_VMF_UFFD = 1 << 16,         /* um, ui */
-	PROC_VMF_DROPPABLE = 1 << 17,    /* dp */
-	PROC_VMF_ACCOUNT = 1 << 18,      /* ac */
-	PROC_VMF_LOCKONFAULT = 1 << 19,  /* lf */
-	PROC_VMF_UFFD_WP = 1 << 20,      /* uw */
+	PROC_VMF_GROWSDOWN = 1 << 0,       /* gd */
+	PROC_VMF_LOCKED = 1 << 1,          /* lo */
+	PROC_VMF_SEQUENTIAL = 1 << 2,      /* sr */
+	PROC_VMF_RANDOM = 1 << 3,          /* rr */
+	PROC_VMF_DONTFORK = 1 << 4,        /* dc */
+	PROC_VMF_NORESERVE = 1 << 5,       /* nr */
+	PROC_VMF_HUGETLB = 1 << 6,         /* ht */
+	PROC_VMF_DONTDUMP = 1 << 7,        /* dd */
+	PROC_VMF_HUGEPAGE = 1 << 8,        /* hg */
+	PROC_VMF_NOHUGEPAGE = 1 << 9,      /* nh */
+	PROC_VMF_MERGEABLE = 1 << 10,      /* mg */
+	PROC_VMF_WIPEONFORK = 1 << 11,     /* wf */
+	PROC_VMF_IO = 1 << 12,             /* io */
+	PROC_VMF_PFNMAP = 1 << 13,         /* pf */
+	PROC_VMF_SEALED = 1 << 14,         /* sl */
+	PROC_VMF_SHADOW_STACK = 1 << 15,   /* ss */
+	PROC_VMF_UFFD = 1 << 16,           /* um, ui */
+	PROC_VMF_DROPPABLE = 1 << 17,      /* dp */
+	PROC_VMF_ACCOUNT = 1 << 18,        /* ac */
+	PROC_VMF_LOCKONFAULT = 1 << 19,    /* lf */
+	PROC_VMF_UFFD_WP = 1 << 20,        /* uw */
+	PROC_VMF_PROTECTION_KEY = 1 << 21, /* a key that is not 0; a line of its own */
 };
 
 typedef VEC(struct proc_vma) proc_vmas;

@@ -28,7 +28,7 @@ const struct fd_kind *const fd_kinds[] = {
 const struct task_kind *const task_kinds[] = {
 	&name_kind,   &sched_kind,     &altstack_kind,    &futex_kind,
 	&rseq_kind,   &sigaction_kind, &personality_kind, &prctl_kind,
-	&oom_kind,    &rlimit_kind, /* raising one takes a capability that creds may drop */
+	&oom_kind,    &modes_kind,     &rlimit_kind, /* raising one takes a capability that creds may drop */
 	&creds_kind,  &traits_kind, /* the second undoes what the first resets */
 	&pending_kind, &itimer_kind,   &ptimer_kind, /* time starts to run */
 	NULL,

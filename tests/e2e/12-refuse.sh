@@ -61,4 +61,9 @@ check packet 'packet' 3
 check fanotify 'fanotify' 3
 check userfaultfd 'userfaultfd' 3
 check io_uring 'io_uring' 3
+check keys 'keyring'
+check mempolicy 'memory policy'
+check mdwe 'PR_SET_MDWE'
+check corked 'UDP_CORK' 3
+check unix_error 'SO_ERROR' 3
 finish

@@ -109,9 +109,9 @@ static void smaps_gives_areas_with_flags(void **state)
 		"Size:                  4 kB\nKernelPageSize:        4 kB\n"
 		"VmFlags: rd ex mr mw me lo \n"
 		"7f0000000000-7f0000200000 rw-s 00000000 00:0f 9                  /anon_hugepage\n"
-		"KernelPageSize:     2048 kB\nVmFlags: rd wr sh mr mw me ms ht dd hg \n"
+		"KernelPageSize:     2048 kB\nProtectionKey:         0\nVmFlags: rd wr sh mr mw me ms ht dd hg \n"
 		"7ffc00000000-7ffc00021000 rw-p 00000000 00:00 0                  [stack]\n"
-		"VmFlags: rd wr mr mw me gd ac \n"
+		"ProtectionKey:         3\nVmFlags: rd wr mr mw me gd ac \n"
 		"7ffd00000000-7ffd00001000 ---p 00000000 00:00 0 \n";
 	proc_vmas v = {0};
 
@@ -124,7 +124,7 @@ static void smaps_gives_areas_with_flags(void **state)
 	assert_true(v.v[0].flags == PROC_VMF_LOCKED);
 	assert_true(v.v[1].shared && v.v[1].write && v.v[1].page_bytes == 2048 * 1024);
 	assert_true(v.v[1].flags == (PROC_VMF_HUGETLB | PROC_VMF_DONTDUMP | PROC_VMF_HUGEPAGE));
-	assert_true(v.v[2].flags == (PROC_VMF_GROWSDOWN | PROC_VMF_ACCOUNT));
+	assert_true(v.v[2].flags == (PROC_VMF_GROWSDOWN | PROC_VMF_ACCOUNT | PROC_VMF_PROTECTION_KEY));
 	assert_string_equal(v.v[3].name, "");
 	assert_true(!v.v[3].read && v.v[3].page_bytes == PAGE_BYTES);
 	proc_vmas_finish(&v);

@@ -7,6 +7,7 @@
 
 #include <fcntl.h>
 #include <linux/filter.h>
+#include <linux/keyctl.h>
 #include <linux/seccomp.h>
 #include <netinet/in.h>
 #include <poll.h>
@@ -233,10 +234,82 @@ static void vfork_set_up(void)
 	_exit(0);
 }
 
+static void keys_set_up(void)
+{
+	if (syscall(SYS_add_key, "user", "ferry", "secret", 6, KEY_SPEC_PROCESS_KEYRING) < 0)
+		victim_skip("no keys here: %s", strerror(errno));
+}
+
+static void keys_check(void)
+{
+	CHECK(syscall(SYS_keyctl, KEYCTL_SEARCH, KEY_SPEC_PROCESS_KEYRING, "user", "ferry", 0) > 0,
+	      "the key is gone: %s", strerror(errno));
+}
+
+static void mempolicy_set_up(void)
+{
+	unsigned long node0 = 1;
+
+	if (syscall(SYS_set_mempolicy, 1 /* MPOL_PREFERRED */, &node0, 8 * sizeof(node0)))
+		victim_skip("no memory policies here: %s", strerror(errno));
+}
+
+static void mdwe_set_up(void)
+{
+	if (prctl(65 /* PR_SET_MDWE */, 1, 0, 0, 0))
+		victim_skip("no PR_SET_MDWE here: %s", strerror(errno));
+}
+
+static void corked_set_up(void)
+{
+	struct sockaddr_in name = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t len = sizeof(name);
+
+	fds[0] = MUST(socket(AF_INET, SOCK_DGRAM, 0));
+	fds[1] = MUST(socket(AF_INET, SOCK_DGRAM, 0));
+	MUST(bind(fds[1], (struct sockaddr *)&name, len));
+	MUST(getsockname(fds[1], (struct sockaddr *)&name, &len));
+	MUST(connect(fds[0], (struct sockaddr *)&name, len));
+	MUST(send(fds[0], "half ", 5, MSG_MORE));
+}
+
+static void corked_check(void)
+{
+	char text[16] = "";
+
+	MUST(send(fds[0], "done", 4, 0));
+	CHECK(recv(fds[1], text, sizeof(text) - 1, 0) == 9 && strcmp(text, "half done") == 0,
+	      "got %s", text);
+}
+
+static void unix_error_set_up(void)
+{
+	struct sockaddr none = {.sa_family = AF_UNSPEC};
+
+	/* what was sent is thrown away with the peer, and the sender hears of it */
+	MUST(socketpair(AF_UNIX, SOCK_DGRAM, 0, fds));
+	MUST(send(fds[0], "unread", 6, 0));
+	MUST(connect(fds[1], &none, sizeof(none)));
+}
+
+static void unix_error_check(void)
+{
+	int value = 0;
+	socklen_t len = sizeof(value);
+
+	MUST(getsockopt(fds[0], SOL_SOCKET, SO_ERROR, &value, &len));
+	CHECK(value == ECONNRESET, "the error is %d", value);
+}
+
 static const struct {
 	const char *name;
 	void (*set_up)(void), (*check)(void);
 } kinds[] = {
+	{"keys", keys_set_up, keys_check},
+	{"mempolicy", mempolicy_set_up, nothing_to_check},
+	{"mdwe", mdwe_set_up, nothing_to_check},
+	{"corked", corked_set_up, corked_check},
+	{"unix_error", unix_error_set_up, unix_error_check},
 	{"tcp", tcp_set_up, tcp_check},
 	{"tcp_pending", pending_set_up, pending_check},
 	{"inotify", inotify_set_up, inotify_check},

@@ -225,6 +225,37 @@ static int tcp_allowed(const struct capture *c, const struct inet_facts *i, stru
 									   "in an unknown state");
 }
 
+/* A protocol on top of TCP, such as encryption by the kernel, has keys that cannot be read back. */
+static int ulp_allowed(const struct fd_facts *f, struct err *err)
+{
+	char name[16] = "";
+	socklen_t len = sizeof(name) - 1;
+
+	if (getsockopt(f->own, IPPROTO_TCP, TCP_ULP, name, &len) || !name[0])
+		return 0;
+	return err_set(err, 0, "tcp socket with the upper protocol %s (TCP_ULP): not supported",
+		       name);
+}
+
+/* Data of a datagram that the program has not finished (UDP_CORK, MSG_MORE) cannot be read. */
+static int unfinished_allowed(const struct capture *c, const struct fd_facts *f, struct err *err)
+{
+	int waiting = 0;
+
+	if (c->preflight)
+		return 0;
+	/* what is on its way out through a device shows here, too, but not for long */
+	for (int i = 0; i < 20; i++) {
+		if (ioctl(f->own, SIOCOUTQ, &waiting) || waiting <= 0)
+			return 0;
+		usleep(1000);
+	}
+	return err_set(err, 0,
+		       "datagram socket has %d bytes that are not sent, of a datagram that is not finished "
+		       "(UDP_CORK, MSG_MORE)",
+		       waiting);
+}
+
 static int facts_allowed(const struct capture *c, const struct fd_facts *f,
 			 const struct inet_facts *i, struct err *err)
 {
@@ -236,7 +267,9 @@ static int facts_allowed(const struct capture *c, const struct fd_facts *f,
 			       i->protocol);
 	if (namespace_allowed(f, err) || sockopt_allowed(f->own, err))
 		return -1;
-	return i->type == SOCK_STREAM ? tcp_allowed(c, i, err) : 0;
+	if (i->type != SOCK_STREAM)
+		return unfinished_allowed(c, f, err);
+	return ulp_allowed(f, err) ? -1 : tcp_allowed(c, i, err);
 }
 
 static int inet_allowed(struct capture *c, const struct fd_facts *f, struct err *err)

@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
@@ -107,6 +108,9 @@ static int prctl_emit(struct restore *r, const struct snap_task *t, size_t threa
 	/* Inherited over fork, so said in both cases. */
 	script_call(s, "set the huge page flag", SYS_prctl, SV(PR_SET_THP_DISABLE),
 		    SV(t->mm && t->mm->thp_disabled), SV(0), SV(0), SV(0));
+	if (tc->has_ferry_lock_future)
+		script_call(s, "lock what is mapped later (mlockall)", SYS_mlockall,
+			    SV(tc->ferry_lock_future & (MCL_FUTURE | MCL_ONFAULT)));
 	for (bit = 0; bit < 32; bit++)
 		if (mask >> bit & 1)
 			script_call(s, "register for membarriers", SYS_membarrier, SV(1u << bit),

@@ -396,10 +396,14 @@ static int drain_all(struct capture_session *s, struct drain *d, const portions 
 	vec_foreach (p, all) {
 		d->total_bytes += mem_ranges_bytes(p->rest ? p->rest : &p->plan);
 	}
+	/* what a restore needs before it makes the first task goes first */
 	vec_foreach (p, all) {
-		rc = drain_portion(d, p, how->serve, how->precopy, err);
-		if (rc)
-			break;
+		if (rc == 0 && how->announce && !p->task)
+			rc = drain_portion(d, p, NULL, NULL, err);
+	}
+	vec_foreach (p, all) {
+		if (rc == 0 && !(how->announce && !p->task))
+			rc = drain_portion(d, p, how->serve, how->precopy, err);
 	}
 	s->stats.pages = d->pages;
 	s->stats.zero_pages = d->zero_pages;
@@ -407,6 +411,23 @@ static int drain_all(struct capture_session *s, struct drain *d, const portions 
 	s->stats.bytes = d->pages * PAGE_BYTES;
 	s->c.snap->incremental = d->kept_pages != 0;
 	return rc;
+}
+
+/* The pagemaps as the plan has them; then the receiver is told. */
+static int announce(struct capture_session *s, const portions *all,
+		    const struct memory_options *how, struct err *err)
+{
+	struct snapshot *snap = s->c.snap;
+	int rc;
+
+	vec_foreach (p, all) {
+		rc = p->task ? drain_announce_task(p->task->facts.snap->mm, &p->plan, snap, p->pm,
+						   err) :
+			       drain_announce_file(&p->plan, snap, p->pm, err);
+		if (rc)
+			return -1;
+	}
+	return how->announce(how->arg, err);
 }
 
 int capture_memory(struct capture_session *s, const struct memory_options *how, struct err *err)
@@ -420,6 +441,10 @@ int capture_memory(struct capture_session *s, const struct memory_options *how, 
 	d.progress = how->progress;
 	d.arg = how->arg;
 	rc = plan_memory(s, how->precopy, &all, err);
+	if (rc == 0 && how->announce) {
+		d.announced = true;
+		rc = announce(s, &all, how, err);
+	}
 	if (rc == 0)
 		rc = drain_all(s, &d, &all, how, err);
 	drain_finish(&d);

@@ -47,6 +47,12 @@ struct memory_options {
 	 */
 	struct serve *serve;
 	void (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes); /* NULL allowed */
+	/*
+	 * Not NULL: for a receiver that builds while it gets. Called when all pagemaps are complete and no
+	 * page has been read: now the snapshot can be saved. Every page of them follows, shared memory
+	 * first, in the order of the pagemaps. Not with serve or precopy. The sink adds no entries.
+	 */
+	int (*announce)(void *arg, struct err *err);
 	void *arg;
 };
 

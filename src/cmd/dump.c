@@ -115,6 +115,14 @@ static int write_stats(struct dump *d, struct err *err)
 	return dump_stats_write(d->env.work_fd, &d->stats, err);
 }
 
+/* A reader that works already gets all images before the pages. */
+static int save_early(void *arg, struct err *err)
+{
+	struct dump *d = arg;
+
+	return capture_save(d->session, d->env.store, err);
+}
+
 static int dump_memory(struct dump *d, struct err *err)
 {
 	struct store_sink sink;
@@ -125,6 +133,11 @@ static int dump_memory(struct dump *d, struct err *err)
 	store_sink_init(&sink, capture_state(d->session)->snap, d->env.store);
 	if (d->server.fd >= 0)
 		memory.sink = &d->server.sink;
+	if (store_streams(d->env.store)) {
+		sink.announced = true;
+		memory.announce = save_early;
+		memory.arg = d;
+	}
 	if (capture_memory(d->session, &memory, err) < 0)
 		return -1;
 	/* what the server has not confirmed is not saved */
@@ -146,7 +159,8 @@ static int dump_frozen(struct dump *d, struct err *err)
 	if (dump_memory(d, err) < 0)
 		return -1;
 	d->stats.memdump_time = d->stats.memwrite_time = elapsed_us(start);
-	if (signals_check(err) < 0 || capture_save(d->session, store, err) < 0 ||
+	if (signals_check(err) < 0 ||
+	    (!store_streams(store) && capture_save(d->session, store, err) < 0) ||
 	    store_complete(store, err) < 0)
 		return -1;
 	if (image_env_action(&d->env, "post-dump", d->pid, err) < 0)

@@ -262,7 +262,8 @@ struct chunk {
 static int drain_chunk(struct drain *d, const struct task_memory *mem, const struct chunk *c,
 		       const uint8_t *data, struct snap_pagemap *pm, struct err *err)
 {
-	bool skip_zero = (c->area->status & VMA_ANON_PRIVATE) && !(c->area->status & VMA_VDSO);
+	bool skip_zero = !d->announced && (c->area->status & VMA_ANON_PRIVATE) &&
+			 !(c->area->status & VMA_VDSO);
 	size_t half = c->bytes / 2 & ~(PAGE_BYTES - 1);
 	struct chunk first = {c->area, c->at, half};
 	struct chunk second = {c->area, c->at + half, c->bytes - half};
@@ -324,6 +325,28 @@ static int next_chunk(struct chunk_walk *w, struct chunk *c, struct err *err)
 	if (w->at >= r->end)
 		w->range++;
 	return 1;
+}
+
+int drain_announce_task(const MmEntry *mm, const mem_ranges *plan, struct snapshot *snap,
+			struct snap_pagemap *pm, struct err *err)
+{
+	struct chunk_walk walk = {.mm = mm, .plan = plan};
+	struct chunk c;
+	int more;
+
+	while ((more = next_chunk(&walk, &c, err)) > 0)
+		if (pagemap_add(snap, pm, c.at, c.bytes / PAGE_BYTES, entry_flags(c.area), err))
+			return -1;
+	return more;
+}
+
+int drain_announce_file(const mem_ranges *plan, struct snapshot *snap, struct snap_pagemap *pm,
+			struct err *err)
+{
+	vec_foreach (r, plan)
+		if (pagemap_add(snap, pm, r->start, (r->end - r->start) / PAGE_BYTES, PE_PRESENT, err))
+			return -1;
+	return 0;
 }
 
 static bool is_for_later(const struct drain *d, const struct chunk *c)
@@ -409,7 +432,7 @@ int drain_file(struct drain *d, int fd, const mem_ranges *plan, struct snap_page
 			memset(d->buf + n, 0,
 			       PAGE_ALIGN((size_t)n) - (size_t)n); /* the file may end within a page */
 			bytes = PAGE_ALIGN((size_t)n);
-			if (pass_on(d, pm, at, d->buf, bytes, PE_PRESENT, true, err))
+			if (pass_on(d, pm, at, d->buf, bytes, PE_PRESENT, !d->announced, err))
 				return -1;
 		}
 	return d->sink->ops->end(d->sink, pm, err);

@@ -36,6 +36,8 @@ struct drain {
 	bool running; /* the task runs: pages may go while they are read, and are left out then */
 	const mem_ranges *kept; /* of this task: the receiver has them, they are passed on as absent */
 	mem_ranges *zeros;      /* of this task: pages that were found to be zero are noted here */
+	/* The pagemaps were told before (drain_announce_*): every planned page is passed on, zero or not. */
+	bool announced;
 };
 
 int drain_init(struct drain *d, struct page_sink *sink, struct err *err) must_check;
@@ -50,6 +52,12 @@ int drain_plan_task(pid_t pid, const MmEntry *mm, mem_ranges *out, struct err *e
 /* Reads planned ranges of a task and passes them on as pagemap @pm. */
 int drain_task(struct drain *d, pid_t pid, const MmEntry *mm, const mem_ranges *plan,
 	       struct snap_pagemap *pm, struct err *err) must_check;
+
+/* What the pagemap will be when every planned page is passed on; its entries are @snap's. */
+int drain_announce_task(const MmEntry *mm, const mem_ranges *plan, struct snapshot *snap,
+			struct snap_pagemap *pm, struct err *err) must_check;
+int drain_announce_file(const mem_ranges *plan, struct snapshot *snap, struct snap_pagemap *pm,
+			struct err *err) must_check;
 
 /* Data ranges of a file of @bytes (SEEK_DATA, SEEK_HOLE). */
 int drain_plan_file(int fd, uint64_t bytes, mem_ranges *out, struct err *err) must_check;

@@ -2,6 +2,7 @@
 #include "mem/fill.h"
 
 #include "base/io.h"
+#include "base/page.h"
 #include "snapshot/extents.h"
 
 #include <errno.h>
@@ -289,20 +290,27 @@ static int write_pieces(const struct fill_job *job, struct piece *v, uint8_t *co
 /* A page that is there already (the task touched it) makes UFFDIO_COPY stop: that one is written. */
 static int copy_piece(const struct fill_job *job, const struct piece *p, uint8_t *src, struct err *err)
 {
-	size_t off = 0;
+	size_t off = 0, end = job->skip_zero ? 0 : p->bytes;
 
 	while (off < p->bytes) {
+		if (off >= end && page_is_zero(src + off)) {
+			off += PAGE_BYTES;
+			continue;
+		}
+		while (end < p->bytes && (end <= off || !page_is_zero(src + end)))
+			end = MAX(end, off) + PAGE_BYTES;
+
 		struct uffdio_copy copy = {
 			.dst = p->addr + off,
 			.src = (uintptr_t)src + off,
-			.len = p->bytes - off,
+			.len = end - off,
 			.mode = UFFDIO_COPY_MODE_DONTWAKE,
 		};
 		struct piece one = {.addr = copy.dst, .bytes = PAGE_BYTES};
 		uint8_t *one_src = src + off;
 
 		if (ioctl(job->uffd, UFFDIO_COPY, &copy) == 0) {
-			off += p->bytes - off;
+			off = end;
 			continue;
 		}
 		if (errno == EAGAIN || (errno == EEXIST && copy.copy > 0)) {

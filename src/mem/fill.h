@@ -41,6 +41,7 @@ struct fill_job {
 	size_t n_areas;
 	/* What comes later: only pages that the store has not (PE_LAZY alone), or all marked PE_LAZY. */
 	bool left_only;
+	bool skip_zero; /* FILL_UFFD: pages of zeros are not placed, where the pagemap was made before they were read */
 	void *scratch; /* FILL_SCRATCH_BYTES to work in (saves page faults over many small jobs), or NULL */
 	void (*progress)(void *arg, uint64_t bytes); /* this many more bytes are done; NULL allowed */
 	void *arg;

@@ -33,7 +33,7 @@ static int store_pages(struct page_sink *s, struct snap_pagemap *pm, uint64_t va
 {
 	struct store_sink *sink = (struct store_sink *)s;
 
-	if (pagemap_add(sink->snap, pm, vaddr, n, flags, err))
+	if (!sink->announced && pagemap_add(sink->snap, pm, vaddr, n, flags, err))
 		return -1;
 	return store_put_pages(sink->store, pm->pages_id, data, n * PAGE_BYTES, err);
 }
@@ -62,4 +62,5 @@ void store_sink_init(struct store_sink *s, struct snapshot *snap, struct store *
 	s->sink.ops = &store_sink_ops;
 	s->snap = snap;
 	s->store = store;
+	s->announced = false;
 }

@@ -39,6 +39,7 @@ struct store_sink {
 	struct page_sink sink;
 	struct snapshot *snap; /* its arena gets the entries */
 	struct store *store;
+	bool announced; /* the pagemap has its entries already (memory_options.announce) */
 };
 void store_sink_init(struct store_sink *s, struct snapshot *snap, struct store *store);
 

@@ -286,15 +286,8 @@ static int map_script(struct restore_session *s, struct rtask *t, struct err *er
 			return -1;
 		map_area(s, &rs->script, &sp->v[i]);
 	}
-	if (slot_room(s, rs, VDSO_MAX_PARTS + 2, 0, err) < 0)
+	if (slot_room(s, rs, 1, 0, err) < 0)
 		return -1;
-	if (sp->vdso == VDSO_MOVE)
-		move_vdso(s, t, &rs->script, sp->vdso_at);
-	if (sp->vdso == VDSO_COPY)
-		script_same(&rs->script, "map the old vdso", sp->old_vdso->start, SYS_mmap,
-			    SV(sp->old_vdso->start), SV(sp->old_vdso->end - sp->old_vdso->start),
-			    SV(PROT_READ | PROT_WRITE), SV(MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED),
-			    SV(-1), SV(0));
 	if (sp->use_uffd || sp->lazy)
 		sp->uffd_op = script_call(&rs->script, "make a userfaultfd", SYS_userfaultfd,
 					  SV(O_CLOEXEC | O_NONBLOCK));
@@ -326,20 +319,6 @@ static int uffd_take(struct rtask *t, int theirs, struct err *err)
 	return steal_fd(&fd);
 }
 
-static int write_old_vdso(struct restore_session *s, struct rtask *t, struct err *err)
-{
-	struct space *sp = t->space;
-	size_t bytes = sp->old_vdso->end - sp->old_vdso->start;
-	struct iovec local = {sp->old_image, bytes}, remote = {(void *)sp->old_vdso->start, bytes};
-	uint64_t ours = t->vdso_now + ((uintptr_t)s->vdso.image - vdso_set_start(&s->vdso));
-
-	if (vdso_redirect(sp->old_image, bytes, s->vdso.image, s->vdso.image_bytes, ours, err) < 0)
-		return -1;
-	if (process_vm_writev(t->pid, &local, 1, &remote, 1, 0) != (ssize_t)bytes)
-		return err_sys(err, "cannot write the old vdso");
-	return 0;
-}
-
 static void fill_progress(void *arg, uint64_t bytes)
 {
 	struct restore_session *s = arg;
@@ -360,19 +339,52 @@ static int fill(struct restore_session *s, struct rtask *t, struct err *err)
 		.areas = sp->fill,
 		.n_areas = sp->n_fill,
 		.scratch = s->scratch,
+		.skip_zero = store_streams(s->r.store) && !sp->lazy,
 		.progress = fill_progress,
 		.arg = s,
 	};
 
 	if (sp->use_uffd) {
-		uffd = uffd_take(t, (int)script_result(&leader(t)->script, sp->uffd_op), err);
+		uffd = uffd_take(t, sp->uffd_there, err);
 		if (uffd < 0)
 			return -1;
 	}
 	job.uffd = uffd;
-	if ((sp->lazy ? space_fill_lazy(s, t, &job, err) : fill_task(&job, err)) < 0)
+	return sp->lazy ? space_fill_lazy(s, t, &job, err) : fill_task(&job, err);
+}
+
+/* ---- the vdso ---- */
+
+/* Its pages are the last of a task, so this comes behind the fill. Until here it is parked. */
+static int vdso_script(struct restore_session *s, struct rtask *t, struct err *err)
+{
+	struct rslot *rs = leader(t);
+	struct space *sp = t->space;
+
+	if (space_plan_vdso(s, t, err) < 0 || slot_room(s, rs, VDSO_MAX_PARTS + 1, 0, err) < 0)
 		return -1;
-	return sp->vdso == VDSO_COPY ? write_old_vdso(s, t, err) : 0;
+	if (sp->vdso == VDSO_MOVE)
+		move_vdso(s, t, &rs->script, sp->vdso_at);
+	if (sp->vdso == VDSO_COPY)
+		script_same(&rs->script, "map the old vdso", sp->old_vdso->start, SYS_mmap,
+			    SV(sp->old_vdso->start), SV(sp->old_vdso->end - sp->old_vdso->start),
+			    SV(PROT_READ | PROT_WRITE), SV(MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED),
+			    SV(-1), SV(0));
+	return slot_start(s, rs, err);
+}
+
+static int write_old_vdso(struct restore_session *s, struct rtask *t, struct err *err)
+{
+	struct space *sp = t->space;
+	size_t bytes = sp->old_vdso->end - sp->old_vdso->start;
+	struct iovec local = {sp->old_image, bytes}, remote = {(void *)sp->old_vdso->start, bytes};
+	uint64_t ours = t->vdso_now + ((uintptr_t)s->vdso.image - vdso_set_start(&s->vdso));
+
+	if (vdso_redirect(sp->old_image, bytes, s->vdso.image, s->vdso.image_bytes, ours, err) < 0)
+		return -1;
+	if (process_vm_writev(t->pid, &local, 1, &remote, 1, 0) != (ssize_t)bytes)
+		return err_sys(err, "cannot write the old vdso");
+	return 0;
 }
 
 /* ---- protect ---- */
@@ -457,8 +469,7 @@ static int protect_script(struct restore_session *s, struct rtask *t, struct err
 	struct space *sp = t->space;
 
 	if (sp->use_uffd || sp->lazy)
-		script_call(&rs->script, "close the userfaultfd", SYS_close,
-			    SV(script_result(&rs->script, sp->uffd_op)));
+		script_call(&rs->script, "close the userfaultfd", SYS_close, SV(sp->uffd_there));
 	for (size_t i = 0; i < sp->n; i++)
 		if (protect_area(s, t, &sp->v[i], err) < 0)
 			return -1;
@@ -487,11 +498,23 @@ int space_build(struct restore_session *s, struct rtask **tasks, size_t n, struc
 			return task_wrap(tasks[i], err);
 	if (slots_wait(s, err) < 0)
 		return -1;
+	for (size_t i = 0; i < n; i++) {
+		struct space *sp = tasks[i]->space;
+
+		if (sp->use_uffd || sp->lazy)
+			sp->uffd_there = (int)script_result(&leader(tasks[i])->script, sp->uffd_op);
+	}
 	for (size_t i = 0; i < n; i++)
 		if (fill(s, tasks[i], err) < 0)
 			return task_wrap(tasks[i], err);
+	for (size_t i = 0; i < n; i++)
+		if (vdso_script(s, tasks[i], err) < 0)
+			return task_wrap(tasks[i], err);
+	if (slots_wait(s, err) < 0)
+		return -1;
 	for (size_t i = 0; i < n; i++) {
-		if (protect_script(s, tasks[i], err) < 0)
+		if ((tasks[i]->space->vdso == VDSO_COPY && write_old_vdso(s, tasks[i], err) < 0) ||
+		    protect_script(s, tasks[i], err) < 0)
 			return task_wrap(tasks[i], err);
 		tasks[i]->memory_done = true;
 	}

@@ -27,6 +27,7 @@ struct space {
 	size_t n;
 	const VmaEntry **guards;
 	size_t n_guards;
+	bool vdso_planned; /* the next four are known */
 	enum vdso_plan vdso;
 	uint64_t vdso_at;         /* VDSO_MOVE: where the set goes */
 	const VmaEntry *old_vdso; /* VDSO_COPY */
@@ -37,12 +38,16 @@ struct space {
 	bool use_uffd;
 	bool lazy; /* some area is FILL_LAZY */
 	unsigned int uffd_op;
+	int uffd_there; /* the number of its userfaultfd in the task */
 };
 
 /* space_lazy.c: which areas have pages that come later; and their task's fill, up to its announcement. */
 void space_plan_lazy(const struct restore_session *s, struct rtask *t);
 int space_fill_lazy(struct restore_session *s, struct rtask *t, const struct fill_job *like,
 		    struct err *err) must_check;
+
+/* What becomes of the vdso; reads its pages, the first time. */
+int space_plan_vdso(struct restore_session *s, struct rtask *t, struct err *err) must_check;
 
 /* The same file behind two file ids: one id, or two entries with one name. */
 bool same_file(const struct restore_session *s, uint64_t a, uint64_t b);

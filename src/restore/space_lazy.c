@@ -184,7 +184,7 @@ static int make_lists(const struct restore_session *s, const struct rtask *t, st
 static int take_uffd(struct rtask *t, struct err *err)
 {
 	struct space *sp = t->space;
-	int theirs = (int)script_result(&leader(t)->script, sp->uffd_op);
+	int theirs = sp->uffd_there;
 	cleanup_close int fd = (int)syscall(SYS_pidfd_getfd, t->pidfd, theirs, 0);
 
 	if (fd < 0)

@@ -204,6 +204,14 @@ static int check_ips(const struct rtask *t, struct err *err)
 	return 0;
 }
 
+int space_plan_vdso(struct restore_session *s, struct rtask *t, struct err *err)
+{
+	if (t->space->vdso_planned)
+		return 0;
+	t->space->vdso_planned = true;
+	return plan_vdso(s, t, err) < 0 ? -1 : check_ips(t, err);
+}
+
 /* The list that fill_task() walks: every private area, the vdso as one to skip. */
 static void plan_fill(struct rtask *t)
 {
@@ -308,9 +316,8 @@ int space_plan(struct restore_session *s, struct rtask *t, struct err *err)
 	plan_pages(t);
 	if (s->opt.lazy)
 		space_plan_lazy(s, t);
-	if (plan_vdso(s, t, err) < 0)
-		return -1;
 	plan_fill(t);
 	s->total_bytes += pagemap_present_bytes(t->snap->pagemap);
-	return check_ips(t, err);
+	/* the pages may still be on their way, the last of them last: space_build asks again */
+	return store_streams(s->r.store) ? 0 : space_plan_vdso(s, t, err);
 }

@@ -94,14 +94,15 @@ survives() {
 	[ $hits -gt 0 ] || complain "no strike hit a migration"
 }
 
-# strike_both STAGE PID: migrates, and kills both sides when the stage begins.
+# strike_both STAGE PID: migrates, and kills both sides when the stage begins: the agent there, and
+# both processes here, the front and the driver (ferry keeper), all of which must have been alive until then.
 strike_both() {
 	"$top/tests/hosts/strike.py" "$1" "$(hosts_pid "$dir" a)" "$(hosts_pid "$dir" b)" \
 		"$top/tests/hosts/hosts.sh" exec "$dir" "$home" timeout -k 5 60 \
 		ferry migrate --json --overwrite-files "$2" "ferry-$(other "$home")" \
 		>"$TEST_TMP/struck" 2>"$TEST_TMP/migrate.err" </dev/null
 	cat "$TEST_TMP/struck" "$TEST_TMP/migrate.err"
-	grep -q "^struck agent.* migrate" "$TEST_TMP/struck"
+	grep -q "^struck agent.* keeper.* migrate" "$TEST_TMP/struck"
 }
 
 # After the word "commit" nobody is left who knows whether it was heard. What must never be: two that

@@ -7,38 +7,44 @@
 Runs COMMAND, a "ferry migrate --json", and reads its events; at the one that announces STAGE it
 kills, by SIGKILL, every ferry in the PID namespaces of the processes PID (the first ones of the two
 hosts). Who they are is found at the earlier events, so that the kills follow the announcement at
-once. Prints "struck" and what those did, or "missed".
+once; those that have come since are killed after them. Prints "struck" and what those did that were
+alive until then, one word for each, or "missed".
 """
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 
 
-def ferries(namespaces):
-    """The ferry processes of the hosts: what each does, by pid."""
-    found = {}
+def ferries(namespaces, known):
+    """Adds the ferry processes of the hosts to @known: by pid, what each does and a pidfd of it."""
     for name in os.listdir("/proc"):
-        if not name.isdigit():
+        if not name.isdigit() or int(name) in known:
             continue
         try:
             with open(f"/proc/{name}/cmdline", "rb") as file:
                 words = file.read().split(b"\0")
             program = os.path.basename(os.readlink(f"/proc/{name}/exe"))
             if program == "ferry" and os.readlink(f"/proc/{name}/ns/pid") in namespaces:
-                found[int(name)] = words[1].decode()
+                known[int(name)] = (words[1].decode(), os.pidfd_open(int(name)))
         except (OSError, IndexError):
             pass
-    return found
 
 
-def kill(pids):
-    for pid in pids:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+def kill(victims):
+    """What those did that had not ended before. A pidfd is readable when its process has ended."""
+    alive = select.poll()
+    for _, fd in victims:
+        alive.register(fd, select.POLLIN)
+    ended = {fd for fd, _ in alive.poll(0)}
+    struck = []
+    for word, fd in victims:
+        if fd not in ended:
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
+            struck.append(word)
+    return struck
 
 
 def main():
@@ -51,13 +57,13 @@ def main():
             if struck is not None or event.get("event") != "stage":
                 continue
             if event["stage"] != wanted:
-                victims = ferries(namespaces)
+                ferries(namespaces, victims)
                 continue
-            kill(victims)
-            late = ferries(namespaces)
-            kill(late)
-            struck = sorted({**victims, **late}.values())
-    print("missed" if struck is None else "struck " + " ".join(struck))
+            struck = kill(victims.values())
+            late = {pid: None for pid in victims}
+            ferries(namespaces, late)
+            struck += kill([v for v in late.values() if v])
+    print("missed" if struck is None else "struck " + " ".join(sorted(struck)))
 
 
 main()

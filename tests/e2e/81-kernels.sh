@@ -23,15 +23,15 @@ inside() { # NAME VICTIM...
 	shift
 	VM_LIMIT=300 vm "$name" "cd $PWD && export PATH=/bin:/sbin:/usr/bin BUILD_DIR=$BUILD_DIR FERRY=$FERRY" \
 		"VICTIMS=$VICTIMS TEST_TMP=/tmp/inside && mkdir -p /tmp/inside &&" \
-		"bash tests/e2e/10-victims.sh $*" >"$TEST_TMP/inside.out"
+		"bash tests/e2e/10-victims.sh $*" >"$TEST_TMP/$name.inside"
 	while read -r line; do
 		case $line in
 		"ok "*) ok "$name, ${line#ok }" ;;
 		"not ok "*) not_ok "$name, $(cut -d: -f1 <<<"${line#not ok }")" "${line#*: }" ;;
 		"skip "*) skip "$name, $(cut -d: -f1 <<<"${line#skip }")" "${line#*: }" ;;
 		esac
-	done <"$TEST_TMP/inside.out"
-	grep -q "^ok " "$TEST_TMP/inside.out" || not_ok "$name" "no result: $(tail -n 3 "$TEST_TMP/inside.out")"
+	done <"$TEST_TMP/$name.inside"
+	grep -q "^ok " "$TEST_TMP/$name.inside" || not_ok "$name" "no result: $(tail -n 3 "$TEST_TMP/$name.inside")"
 }
 
 # A processor model without what is not here, so that a program that started on it can come. (The
@@ -255,10 +255,11 @@ vm_listen
 
 few="threads cow mem_anon_shared mem_file_shared growsdown fpu vdso rseq posixtimers timerfd pipes
 	unix_pair unix_named tcp_listen udp_bound files ghost pty restart_plain restart_block zombies"
-for name in $machines; do
+in_machine() { # NAME
+	local name=$1 victim
 	vm_ready "$name" || {
 		not_ok "$name" "$why"
-		continue
+		return
 	}
 	# shellcheck disable=SC2046,SC2086 # words
 	if [ -n "${FERRY_FULL:-}" ]; then
@@ -288,5 +289,17 @@ for name in $machines; do
 		;;
 	esac
 	vm_end "$name"
+}
+
+# All at once: each machine keeps one processor busy.
+for name in $machines; do
+	in_machine "$name" >"$TEST_TMP/$name.results" &
+	runs="${runs:-} $!"
+done
+# shellcheck disable=SC2086 # words
+wait ${runs:-}
+for name in $machines; do
+	cat "$TEST_TMP/$name.results"
+	! grep -q "^not ok" "$TEST_TMP/$name.results" || failed=1
 done
 finish

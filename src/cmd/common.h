@@ -94,6 +94,20 @@ struct image_args {
 		.type = OPT_LIST, .offset = offsetof(Args, at.external)                         \
 	}
 
+/* The tree that a command takes, and how long it may take to stop: fields of @Args. */
+#define TREE_ROWS(Args, pid_text, seconds)                                                              \
+	{.short_name = 't',                                                                             \
+	 .long_name = "tree",                                                                           \
+	 .arg = "PID",                                                                                  \
+	 .help = "the root of the tree to dump",                                                        \
+	 .type = OPT_TEXT,                                                                              \
+	 .offset = offsetof(Args, pid_text)},                                                           \
+	{                                                                                               \
+		.long_name = "timeout", .arg = "SECONDS",                                               \
+		.help = "give up when the tree cannot be frozen within SECONDS (default 10; 0: never)", \
+		.type = OPT_NUMBER, .offset = offsetof(Args, seconds), .max = 86400                     \
+	}
+
 #define IMAGE_ROWS(Args, at)                                                                        \
 	{.short_name = 'D',                                                                         \
 	 .long_name = "images-dir",                                                                 \

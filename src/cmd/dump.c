@@ -34,12 +34,7 @@ struct dump_args {
 };
 
 static const struct opt_row rows[] = {
-	{.short_name = 't',
-	 .long_name = "tree",
-	 .arg = "PID",
-	 .help = "the root of the tree to dump",
-	 .type = OPT_TEXT,
-	 .offset = offsetof(struct dump_args, tree)},
+	TREE_ROWS(struct dump_args, tree, timeout_s),
 	{.short_name = 'R',
 	 .long_name = "leave-running",
 	 .help = "let the tree run on afterwards",
@@ -54,12 +49,6 @@ static const struct opt_row rows[] = {
 	 .help = "with -D -: end the tree when the stream is written, though nobody has confirmed it",
 	 .type = OPT_FLAG,
 	 .offset = offsetof(struct dump_args, kill)},
-	{.long_name = "timeout",
-	 .arg = "SECONDS",
-	 .help = "give up when the tree cannot be frozen within SECONDS (default 10; 0: never)",
-	 .type = OPT_NUMBER,
-	 .offset = offsetof(struct dump_args, timeout_s),
-	 .max = 86400},
 	{.long_name = "lazy-pages",
 	 .help = "leave private memory in the frozen tree, and hand it out to lazy-pages on request",
 	 .type = OPT_FLAG,

@@ -24,18 +24,7 @@ struct pre_dump_args {
 };
 
 static const struct opt_row rows[] = {
-	{.short_name = 't',
-	 .long_name = "tree",
-	 .arg = "PID",
-	 .help = "the root of the tree to dump",
-	 .type = OPT_TEXT,
-	 .offset = offsetof(struct pre_dump_args, tree)},
-	{.long_name = "timeout",
-	 .arg = "SECONDS",
-	 .help = "give up when the tree cannot be stopped within SECONDS (default 10; 0: never)",
-	 .type = OPT_NUMBER,
-	 .offset = offsetof(struct pre_dump_args, timeout_s),
-	 .max = 86400},
+	TREE_ROWS(struct pre_dump_args, tree, timeout_s),
 	INCREMENTAL_ROWS(struct pre_dump_args, incremental),
 	PS_ROWS(struct pre_dump_args, server),
 	IMAGE_ROWS(struct pre_dump_args, images),

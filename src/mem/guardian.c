@@ -59,21 +59,29 @@ struct guardian {
 
 /* ---- the guardian: killing ---- */
 
+/* The beginning of a small file of /proc, as text; false: whose it is has ended. */
+static bool read_text(const char *path, char *text, size_t size)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n;
+
+	if (fd < 0)
+		return false;
+	n = read(fd, text, size - 1);
+	close(fd);
+	text[n > 0 ? n : 0] = 0;
+	return true;
+}
+
 /* "Pid:" of a pidfd, in our namespace; -1: it has ended. */
 static pid_t pid_of(int pidfd)
 {
 	char path[48], text[512];
 	const char *line;
-	ssize_t n;
-	int fd;
 
 	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", pidfd);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
+	if (!read_text(path, text, sizeof(text)))
 		return -1;
-	n = read(fd, text, sizeof(text) - 1);
-	close(fd);
-	text[n > 0 ? n : 0] = 0;
 	line = strstr(text, "\nPid:\t");
 	return line ? (pid_t)atoi(line + 6) : -1;
 }
@@ -93,16 +101,10 @@ static long parent_of(const char *pid)
 {
 	char path[300], text[512];
 	const char *end;
-	ssize_t n;
-	int fd;
 
 	snprintf(path, sizeof(path), "/proc/%s/stat", pid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
+	if (!read_text(path, text, sizeof(text)))
 		return -1;
-	n = read(fd, text, sizeof(text) - 1);
-	close(fd);
-	text[n > 0 ? n : 0] = 0;
 	end = strrchr(text, ')');
 	return end && strlen(end) > 4 ? atol(end + 4) : -1;
 }

@@ -145,15 +145,22 @@ static int client_begin(struct page_sink *s, struct snap_pagemap *pm, struct err
 	return 0;
 }
 
+/* @n pages of what is open, at @vaddr: their contents follow, or their flags say that there are none. */
+static struct ps_request add_request(const struct ps_client *c, uint64_t vaddr, uint64_t n,
+				     uint32_t flags)
+{
+	return (struct ps_request){.cmd = PS_ADD_F,
+				   .flags = (uint16_t)flags,
+				   .nr_pages = n,
+				   .vaddr = vaddr,
+				   .dst_id = c->dst_id};
+}
+
 static int client_pages(struct page_sink *s, struct snap_pagemap *pm, uint64_t vaddr,
 			const void *data, uint64_t n, uint32_t flags, struct err *err)
 {
 	struct ps_client *c = (struct ps_client *)s;
-	struct ps_request r = {.cmd = PS_ADD_F,
-			       .flags = (uint16_t)flags,
-			       .nr_pages = n,
-			       .vaddr = vaddr,
-			       .dst_id = c->dst_id};
+	struct ps_request r = add_request(c, vaddr, n, flags);
 
 	return send_request(c, &r, data, err);
 }
@@ -162,11 +169,7 @@ static int client_absent(struct page_sink *s, struct snap_pagemap *pm, uint64_t 
 			 uint32_t flags, struct err *err)
 {
 	struct ps_client *c = (struct ps_client *)s;
-	struct ps_request r = {.cmd = PS_ADD_F,
-			       .flags = (uint16_t)flags,
-			       .nr_pages = n,
-			       .vaddr = vaddr,
-			       .dst_id = c->dst_id};
+	struct ps_request r = add_request(c, vaddr, n, flags);
 	char name[64];
 
 	if ((flags & PE_PARENT) && s->no_parent)

@@ -69,6 +69,20 @@ static int keep_ranges(struct kept_memory *t, const mem_ranges *lazy, struct err
 	return t->handed ? 0 : err_nomem(err);
 }
 
+/* @t is complete, unless @rc says that it could not be: then, too, what it holds is taken from the caller. */
+static int enlist(struct serve *s, struct kept_memory *t, int rc, struct err *err)
+{
+	if (rc == 0 && !vec_push(&s->tasks, *t))
+		rc = err_nomem(err);
+	if (rc < 0) {
+		forget(t);
+		return -1;
+	}
+	s->pages += t->pages;
+	s->left += t->pages;
+	return 0;
+}
+
 int serve_add(struct serve *s, pid_t vpid, pid_t pid, mem_ranges *lazy, struct err *err)
 {
 	struct kept_memory t = {.vpid = vpid,
@@ -81,15 +95,7 @@ int serve_add(struct serve *s, pid_t vpid, pid_t pid, mem_ranges *lazy, struct e
 		rc = err_sys(err, "pid %d: pidfd_open", pid);
 	if (rc == 0)
 		rc = task_memory_open(&t.mem, pid, err);
-	if (rc == 0 && !vec_push(&s->tasks, t))
-		rc = err_nomem(err);
-	if (rc < 0) {
-		forget(&t);
-		return -1;
-	}
-	s->pages += t.pages;
-	s->left += t.pages;
-	return 0;
+	return enlist(s, &t, rc, err);
 }
 
 /* What of a pagemap may come later. */
@@ -126,15 +132,7 @@ int serve_add_image(struct serve *s, const struct snap_pagemap *pm, struct store
 	if (rc == 0)
 		rc = keep_ranges(&t, &lazy, err);
 	vec_free(&lazy);
-	if (rc == 0 && !vec_push(&s->tasks, t))
-		rc = err_nomem(err);
-	if (rc < 0) {
-		forget(&t);
-		return -1;
-	}
-	s->pages += t.pages;
-	s->left += t.pages;
-	return 0;
+	return enlist(s, &t, rc, err);
 }
 
 int serve_task(const struct serve *s, size_t i, pid_t *vpid_out, pid_t *pid_out, mem_ranges *out,

@@ -10,11 +10,11 @@
 set -eu
 
 build="gcc libc6-dev make meson ninja-build pkg-config protobuf-c-compiler libprotobuf-c-dev
-       libjansson-dev libmnl-dev libssl-dev"
+       libjansson-dev libmnl-dev libssl-dev libfuse3-dev"
 test="libcmocka-dev python3 perl bash procps psmisc util-linux mandoc clang-format git
       iproute2 openssh-client openssh-server
       sqlite3 redis-server redis-tools nginx-light xz-utils tmux
-      qemu-system-x86 busybox-static"
+      qemu-system-x86 busybox-static fuse3 fio sshfs"
 ci="clang clang-tidy libclang-rt-dev"
 
 case ${1:-test} in

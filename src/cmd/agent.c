@@ -6,6 +6,7 @@
  */
 #include "base/log.h"
 #include "cmd/common.h"
+#include "lazyfs/serve.h"
 #include "migrate/lane.h"
 #include "migrate/target.h"
 
@@ -13,7 +14,7 @@
 #include <string.h>
 
 struct agent_args {
-	bool join;
+	bool join, files;
 	struct log_args log;
 };
 
@@ -22,6 +23,10 @@ static const struct opt_row rows[] = {
 	 .help = "hand stdin and stdout to an agent that runs already, as one more connection",
 	 .type = OPT_FLAG,
 	 .offset = offsetof(struct agent_args, join)},
+	{.long_name = "files",
+	 .help = "hand out the files of a tree, read-only; ferry lazyfs starts it",
+	 .type = OPT_FLAG,
+	 .offset = offsetof(struct agent_args, files)},
 	LOG_ROWS(struct agent_args, log),
 	{0},
 };
@@ -65,12 +70,24 @@ static void leave_terminal(void)
 		log_debug("chdir: /");
 }
 
-/* A key that may run "ferry agent" only (authorized_keys, command=) may also join one. */
-static bool asked_to_join(const struct agent_args *args)
+/*
+ * A key that may run "ferry agent" only (authorized_keys, command=) may also join one, and have
+ * files; one that may run "ferry agent --files" only may do nothing else.
+ */
+static bool asked_for(const struct agent_args *args, const char *what)
 {
 	const char *asked = getenv("SSH_ORIGINAL_COMMAND");
 
-	return args->join || (asked && strstr(asked, "agent --join"));
+	return !args->join && !args->files && asked && strstr(asked, what);
+}
+
+static int serve(const struct agent_args *args, int in, int out, struct err *err)
+{
+	if (args->files || asked_for(args, "agent --files"))
+		return lazyfs_serve(in, out, err);
+	if (args->join || asked_for(args, "agent --join"))
+		return lane_join(in, out, err);
+	return migrate_target(in, out, err);
 }
 
 static int run(int argc, char **argv)
@@ -91,7 +108,7 @@ static int run(int argc, char **argv)
 		return cmd_fail(&spec, &err);
 	leave_terminal();
 	/* the source has been told why, and tells its user */
-	rc = asked_to_join(&args) ? lane_join(in, out, &err) : migrate_target(in, out, &err);
+	rc = serve(&args, in, out, &err);
 	if (rc < 0) {
 		log_error("%s", err.text);
 		return EXIT_FAILED;

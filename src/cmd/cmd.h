@@ -20,6 +20,7 @@ extern const struct cmd cmd_agent;
 extern const struct cmd cmd_check;
 extern const struct cmd cmd_dump;
 extern const struct cmd cmd_lazy_pages;
+extern const struct cmd cmd_lazyfs;
 extern const struct cmd cmd_migrate;
 extern const struct cmd cmd_page_server;
 extern const struct cmd cmd_pre_dump;

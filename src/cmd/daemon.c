@@ -45,14 +45,23 @@ int daemon_fork(int *ready_fd_out, int *status_out, struct err *err)
 	return 1;
 }
 
-int daemon_ready(int ready_fd, struct err *err)
+int daemon_leave_terminal(struct err *err)
 {
-	cleanup_close int fd = ready_fd, null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	cleanup_close int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
 	if (null < 0)
 		return err_sys(err, "cannot open /dev/null");
 	for (int i = 0; i <= 2; i++)
 		if (dup2(null, i) < 0)
 			return err_sys(err, "cannot leave the terminal");
+	return 0;
+}
+
+int daemon_ready(int ready_fd, struct err *err)
+{
+	cleanup_close int fd = ready_fd;
+
+	if (daemon_leave_terminal(err) < 0)
+		return -1;
 	return io_write_full(fd, "", 1) < 0 ? err_sys(err, "cannot tell that all is ready") : 0;
 }

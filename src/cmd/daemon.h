@@ -15,7 +15,10 @@
  */
 int daemon_fork(int *ready_fd_out, int *status_out, struct err *err) must_check;
 
-/* Ready: the parent may return. Standard input, output and error go to /dev/null. */
+/* Standard input, output and error go to /dev/null: nobody who reads them waits for us. */
+int daemon_leave_terminal(struct err *err) must_check;
+
+/* Ready: the parent may return. Leaves the terminal. */
 int daemon_ready(int ready_fd, struct err *err) must_check;
 
 #endif

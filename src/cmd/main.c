@@ -5,7 +5,7 @@
 #include <string.h>
 
 static const struct cmd *const commands[] = {
-	&cmd_agent,       &cmd_check,    &cmd_dump,    &cmd_lazy_pages, &cmd_migrate,
+	&cmd_agent,       &cmd_check,    &cmd_dump,    &cmd_lazy_pages, &cmd_lazyfs, &cmd_migrate,
 	&cmd_page_server, &cmd_pre_dump, &cmd_restore, &cmd_show,       NULL,
 };
 

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The contents of one file: a sparse cache file, a map of the blocks that are
+ * in it, and the requests for others. What is written here never goes to the
+ * source, and what was written here is never overwritten by what comes from there.
+ *
+ * Blocks below `source_size` that the map does not have are at the source; all
+ * others are in the cache file. Thread-safe. Results are 0 or an errno value.
+ */
+#ifndef FERRY_LAZYFS_CONTENT_H
+#define FERRY_LAZYFS_CONTENT_H
+
+#include "lazyfs/ahead.h"
+#include "lazyfs/blocks.h"
+#include "lazyfs/remote.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/types.h>
+
+/* What all files of a mount have in common. */
+struct content_env {
+	struct remote *remote;
+	int cache_fd; /* directory of the cache files */
+	bool refetch; /* a file that was changed at the source is fetched anew; otherwise its missing blocks are EIO */
+	atomic_uint_least64_t next_number; /* names of cache files */
+	atomic_uint_least64_t demand_ms;   /* when somebody waited for a block last */
+	atomic_uint_least64_t stale_files, fetch_errors;
+};
+
+struct fetch;
+
+struct content {
+	struct content_env *env;
+	pthread_mutex_t lock;
+	pthread_cond_t cond; /* a request has ended */
+	unsigned int refs;   /* the owner, and each request */
+	char *path;          /* at the source; NULL: the file was made here */
+	struct lf_ident id;  /* as it was when its attributes came */
+	uint64_t source_size, size;
+	struct blocks here;
+	struct fetch *fetches;
+	unsigned int generation; /* raised when the contents are begun anew */
+	int fd;                  /* the cache file, or -1 */
+	unsigned int pins;       /* who uses fd */
+	uint64_t number;         /* its name; 0: there is none yet */
+	bool modified, stale, dead;
+	unsigned int errors; /* how many requests have failed; of the last one: */
+	int last_error;
+	uint64_t error_first, error_end; /* blocks */
+};
+
+/* @path (copied) may be NULL. NULL: out of memory. */
+struct content *content_create(struct content_env *env, const char *path, const struct lf_ident *id);
+/* Drops the owner's reference; the cache file goes. NULL is allowed. */
+void content_destroy(struct content *c);
+
+/* Bytes read, or the negative of an errno value. @ahead: of this reader, or NULL. */
+ssize_t content_read(struct content *c, void *buf, size_t bytes, uint64_t at, struct ahead *ahead,
+		     const struct patience *p);
+int content_write(struct content *c, const void *buf, size_t bytes, uint64_t at,
+		  const struct patience *p);
+int content_truncate(struct content *c, uint64_t size);
+/* fallocate(2): modes 0, KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE. */
+int content_allocate(struct content *c, int mode, uint64_t at, uint64_t bytes,
+		     const struct patience *p);
+/* lseek(2) with SEEK_DATA or SEEK_HOLE. */
+int content_seek(struct content *c, uint64_t at, int whence, uint64_t *out, const struct patience *p);
+int content_sync(struct content *c, bool data_only);
+
+/* While it is pinned the cache file stays open. */
+int content_pin(struct content *c);
+void content_unpin(struct content *c);
+
+/* Fetches at most @bytes of what is missing and waits for them. *complete_out: nothing is missing. */
+int content_fill(struct content *c, uint64_t bytes, bool *complete_out, const struct patience *p);
+
+/*
+ * The source has these attributes now. If they are new ones, then with refetch, where nothing was written, the contents
+ * are begun anew. True: the contents are those of @now, as far as they are here.
+ */
+bool content_revalidate(struct content *c, const struct lf_attr *now);
+
+uint64_t content_size(struct content *c);
+
+struct content_state {
+	uint64_t size, source_bytes,
+		here_bytes;  /* source_bytes: that are or were at the source; of which are here */
+	uint64_t blocks_512; /* of the cache file; 0 if not everything is here */
+	bool complete, modified, stale;
+};
+
+void content_get_state(struct content *c, struct content_state *out);
+
+#endif

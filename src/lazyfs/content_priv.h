@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+/* What content.c and fetch.c know of each other. All with the content's lock held. */
+#ifndef FERRY_LAZYFS_CONTENT_PRIV_H
+#define FERRY_LAZYFS_CONTENT_PRIV_H
+
+#include "lazyfs/content.h"
+
+int content_pin_locked(struct content *c);
+void content_unpin_locked(struct content *c);
+void content_put(struct content *c); /* without the lock */
+bool content_complete(const struct content *c);
+
+/*
+ * Waits until bytes @at to @end are here (the lock is not held meanwhile), and
+ * asks for more up to @ahead_to without waiting.
+ */
+int content_ensure(struct content *c, uint64_t at, uint64_t end, uint64_t ahead_to,
+		   const struct patience *p);
+
+/* The same for a program that waits: work in the background makes way for it. */
+int content_demand(struct content *c, uint64_t at, uint64_t end, uint64_t ahead_to,
+		   const struct patience *p);
+
+/* Forgets everything and begins with another content of the source's. */
+int content_restart(struct content *c, const struct lf_ident *id);
+
+/* Says once that what is missing cannot come any more. */
+void content_stale(struct content *c);
+
+#endif

@@ -1,0 +1,414 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Which blocks are asked for, by whom, and what happens when they come. A
+ * block is asked for once, however many wait for it.
+ */
+#define LOG_MODULE "lazyfs"
+#include "base/clock.h"
+#include "base/io.h"
+#include "base/log.h"
+#include "lazyfs/content_priv.h"
+#include "lazyfs/wait.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* Pieces are small enough that a reader gets going with the first, and large enough for a fast link. */
+enum { PIECE_BLOCKS = 256 * 1024 / 4096, FETCHES_MOST = 48 };
+
+struct fetch {
+	struct remote_call call;
+	struct content *c;
+	struct fetch *next;
+	uint64_t first, end; /* blocks */
+	unsigned int generation;
+};
+
+static uint64_t block_end(uint64_t bytes)
+{
+	return (bytes + BLOCK_BYTES - 1) / BLOCK_BYTES;
+}
+
+/* ---- what comes ---- */
+
+/* Writes the part of the extents that is within bytes from..to into the cache file. */
+static int store_range(const struct content *c, const struct lf_reply *r, uint64_t from, uint64_t to)
+{
+	const uint8_t *data = r->data;
+
+	for (uint32_t i = 0; i < r->n_extents; i++) {
+		const struct lf_extent *e = &r->extents[i];
+		uint64_t at = r->position + e->at, end = at + e->bytes;
+		uint64_t lo = MAX(at, from), hi = MIN(end, to);
+
+		if (lo < hi && io_pwrite_full(c->fd, data + (lo - at), hi - lo, (off_t)lo) < 0)
+			return errno;
+		data += e->bytes;
+	}
+	return 0;
+}
+
+/* Stores what is still missing of what the answer covers; what was written here meanwhile stays. */
+static int store(struct content *c, const struct fetch *f, const struct lf_reply *r)
+{
+	uint64_t covered = r->position + r->covered, end, block;
+	int error;
+
+	if (r->type != LF_DATA || r->position != f->first * BLOCK_BYTES || !r->covered ||
+	    covered > c->id.size)
+		return EPROTO;
+	/* the last block of a file counts as whole */
+	end = covered >= c->id.size ? block_end(covered) : covered / BLOCK_BYTES;
+	end = MIN(end, block_end(c->source_size));
+	error = content_pin_locked(c);
+	if (error)
+		return error;
+	block = blocks_next(&c->here, f->first, MAX(end, f->first), false);
+	while (block < end && !error) {
+		uint64_t stop = blocks_next(&c->here, block, end, true);
+
+		error = store_range(c, r, block * BLOCK_BYTES,
+				    MIN(stop * BLOCK_BYTES, c->source_size));
+		if (!error && !blocks_set(&c->here, block, stop))
+			error = ENOMEM;
+		block = blocks_next(&c->here, stop, end, false);
+	}
+	content_unpin_locked(c);
+	return error;
+}
+
+void content_stale(struct content *c)
+{
+	if (c->stale)
+		return;
+	c->stale = true;
+	atomic_fetch_add(&c->env->stale_files, 1);
+	log_warn("%s: was changed at the source; what is missing of it cannot be read", c->path);
+}
+
+static void note_error(struct content *c, const struct fetch *f, int error)
+{
+	c->errors++;
+	c->last_error = error;
+	c->error_first = f->first;
+	c->error_end = f->end;
+	if (error == ESTALE) {
+		if (!c->env->refetch || c->modified)
+			content_stale(c);
+	} else if (error != ECANCELED) {
+		atomic_fetch_add(&c->env->fetch_errors, 1);
+		log_warn("%s: cannot fetch: %s", c->path, strerror(error));
+	}
+}
+
+static void unlink_fetch(struct content *c, const struct fetch *f)
+{
+	struct fetch **p = &c->fetches;
+
+	while (*p != f)
+		p = &(*p)->next;
+	*p = f->next;
+}
+
+static void fetched(struct remote_call *call, int error, const struct lf_reply *reply)
+{
+	struct fetch *f = (struct fetch *)((char *)call - offsetof(struct fetch, call));
+	struct content *c = f->c;
+
+	pthread_mutex_lock(&c->lock);
+	unlink_fetch(c, f);
+	if (!c->dead && f->generation == c->generation) {
+		if (!error)
+			error = store(c, f, reply);
+		if (error)
+			note_error(c, f, error);
+	}
+	pthread_cond_broadcast(&c->cond);
+	pthread_mutex_unlock(&c->lock);
+	content_put(c);
+	free(f);
+}
+
+/* ---- what is asked for ---- */
+
+static int ask(struct content *c, uint64_t first, uint64_t end)
+{
+	struct fetch *f = calloc(1, sizeof(*f));
+	int error;
+
+	if (!f)
+		return ENOMEM;
+	f->c = c;
+	f->first = first;
+	f->end = end;
+	f->generation = c->generation;
+	f->call.done = fetched;
+	f->call.q = (struct lf_request){
+		.type = LF_READ,
+		.offset = first * BLOCK_BYTES,
+		.bytes = (uint32_t)((end - first) * BLOCK_BYTES),
+		.want = c->id,
+		.path = c->path,
+	};
+	c->refs++;
+	f->next = c->fetches;
+	c->fetches = f;
+	error = remote_submit(c->env->remote, &f->call);
+	if (error) {
+		unlink_fetch(c, f);
+		c->refs--;
+		free(f);
+	}
+	return error;
+}
+
+/* The next block at or after @block that nobody has asked for; *end_out: the next one that somebody has. */
+static uint64_t not_asked(const struct content *c, uint64_t block, uint64_t end, uint64_t *end_out)
+{
+	bool again = true;
+
+	while (again) {
+		again = false;
+		block = blocks_next(&c->here, block, end, false);
+		if (block >= end)
+			return end;
+		for (const struct fetch *f = c->fetches; f; f = f->next) {
+			if (f->generation == c->generation && f->first <= block && block < f->end) {
+				block = f->end;
+				again = true;
+			}
+		}
+	}
+	if (block >= end)
+		return end;
+	end = blocks_next(&c->here, block, end, true);
+	for (const struct fetch *f = c->fetches; f; f = f->next)
+		if (f->generation == c->generation && f->first > block)
+			end = MIN(end, f->first);
+	*end_out = end;
+	return block;
+}
+
+static size_t in_flight(const struct content *c)
+{
+	size_t n = 0;
+
+	for (const struct fetch *f = c->fetches; f; f = f->next)
+		n++;
+	return n;
+}
+
+/* Asks for what is missing of the range and not on its way; what somebody waits for has no limit. */
+static int ask_range(struct content *c, uint64_t first, uint64_t end, bool waiting)
+{
+	size_t n = in_flight(c);
+	uint64_t stop = 0;
+	int error = 0;
+
+	end = MIN(end, block_end(c->source_size));
+	while (!error && (waiting || n < FETCHES_MOST) &&
+	       (first = not_asked(c, first, end, &stop)) < end) {
+		stop = MIN(stop, first + PIECE_BLOCKS);
+		error = ask(c, first, stop);
+		first = stop;
+		n++;
+	}
+	return error;
+}
+
+static bool is_here(const struct content *c, uint64_t first, uint64_t end)
+{
+	end = MIN(end, block_end(c->source_size));
+	return first >= end || blocks_next(&c->here, first, end, false) == end;
+}
+
+int content_restart(struct content *c, const struct lf_ident *id)
+{
+	int error = content_pin_locked(c);
+
+	if (error)
+		return error;
+	if (ftruncate(c->fd, 0) < 0 || ftruncate(c->fd, (off_t)id->size) < 0)
+		error = errno;
+	content_unpin_locked(c);
+	blocks_free(&c->here);
+	c->generation++;
+	c->id = *id;
+	c->size = c->source_size = id->size;
+	c->stale = false;
+	return error;
+}
+
+static int take_attr(void *arg, const struct lf_reply *reply)
+{
+	if (reply->type != LF_ATTR)
+		return EPROTO;
+	*(struct lf_attr *)arg = reply->attr;
+	return 0;
+}
+
+/* The source has another content by now, which is wanted instead. */
+static int begin_anew(struct content *c, const struct patience *p)
+{
+	struct lf_request q = {.type = LF_STAT, .path = c->path};
+	unsigned int generation = c->generation;
+	struct lf_attr now;
+	int error;
+
+	pthread_mutex_unlock(&c->lock);
+	error = remote_ask(c->env->remote, &q, p, take_attr, &now);
+	pthread_mutex_lock(&c->lock);
+	if (error || generation != c->generation)
+		return error; /* or another reader has done it */
+	if (c->modified || (now.mode & 0170000) != 0100000) {
+		content_stale(c);
+		return EIO;
+	}
+	return content_restart(c, &now.id);
+}
+
+/* What the program is told of an error of the source's or the link's. */
+static int for_program(int error)
+{
+	return error == EINTR || error == ENOMEM ? error : EIO;
+}
+
+int content_ensure(struct content *c, uint64_t at, uint64_t end, uint64_t ahead_to,
+		   const struct patience *p)
+{
+	uint64_t first = at / BLOCK_BYTES, stop = block_end(end);
+	unsigned int errors = c->errors;
+	int error = 0;
+
+	if (!c->path)
+		return 0;
+	while (!error && !is_here(c, first, stop)) {
+		if (c->stale)
+			return EIO;
+		if (errors != c->errors) {
+			errors = c->errors;
+			/* what failed may have been for somebody else; then it is asked for again */
+			if (c->error_first < stop && c->error_end > first)
+				error = c->last_error;
+			if (c->last_error == ESTALE && c->env->refetch)
+				error = begin_anew(c, p);
+			continue;
+		}
+		error = ask_range(c, first, stop, true);
+		if (!error && ahead_to > end && !ask_range(c, stop, block_end(ahead_to), false))
+			ahead_to = 0;
+		if (error)
+			break;
+		wait_step(&c->cond, &c->lock, PATIENCE_STEP_MS);
+		if (!is_here(c, first, stop))
+			error = patience_check(p, c->env->remote);
+	}
+	if (!error && ahead_to > end && !c->stale)
+		(void)!ask_range(c, stop, block_end(ahead_to), false);
+	return error ? for_program(error) : 0;
+}
+
+int content_demand(struct content *c, uint64_t at, uint64_t end, uint64_t ahead_to,
+		   const struct patience *p)
+{
+	if (c->path && !is_here(c, at / BLOCK_BYTES, block_end(end)))
+		atomic_store(&c->env->demand_ms, clock_ms());
+	return content_ensure(c, at, end, ahead_to, p);
+}
+
+int content_fill(struct content *c, uint64_t bytes, bool *complete_out, const struct patience *p)
+{
+	uint64_t end, first;
+	int error = 0;
+
+	pthread_mutex_lock(&c->lock);
+	end = block_end(c->source_size);
+	first = c->path ? blocks_next(&c->here, 0, end, false) : end;
+	if (first < end)
+		error = content_ensure(c, first * BLOCK_BYTES,
+				       MIN(first * BLOCK_BYTES + bytes, c->source_size), 0, p);
+	*complete_out = content_complete(c);
+	pthread_mutex_unlock(&c->lock);
+	return error;
+}
+
+/* ---- holes ---- */
+
+static int take_position(void *arg, const struct lf_reply *reply)
+{
+	if (reply->type != LF_POSITION)
+		return EPROTO;
+	*(uint64_t *)arg = reply->position;
+	return 0;
+}
+
+/* Where the source has data, or a hole, at or after @at and before @end; @end if it has none. */
+static int seek_source(struct content *c, uint64_t at, uint64_t end, int whence, uint64_t *out,
+		       const struct patience *p)
+{
+	struct lf_request q = {.type = LF_SEEK,
+			       .offset = at,
+			       .bytes = (uint32_t)whence,
+			       .want = c->id,
+			       .path = c->path};
+	uint64_t found = end;
+	int error;
+
+	pthread_mutex_unlock(&c->lock);
+	error = remote_ask(c->env->remote, &q, p, take_position, &found);
+	pthread_mutex_lock(&c->lock);
+	if (error == ENXIO)
+		error = 0;
+	*out = MIN(MAX(found, at), end);
+	return error ? for_program(error) : 0;
+}
+
+static int seek_cache(struct content *c, uint64_t at, uint64_t end, int whence, uint64_t *out)
+{
+	off_t found = lseek(c->fd, (off_t)at, whence);
+
+	if (found < 0 && errno != ENXIO)
+		return errno;
+	*out = found < 0 ? end : MIN((uint64_t)found, end);
+	return 0;
+}
+
+/* Goes from run to run of blocks that are here and that are not. */
+static int seek_locked(struct content *c, uint64_t at, int whence, uint64_t *out,
+		       const struct patience *p)
+{
+	while (at < c->size) {
+		uint64_t block = at / BLOCK_BYTES, blocks = block_end(c->source_size), end = c->size;
+		bool here = !c->path || block >= blocks || blocks_get(&c->here, block);
+		int error;
+
+		if (c->path && block < blocks)
+			end = MIN(end, blocks_next(&c->here, block, blocks, !here) * BLOCK_BYTES);
+		/* the last missing block ends with the source's part of it, and then there is a hole */
+		if (!here)
+			end = MIN(end, c->source_size);
+		else if (block < blocks && end == blocks * BLOCK_BYTES)
+			end = c->size;
+		error = here ? seek_cache(c, at, end, whence, out) :
+			       seek_source(c, at, end, whence, out, p);
+		if (error || *out < end)
+			return error;
+		at = MAX(end, at + 1);
+	}
+	*out = c->size;
+	return whence == SEEK_DATA ? ENXIO : 0;
+}
+
+int content_seek(struct content *c, uint64_t at, int whence, uint64_t *out, const struct patience *p)
+{
+	int error;
+
+	pthread_mutex_lock(&c->lock);
+	error = at >= c->size ? ENXIO : content_pin_locked(c);
+	if (!error) {
+		error = seek_locked(c, at, whence, out, p);
+		content_unpin_locked(c);
+	}
+	pthread_mutex_unlock(&c->lock);
+	return error;
+}

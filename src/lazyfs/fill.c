@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+#define LOG_MODULE "lazyfs"
+#include "lazyfs/fill.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "lazyfs/wait.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+
+enum {
+	STEP_BYTES = 1024 * 1024,
+	QUIET_MS = 100,  /* nobody has waited for a block for so long: we may go on */
+	AGAIN_MS = 5000, /* between passes, when something could not be had */
+};
+
+/* Sleeps for @ms, or until it is over. */
+static void rest(struct lazyfs *fs, unsigned int ms)
+{
+	uint64_t end = clock_ms() + ms, now;
+
+	pthread_mutex_lock(&fs->lock);
+	while (!atomic_load(&fs->stop) && (now = clock_ms()) < end)
+		wait_step(&fs->cond, &fs->lock, (unsigned int)(end - now));
+	pthread_mutex_unlock(&fs->lock);
+}
+
+static void let_others_go_first(struct lazyfs *fs)
+{
+	uint64_t since;
+
+	while (!atomic_load(&fs->stop) &&
+	       (since = clock_ms() - atomic_load(&fs->env.demand_ms)) < QUIET_MS)
+		rest(fs, (unsigned int)(QUIET_MS - since));
+}
+
+/* A pass over the tree. */
+struct pass {
+	struct lazyfs *fs;
+	bool polite;
+	int error; /* the first one */
+};
+
+static void note(struct pass *pass, int error)
+{
+	if (error && !pass->error)
+		pass->error = error;
+}
+
+static void fill_content(struct pass *pass, struct content *c)
+{
+	struct lazyfs *fs = pass->fs;
+	bool complete = false;
+	int error = 0;
+
+	while (!complete && !error && !atomic_load(&fs->stop)) {
+		struct patience p = node_patience(fs, NULL);
+
+		if (pass->polite)
+			let_others_go_first(fs);
+		error = content_fill(c, STEP_BYTES, &complete, &p);
+	}
+	note(pass, error);
+}
+
+/* Everything of one node but the entries of a directory. The caller has it pinned. */
+static void fill_node(struct pass *pass, struct node *n)
+{
+	struct lazyfs *fs = pass->fs;
+	struct patience p = node_patience(fs, NULL);
+	struct content *c;
+
+	note(pass, node_load_xattrs(fs, n, &p));
+	if (S_ISLNK(n->attr.mode))
+		note(pass, node_load_target(fs, n, &p));
+	if (!S_ISREG(n->attr.mode))
+		return;
+	pthread_mutex_lock(&fs->lock);
+	c = node_content(fs, n);
+	pthread_mutex_unlock(&fs->lock);
+	if (c)
+		fill_content(pass, c);
+	else
+		note(pass, ENOMEM);
+}
+
+struct pinned {
+	VEC(struct node *) v;
+};
+
+static void unpin_all(struct lazyfs *fs, struct pinned *l)
+{
+	vec_foreach (n, &l->v)
+		node_unpin(fs, *n);
+	vec_free(&l->v);
+}
+
+static void pin_entries(struct pass *pass, struct node *dir, struct pinned *out)
+{
+	struct lazyfs *fs = pass->fs;
+
+	pthread_mutex_lock(&fs->lock);
+	for (const struct name *e = dir->names.first; e; e = e->next) {
+		if (!e->node)
+			continue;
+		if (!vec_push(&out->v, e->node)) {
+			note(pass, ENOMEM);
+			break;
+		}
+		e->node->pins++;
+	}
+	pthread_mutex_unlock(&fs->lock);
+}
+
+static void fill_dir(struct pass *pass, struct node *dir)
+{
+	struct patience p = node_patience(pass->fs, NULL);
+	struct pinned entries = {0};
+	int error = node_load(pass->fs, dir, &p);
+
+	note(pass, error);
+	if (error)
+		return;
+	/* names that cannot be listed can only be asked for as long as the source is there */
+	if (dir->blind)
+		note(pass, EACCES);
+	pin_entries(pass, dir, &entries);
+	vec_foreach (n, &entries.v) {
+		if (atomic_load(&pass->fs->stop))
+			break;
+		fill_node(pass, *n);
+		if (S_ISDIR((*n)->attr.mode))
+			fill_dir(pass, *n);
+	}
+	unpin_all(pass->fs, &entries);
+}
+
+/* What programs have open without a name, and what they used where not everything is wanted. */
+static void fill_contents(struct pass *pass)
+{
+	struct lazyfs *fs = pass->fs;
+	struct pinned used = {0};
+
+	pthread_mutex_lock(&fs->lock);
+	for (struct node *n = fs->contents; n; n = n->next_content) {
+		if (!vec_push(&used.v, n)) {
+			note(pass, ENOMEM);
+			break;
+		}
+		n->pins++;
+	}
+	pthread_mutex_unlock(&fs->lock);
+	vec_foreach (n, &used.v)
+		if (!atomic_load(&fs->stop))
+			fill_node(pass, *n);
+	unpin_all(fs, &used);
+}
+
+/* The files of the tree itself, by the paths that it knew. */
+static void fill_named(struct pass *pass)
+{
+	struct lazyfs *fs = pass->fs;
+
+	vec_foreach (f, &fs->want->files) {
+		struct patience p = node_patience(fs, NULL);
+		struct node *at = &fs->root, *next;
+		char *copy = strdup(f->path), *save = NULL;
+		int error = copy ? 0 : ENOMEM;
+
+		for (char *name = copy ? strtok_r(copy, "/", &save) : NULL; name && !error;
+		     name = strtok_r(NULL, "/", &save)) {
+			error = S_ISDIR(at->attr.mode) ? node_lookup(fs, at, name, &next, &p) :
+							 ENOTDIR;
+			if (at != &fs->root)
+				node_unpin(fs, at);
+			at = error ? &fs->root : next;
+		}
+		free(copy);
+		if (!error && !atomic_load(&fs->stop))
+			fill_node(pass, at);
+		if (at != &fs->root)
+			node_unpin(fs, at);
+		/* it may have been removed here, or there before we came */
+		note(pass, error == ENOENT || error == ENOTDIR ? 0 : error);
+	}
+}
+
+static int run_pass(struct lazyfs *fs, bool polite)
+{
+	struct pass pass = {.fs = fs, .polite = polite};
+
+	fill_named(&pass);
+	if (!fs->opt.everything)
+		fill_dir(&pass, &fs->root);
+	fill_contents(&pass);
+	if (atomic_load(&fs->stop))
+		note(&pass, ECANCELED);
+	return pass.error;
+}
+
+int fill_now(struct lazyfs *fs)
+{
+	int error = atomic_load(&fs->complete) ? 0 : run_pass(fs, false);
+
+	if (!error)
+		atomic_store(&fs->complete, true);
+	return error;
+}
+
+static void *run(void *arg)
+{
+	struct lazyfs *fs = arg;
+	int error;
+
+	while (!atomic_load(&fs->stop)) {
+		error = run_pass(fs, true);
+		/* where all of the source may be asked for there is no end */
+		if (!error && !fs->opt.everything) {
+			atomic_store(&fs->complete, true);
+			log_info("everything is here");
+			if (!fs->opt.refetch)
+				remote_bye(fs->remote);
+			break;
+		}
+		if (error && error != ECANCELED)
+			log_debug("not everything could be fetched: %s", strerror(error));
+		rest(fs, AGAIN_MS);
+	}
+	return NULL;
+}
+
+int fill_start(struct lazyfs *fs, struct err *err)
+{
+	int no = pthread_create(&fs->filler, NULL, run, fs);
+
+	if (no)
+		return err_sysno(err, no, "cannot start a thread");
+	fs->filling = true;
+	return 0;
+}
+
+void fill_join(struct lazyfs *fs)
+{
+	if (!fs->filling)
+		return;
+	pthread_join(fs->filler, NULL);
+	fs->filling = false;
+}

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The files of a tree as its tasks could read them, and nothing else: every
+ * path is resolved below the tree's root without following any link
+ * (openat2(2), RESOLVE_IN_ROOT), with the user, groups and capabilities of one of its
+ * tasks, and file systems that are the kernel's (proc, sysfs, ...) are not entered.
+ * Nothing is ever opened for writing, and no device, pipe or socket at all.
+ */
+#ifndef FERRY_LAZYFS_JAIL_H
+#define FERRY_LAZYFS_JAIL_H
+
+#include "lazyfs/proto.h"
+
+#include <sys/stat.h>
+
+struct jail {
+	int root, self_fds; /* descriptors: the tree's root; /proc/self/fd */
+	const struct lf_creds *creds;
+	size_t n_creds, current; /* current: as whom we look at the moment; n_creds: nobody yet */
+	bool switches;           /* we are root: each access is made as one of the creds */
+};
+
+/*
+ * Keeps @creds. As root the calling thread takes the rights of creds on and off
+ * (setfsuid(2), setgroups(2), capset(2)); as another user all is done with its own rights.
+ * -1: the root cannot be opened, or the kernel has no openat2.
+ */
+int jail_init(struct jail *j, const char *root, const struct lf_creds *creds, size_t n_creds,
+	      struct err *err) must_check;
+void jail_finish(struct jail *j);
+
+/* An O_PATH descriptor of @path (of the link, if it is one) and its state. -1 + errno. */
+int jail_find(struct jail *j, const char *path, struct stat *st_out);
+
+/* For reading: a regular file, or a directory if @dir. -1 + errno; EACCES for anything else. */
+int jail_open(struct jail *j, const char *path, bool dir);
+
+/* Is the file system of this descriptor the kernel's own? */
+bool jail_is_pseudo(int fd);
+
+void jail_attr(const struct stat *st, struct lf_attr *out);
+
+#endif

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The names in one directory: a hash table, and the order in which they came. Not locked. */
+#ifndef FERRY_LAZYFS_NAMES_H
+#define FERRY_LAZYFS_NAMES_H
+
+#include "base/attrs.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct node;
+
+struct name {
+	struct name *same_bucket;
+	struct name *next, *prev; /* by age */
+	struct node *node;        /* NULL: the source has it, but here it was removed */
+	uint64_t hash;
+	char text[];
+};
+
+/* Zeroed memory is an empty directory. */
+struct names {
+	struct name **buckets;
+	size_t n, n_buckets; /* n_buckets: a power of two, or 0 */
+	struct name *first, *last;
+};
+
+struct name *names_find(const struct names *t, const char *text);
+
+/* Adds a name that is not there yet; NULL: out of memory. */
+struct name *names_add(struct names *t, const char *text, struct node *node);
+
+void names_remove(struct names *t, struct name *name);
+void names_free(struct names *t);
+
+#endif

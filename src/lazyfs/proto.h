@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The protocol between a lazy file system and the source of its files, over
+ * the frames of wire/frame.h. No I/O here; hostile bytes end in an error.
+ *
+ * The client says hello once: what the tree has, and whom its tasks are. Then
+ * it sends requests, as many at a time as it likes; each names its file by
+ * path and, where contents are meant, by identity, so that the source keeps
+ * nothing that a new connection would have to bring back. Answers carry the
+ * number of their request. ferry-protocol(7) has the layout.
+ */
+#ifndef FERRY_LAZYFS_PROTO_H
+#define FERRY_LAZYFS_PROTO_H
+
+#include "base/arena.h"
+#include "base/err.h"
+#include "base/vec.h"
+#include "wire/frame.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define LF_VERSION 1u
+
+/* Numbers are on the wire and never reused; they begin where those of wire/msg.h do not reach. */
+enum lf_type {
+	LF_HELLO = 256,    /* client */
+	LF_READY = 257,    /* source */
+	LF_REFUSED = 258,  /* source: a sentence; it ends */
+	LF_BYE = 259,      /* client: everything is here */
+	LF_STAT = 264,     /* client: requests */
+	LF_LIST = 265,     /* answers: LF_ENTRIES, the last one without "more" */
+	LF_READLINK = 266, /* answer: LF_TARGET */
+	LF_XATTRS = 267,   /* answer: LF_XATTR_LIST */
+	LF_READ = 268,     /* answer: LF_DATA */
+	LF_SEEK = 269,     /* answer: LF_POSITION */
+	LF_FAILED = 280,   /* source: errno */
+	LF_ATTR = 281,
+	LF_ENTRIES = 282,
+	LF_TARGET = 283,
+	LF_XATTR_LIST = 284,
+	LF_DATA = 285,
+	LF_POSITION = 286,
+};
+
+enum {
+	LF_PATH_MAX = 4095,       /* bytes of a path, without NUL */
+	LF_READ_MAX = 512 * 1024, /* bytes of one LF_READ */
+	LF_EXTENTS_MAX = 128,     /* of one LF_DATA */
+	LF_LIST_BYTES = 128 * 1024,
+	LF_EXPORTS_MAX = 65536,
+	LF_CREDS_MAX = 256,
+	LF_GROUPS_MAX = 65536,
+};
+
+/* What a file is recognised by: another value of any of them is another content. */
+struct lf_ident {
+	uint64_t dev, ino, size;
+	int64_t mtime_ns, ctime_ns;
+};
+
+struct lf_attr {
+	struct lf_ident id;
+	uint64_t blocks; /* of 512 bytes */
+	uint64_t rdev;
+	uint32_t mode, nlink, uid, gid;
+	int64_t atime_ns;
+};
+
+/* A path that the tree has: a file, or a directory with everything below it. */
+struct lf_export {
+	const char *path;
+	bool whole; /* a directory: all of it */
+};
+
+/* With whose rights the tree reads: one for each different set of its tasks. */
+struct lf_creds {
+	uint32_t uid, gid;
+	uint32_t n_groups;
+	const uint32_t *groups;
+	bool reads_all; /* CAP_DAC_OVERRIDE or CAP_DAC_READ_SEARCH was in effect */
+};
+
+struct lf_hello {
+	uint32_t version;
+	const char *root; /* the tree's root directory, as the source sees it */
+	VEC(struct lf_export) exports;
+	VEC(struct lf_creds) creds;
+};
+
+struct lf_request {
+	uint16_t type; /* LF_STAT to LF_SEEK */
+	uint64_t id;
+	uint64_t offset;      /* READ, SEEK */
+	uint32_t bytes;       /* READ; SEEK: SEEK_DATA or SEEK_HOLE */
+	struct lf_ident want; /* READ, SEEK */
+	const char *path;     /* "/", or "/a/b" below the tree's root */
+};
+
+struct lf_entry {
+	const char *name;
+	struct lf_attr attr;
+};
+
+struct lf_xattr {
+	const char *name;
+	const uint8_t *value;
+	uint32_t bytes;
+};
+
+struct lf_extent {
+	uint32_t at, bytes; /* within the range that the data covers */
+};
+
+struct lf_reply {
+	uint16_t type;
+	uint64_t id;
+	int error;           /* FAILED */
+	struct lf_attr attr; /* ATTR */
+	bool more;           /* ENTRIES: another one follows */
+	VEC(struct lf_entry) entries;
+	VEC(struct lf_xattr) xattrs;
+	const uint8_t *target; /* TARGET, not ended by NUL */
+	uint64_t target_bytes;
+	uint64_t position; /* POSITION; DATA: where it begins */
+	uint64_t covered;  /* DATA: how far it tells; what no extent has is a hole */
+	struct lf_extent extents[LF_EXTENTS_MAX];
+	uint32_t n_extents;
+	const uint8_t *data; /* of the extents, behind each other */
+};
+
+/* The largest body of a type, for frame_reader_init; -1: no such type. */
+int64_t lf_limit(uint16_t type);
+
+/* "/", or an absolute path of at most LF_PATH_MAX bytes without empty, "." and ".." components. */
+bool lf_path_valid(const char *path);
+/* A component of one. */
+bool lf_name_valid(const char *name);
+
+/* Bytes to send: a whole frame. */
+struct lf_out {
+	uint8_t *data;
+	size_t bytes, cap;
+	bool failed; /* memory ran out */
+};
+
+void lf_out_free(struct lf_out *out);
+
+/* Each appends one frame. -1: out of memory (out->failed), and nothing was appended. */
+int lf_put_hello(struct lf_out *out, const struct lf_hello *hello) must_check;
+int lf_put_empty(struct lf_out *out, uint16_t type) must_check; /* READY, BYE */
+int lf_put_refused(struct lf_out *out, const char *why) must_check;
+int lf_put_request(struct lf_out *out, const struct lf_request *r) must_check;
+int lf_put_reply(struct lf_out *out, const struct lf_reply *r) must_check;
+
+/* Decoded values live in @arena or point into the frame. */
+int lf_get_hello(const struct frame *f, struct lf_hello *out, struct arena *arena, struct err *err)
+	must_check;
+int lf_get_refused(const struct frame *f, char *why, size_t size, struct err *err) must_check;
+int lf_get_request(const struct frame *f, struct lf_request *out, struct arena *arena,
+		   struct err *err) must_check;
+/* Also -1 if the answer contradicts itself: extents that overlap, or reach outside. */
+int lf_get_reply(const struct frame *f, struct lf_reply *out, struct arena *arena, struct err *err)
+	must_check;
+
+void lf_hello_free(struct lf_hello *hello);
+void lf_reply_free(struct lf_reply *r);
+
+bool lf_ident_same(const struct lf_ident *a, const struct lf_ident *b);
+
+#endif

@@ -1,0 +1,541 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * One thread, one request after the other; answers are gathered and written
+ * when nothing more is to be read at the moment, or when there are many. The
+ * client never blocks in writing, so neither side waits for the other.
+ */
+#define LOG_MODULE "lazyfs"
+#include "lazyfs/serve.h"
+
+#include "base/io.h"
+#include "base/log.h"
+#include "lazyfs/jail.h"
+#include "lazyfs/scope.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/xattr.h>
+
+enum { OPEN_FILES = 64, FLUSH_BYTES = 256 * 1024, XATTR_BYTES = 1024 * 1024 };
+
+/* A file that was read from a moment ago. */
+struct open_file {
+	char *path;
+	int fd;
+	uint64_t used; /* when: a count of requests */
+};
+
+struct server {
+	int in, out;
+	struct frame_reader reader;
+	struct arena hello_arena, arena; /* arena: of one request */
+	struct lf_hello hello;
+	struct scope scope;
+	struct jail jail;
+	struct lf_out answers;
+	struct open_file files[OPEN_FILES];
+	uint64_t requests, sent_bytes;
+	uint8_t *buf; /* LF_READ_MAX */
+	bool bye;
+};
+
+/* ---- frames ---- */
+
+static int flush(struct server *s, struct err *err)
+{
+	if (s->answers.bytes && io_write_full(s->out, s->answers.data, s->answers.bytes) < 0)
+		return err_sys(err, "the connection to the lazy file system broke");
+	s->sent_bytes += s->answers.bytes;
+	s->answers.bytes = 0;
+	return 0;
+}
+
+static bool more_to_read(const struct server *s)
+{
+	struct pollfd p = {.fd = s->in, .events = POLLIN};
+
+	return poll(&p, 1, 0) == 1;
+}
+
+/* 1: *f is the next frame; 0: the stream has ended between frames; -1. */
+static int next_frame(struct server *s, struct frame *f, struct err *err)
+{
+	int rc;
+
+	while ((rc = frame_next(&s->reader, f, err)) == 0) {
+		size_t room;
+		uint8_t *space = frame_reader_space(&s->reader, &room);
+		ssize_t n;
+
+		if (!space)
+			return err_nomem(err);
+		if ((s->answers.bytes > FLUSH_BYTES || !more_to_read(s)) && flush(s, err) < 0)
+			return -1;
+		do
+			n = read(s->in, space, room);
+		while (n < 0 && errno == EINTR);
+		if (n < 0)
+			return err_sys(err, "the connection to the lazy file system broke");
+		if (n == 0)
+			return 0;
+		frame_reader_fed(&s->reader, (size_t)n);
+	}
+	return rc;
+}
+
+static int answer(struct server *s, const struct lf_reply *r, struct err *err)
+{
+	return lf_put_reply(&s->answers, r) < 0 ? err_nomem(err) : 0;
+}
+
+static int fail(struct server *s, const struct lf_request *q, int no, struct err *err)
+{
+	struct lf_reply r = {.type = LF_FAILED, .id = q->id, .error = no > 0 ? no : EIO};
+
+	return answer(s, &r, err);
+}
+
+/* ---- names and attributes ---- */
+
+static int do_stat(struct server *s, const struct lf_request *q, struct err *err)
+{
+	struct lf_reply r = {.type = LF_ATTR, .id = q->id};
+	struct stat st;
+	cleanup_close int fd = jail_find(&s->jail, q->path, &st);
+
+	if (fd < 0)
+		return fail(s, q, errno, err);
+	jail_attr(&st, &r.attr);
+	return answer(s, &r, err);
+}
+
+static int do_readlink(struct server *s, const struct lf_request *q, struct err *err)
+{
+	struct lf_reply r = {.type = LF_TARGET, .id = q->id};
+	struct stat st;
+	cleanup_close int fd = jail_find(&s->jail, q->path, &st);
+	char target[PATH_MAX];
+	ssize_t n;
+
+	if (fd < 0)
+		return fail(s, q, errno, err);
+	n = readlinkat(fd, "", target, sizeof(target));
+	if (n <= 0 || n > LF_PATH_MAX)
+		return fail(s, q, n < 0 ? errno : EINVAL, err);
+	r.target = (const uint8_t *)target;
+	r.target_bytes = (uint64_t)n;
+	return answer(s, &r, err);
+}
+
+/* What a program of the tree may see of attributes; the rest is for the kernel and the administrator. */
+static bool xattr_wanted(const char *name)
+{
+	return !strncmp(name, "user.", 5) || !strcmp(name, "security.capability");
+}
+
+static int add_xattr(struct server *s, struct lf_reply *r, const char *path, const char *name,
+		     size_t *total)
+{
+	ssize_t n = getxattr(path, name, s->buf, XATTR_SIZE_MAX);
+	struct lf_xattr x = {.name = arena_strdup(&s->arena, name)};
+
+	if (n < 0)
+		return errno == ENODATA || errno == EOPNOTSUPP ? 0 : errno;
+	x.bytes = (uint32_t)n;
+	x.value = arena_dup(&s->arena, s->buf, (size_t)n + 1);
+	*total += (size_t)n;
+	if (*total > XATTR_BYTES)
+		return E2BIG;
+	return x.name && x.value && vec_push(&r->xattrs, x) ? 0 : ENOMEM;
+}
+
+static int do_xattrs(struct server *s, const struct lf_request *q, struct err *err)
+{
+	struct lf_reply r = {.type = LF_XATTR_LIST, .id = q->id};
+	char path[64], *names = arena_alloc(&s->arena, XATTR_LIST_MAX);
+	struct stat st;
+	cleanup_close int fd = jail_find(&s->jail, q->path, &st);
+	size_t total = 0;
+	ssize_t n;
+	int no = 0;
+
+	if (fd < 0 || !names)
+		return fail(s, q, names ? errno : ENOMEM, err);
+	/* the calls with a descriptor refuse O_PATH; our own entry leads to the file itself, also to a link */
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	n = listxattr(path, names, XATTR_LIST_MAX);
+	if (n < 0 && errno != EOPNOTSUPP)
+		return fail(s, q, errno, err);
+	for (const char *p = names; n > 0 && p < names + n && !no; p += strlen(p) + 1)
+		if (xattr_wanted(p))
+			no = add_xattr(s, &r, path, p, &total);
+	int rc = no ? fail(s, q, no, err) : answer(s, &r, err);
+	lf_reply_free(&r);
+	return rc;
+}
+
+/* ---- directories ---- */
+
+struct listing {
+	struct server *s;
+	const struct lf_request *q;
+	struct lf_reply r;
+	size_t bytes;
+	struct err *err;
+};
+
+static int list_flush(struct listing *l, bool more)
+{
+	int rc;
+
+	l->r.more = more;
+	rc = answer(l->s, &l->r, l->err);
+	l->r.entries.n = 0;
+	l->bytes = 0;
+	if (rc == 0 && l->s->answers.bytes > FLUSH_BYTES)
+		rc = flush(l->s, l->err);
+	return rc;
+}
+
+static int list_add(struct listing *l, const char *name, const struct stat *st)
+{
+	struct lf_entry e = {.name = arena_strdup(&l->s->arena, name)};
+	size_t bytes = strlen(name) + 2 + 96;
+
+	if (l->bytes + bytes > LF_LIST_BYTES && list_flush(l, true) < 0)
+		return -1;
+	jail_attr(st, &e.attr);
+	if (!e.name || !vec_push(&l->r.entries, e))
+		return err_nomem(l->err);
+	l->bytes += bytes;
+	return 0;
+}
+
+/* A child of a directory on the way. What is gone meanwhile is left out. */
+static int list_child(void *arg, const char *name)
+{
+	struct listing *l = arg;
+	char path[LF_PATH_MAX + 1];
+	cleanup_close int fd = -1;
+	struct stat st;
+
+	if (scope_join(path, l->q->path, name) < 0)
+		return 0;
+	fd = jail_find(&l->s->jail, path, &st);
+	return fd < 0 ? 0 : list_add(l, name, &st);
+}
+
+/* Is this entry a mount of a file system of the kernel's? */
+static bool is_pseudo_mount(int dirfd, const char *name, const struct stat *st, dev_t dev)
+{
+	cleanup_close int fd = -1;
+
+	if (!S_ISDIR(st->st_mode) || st->st_dev == dev)
+		return false;
+	fd = openat(dirfd, name, O_PATH | O_NOFOLLOW | O_DIRECTORY | O_CLOEXEC);
+	return fd < 0 || jail_is_pseudo(fd);
+}
+
+static int list_whole(struct listing *l, int fd)
+{
+	cleanup_dir DIR *dir = fdopendir(fd);
+	const struct dirent *d;
+	struct stat self, st;
+
+	if (!dir || fstat(dirfd(dir), &self) < 0) {
+		int no = errno;
+
+		if (!dir)
+			close(fd);
+		return fail(l->s, l->q, no, l->err);
+	}
+	while ((d = readdir(dir))) {
+		if (!strcmp(d->d_name, ".") || !strcmp(d->d_name, ".."))
+			continue;
+		/* gone meanwhile, or not to be searched */
+		if (fstatat(dirfd(dir), d->d_name, &st, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) < 0)
+			continue;
+		if (is_pseudo_mount(dirfd(dir), d->d_name, &st, self.st_dev))
+			continue;
+		if (list_add(l, d->d_name, &st) < 0)
+			return -1;
+	}
+	return list_flush(l, false);
+}
+
+static int do_list(struct server *s, const struct lf_request *q, enum scope_place place,
+		   struct err *err)
+{
+	struct listing l = {.s = s, .q = q, .r = {.type = LF_ENTRIES, .id = q->id}, .err = err};
+	int fd, rc;
+
+	if (place == SCOPE_INSIDE) {
+		fd = jail_open(&s->jail, q->path, true);
+		rc = fd < 0 ? fail(s, q, errno, err) : list_whole(&l, fd);
+	} else {
+		rc = scope_children(&s->scope, q->path, list_child, &l);
+		if (rc == 0)
+			rc = list_flush(&l, false);
+	}
+	lf_reply_free(&l.r);
+	return rc;
+}
+
+/* ---- contents ---- */
+
+static void close_file(struct open_file *f)
+{
+	if (!f->path)
+		return;
+	close(f->fd);
+	free(f->path);
+	*f = (struct open_file){0};
+}
+
+/* The descriptor of a file, opened if it is not yet; -1 + errno. */
+static int get_file(struct server *s, const char *path, struct open_file **out)
+{
+	struct open_file *oldest = &s->files[0];
+
+	for (size_t i = 0; i < OPEN_FILES; i++) {
+		struct open_file *f = &s->files[i];
+
+		if (f->path && !strcmp(f->path, path)) {
+			f->used = s->requests;
+			*out = f;
+			return 0;
+		}
+		if (f->used < oldest->used)
+			oldest = f;
+	}
+	close_file(oldest);
+	oldest->fd = jail_open(&s->jail, path, false);
+	if (oldest->fd < 0)
+		return -1;
+	oldest->path = strdup(path);
+	if (!oldest->path) {
+		close(oldest->fd);
+		errno = ENOMEM;
+		return -1;
+	}
+	oldest->used = s->requests;
+	*out = oldest;
+	return 0;
+}
+
+static bool unchanged(int fd, const struct lf_ident *want)
+{
+	struct lf_attr now;
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return false;
+	jail_attr(&st, &now);
+	return lf_ident_same(&now.id, want);
+}
+
+/*
+ * The file that the request means: by name, and still with the identity that
+ * the client knows. A descriptor that was opened earlier may be of a file that
+ * has another name by now; its ctime tells. -1 + errno, ESTALE: it was changed.
+ */
+static int wanted_file(struct server *s, const struct lf_request *q, struct open_file **out)
+{
+	for (int attempt = 0; attempt < 2; attempt++) {
+		if (get_file(s, q->path, out) < 0) {
+			if (errno == ENOENT || errno == ENOTDIR || errno == ELOOP)
+				errno = ESTALE;
+			return -1;
+		}
+		if (unchanged((*out)->fd, &q->want))
+			return 0;
+		/* perhaps another file has the name now, and that one is meant */
+		close_file(*out);
+	}
+	errno = ESTALE;
+	return -1;
+}
+
+/* Reads the data of the range into s->buf; what is not in an extent is a hole. -1 + errno. */
+static int gather(struct server *s, int fd, const struct lf_request *q, struct lf_reply *r)
+{
+	uint64_t size = q->want.size, at = q->offset, end = MIN(q->offset + q->bytes, size);
+	size_t filled = 0;
+
+	while (at < end && r->n_extents < LF_EXTENTS_MAX) {
+		off_t data = lseek(fd, (off_t)at, SEEK_DATA), hole;
+		uint64_t n;
+
+		if (data < 0 && errno == ENXIO)
+			data = (off_t)size;
+		if (data < 0)
+			return -1;
+		if ((uint64_t)data >= end) {
+			/* a hole may be told as a whole; block maps know 4 KiB */
+			at = MAX(end, (uint64_t)data >= size ? size : (uint64_t)data & ~4095ull);
+			break;
+		}
+		hole = lseek(fd, data, SEEK_HOLE);
+		if (hole <= data)
+			return -1;
+		n = MIN((uint64_t)hole, end) - (uint64_t)data;
+		if (io_pread_full(fd, s->buf + filled, n, data) < 0)
+			return -1;
+		r->extents[r->n_extents++] = (struct lf_extent){.at = (uint32_t)((uint64_t)data -
+										 q->offset),
+								.bytes = (uint32_t)n};
+		filled += n;
+		at = (uint64_t)data + n;
+	}
+	r->covered = at - q->offset;
+	r->data = s->buf;
+	return 0;
+}
+
+static int do_read(struct server *s, const struct lf_request *q, struct err *err)
+{
+	struct lf_reply r = {.type = LF_DATA, .id = q->id, .position = q->offset};
+	struct open_file *f;
+
+	if (q->offset >= q->want.size)
+		return fail(s, q, EINVAL, err);
+	if (wanted_file(s, q, &f) < 0)
+		return fail(s, q, errno, err);
+	/* a file that is cut while it is read ends early (EPIPE), or has no data where it had */
+	if (gather(s, f->fd, q, &r) < 0)
+		return fail(s, q, unchanged(f->fd, &q->want) ? errno : ESTALE, err);
+	if (!unchanged(f->fd, &q->want))
+		return fail(s, q, ESTALE, err);
+	return answer(s, &r, err);
+}
+
+static int do_seek(struct server *s, const struct lf_request *q, struct err *err)
+{
+	struct lf_reply r = {.type = LF_POSITION, .id = q->id};
+	struct open_file *f;
+	off_t pos;
+
+	if (wanted_file(s, q, &f) < 0)
+		return fail(s, q, errno, err);
+	pos = lseek(f->fd, (off_t)q->offset, (int)q->bytes);
+	if (pos < 0)
+		return fail(s, q, errno, err);
+	r.position = (uint64_t)pos;
+	return answer(s, &r, err);
+}
+
+/* ---- the session ---- */
+
+static int handle(struct server *s, const struct frame *f, struct err *err)
+{
+	struct lf_request q;
+	enum scope_place place;
+
+	if (f->type == LF_BYE) {
+		s->bye = true;
+		return 0;
+	}
+	arena_free(&s->arena);
+	s->requests++;
+	if (lf_get_request(f, &q, &s->arena, err) < 0)
+		return -1;
+	place = scope_place(&s->scope, q.path);
+	if (place == SCOPE_OUTSIDE || (place == SCOPE_FILE && q.type == LF_LIST) ||
+	    (place == SCOPE_WAY && q.type != LF_STAT && q.type != LF_LIST))
+		return fail(s, &q, EACCES, err);
+	switch (q.type) {
+	case LF_STAT:
+		return do_stat(s, &q, err);
+	case LF_LIST:
+		return do_list(s, &q, place, err);
+	case LF_READLINK:
+		return do_readlink(s, &q, err);
+	case LF_XATTRS:
+		return do_xattrs(s, &q, err);
+	case LF_READ:
+		return do_read(s, &q, err);
+	default:
+		return do_seek(s, &q, err);
+	}
+}
+
+/* The first frame decides what is served; what is wrong with it is told. */
+static int begin(struct server *s, struct err *err)
+{
+	struct frame f;
+	struct err why;
+	int rc = next_frame(s, &f, err);
+
+	if (rc == 0)
+		return err_set(err, EPIPE, "the connection ended before anything was asked for");
+	if (rc < 0)
+		return -1;
+	if (lf_get_hello(&f, &s->hello, &s->hello_arena, &why) == 0 &&
+	    scope_init(&s->scope, s->hello.exports.v, s->hello.exports.n, &why) == 0 &&
+	    jail_init(&s->jail, s->hello.root, s->hello.creds.v, s->hello.creds.n, &why) == 0)
+		return lf_put_empty(&s->answers, LF_READY) < 0 ? err_nomem(err) : flush(s, err);
+	if (lf_put_refused(&s->answers, why.text) < 0 || flush(s, err) < 0)
+		return -1;
+	*err = why;
+	return -1;
+}
+
+static int session(struct server *s, struct err *err)
+{
+	struct frame f;
+	int rc;
+
+	if (begin(s, err) < 0)
+		return -1;
+	log_info("serving %zu paths below %s", s->scope.n, s->hello.root);
+	while (!s->bye && (rc = next_frame(s, &f, err)) == 1)
+		if (handle(s, &f, err) < 0)
+			return -1;
+	return s->bye || rc == 0 ? 0 : -1;
+}
+
+static void server_free(struct server *s)
+{
+	for (size_t i = 0; i < OPEN_FILES; i++)
+		close_file(&s->files[i]);
+	jail_finish(&s->jail);
+	scope_finish(&s->scope);
+	lf_hello_free(&s->hello);
+	lf_out_free(&s->answers);
+	frame_reader_finish(&s->reader);
+	arena_free(&s->hello_arena);
+	arena_free(&s->arena);
+	close(s->in);
+	close(s->out);
+	free(s->buf);
+	free(s);
+}
+
+int lazyfs_serve(int in, int out, struct err *err)
+{
+	struct server *s = calloc(1, sizeof(*s));
+	int rc;
+
+	if (s)
+		s->buf = malloc(LF_READ_MAX);
+	if (!s || !s->buf) {
+		free(s);
+		close(in);
+		close(out);
+		return err_nomem(err);
+	}
+	s->in = in;
+	s->out = out;
+	s->jail = (struct jail){.root = -1, .self_fds = -1};
+	frame_reader_init(&s->reader, lf_limit);
+	/* fewer, larger pieces to ssh; a socket or a small limit is no reason to stop */
+	(void)fcntl(out, F_SETPIPE_SZ, 1024 * 1024);
+	rc = session(s, err);
+	log_info("%llu requests, %llu bytes sent", (unsigned long long)s->requests,
+		 (unsigned long long)s->sent_bytes);
+	server_free(s);
+	return rc;
+}

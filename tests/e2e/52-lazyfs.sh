@@ -1,0 +1,263 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# timeout: 240
+# ferry lazyfs: what is shown, what is fetched, what is written, and what happens when the source
+# changes, dies or is complete.
+. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/lazyfs-lib.sh"
+
+make_files() {
+	mkdir -p "$files/dir/sub" "$files/shut"
+	head -c 5000123 /dev/urandom >"$files/data"
+	head -c 3000000 /dev/urandom >"$files/changes"
+	echo text >"$files/dir/sub/text"
+	ln -s sub/text "$files/dir/link"
+	ln -s /etc/passwd "$files/dir/outside"
+	ln "$files/dir/sub/text" "$files/dir/hard"
+	cp /bin/true "$files/program"
+	truncate -s 10G "$files/big"
+	dd if="$files/data" of="$files/big" bs=4096 seek=1310720 count=100 conv=notrunc status=none
+	"$PYTHON" -c "import os; os.setxattr('$files/data', 'user.colour', b'blue')"
+	chmod 640 "$files/data"
+	chown 12:34 "$files/data"
+}
+make_files
+make_images
+
+shows_the_tree() {
+	lazy_mount --no-background || return 1
+	[ "$(stat -c '%a %u %g %s %Y' "$shown/data")" = "$(stat -c '%a %u %g %s %Y' "$files/data")" ] ||
+		complain "attributes differ" || return 1
+	[ "$(readlink "$shown/dir/link")" = sub/text ] && [ "$(cat "$shown/dir/link")" = text ] ||
+		complain "link" || return 1
+	[ "$(stat -c %i "$shown/dir/hard")" = "$(stat -c %i "$shown/dir/sub/text")" ] ||
+		complain "hard links are two files" || return 1
+	[ "$("$PYTHON" -c "import os; print(os.getxattr('$shown/data', 'user.colour').decode())")" = blue ] ||
+		complain "extended attribute" || return 1
+	[ "$(ls -A "$mnt/etc" 2>&1)" != "$(ls -A /etc)" ] && [ ! -e "$mnt/etc/passwd" ] ||
+		complain "shows what the tree does not have" || return 1
+	[ -x "$mnt$(readlink -f "$PYTHON")" ] || complain "the executable is not there" || return 1
+	"$shown/program" || complain "cannot execute" || return 1
+	[ "$(field received_bytes)" -lt 600000 ] || complain "fetched $(field received_bytes) bytes for nothing"
+}
+
+reads() {
+	lazy_mount || return 1
+	cmp "$files/data" "$shown/data" || complain "data differ" || return 1
+	cmp -n 409600 -i 0:5368709120 "$files/data" "$shown/big" || complain "differs beyond 4 GiB" || return 1
+	wait_for 20 is_complete || complain "does not become complete" || return 1
+	[ "$(du -sk "$TEST_TMP/cache" | cut -f1)" -lt 40000 ] || complain "holes are filled" || return 1
+	"$PYTHON" - "$shown/big" <<-'END' || complain "SEEK_DATA and SEEK_HOLE"
+		import os, sys
+		fd = os.open(sys.argv[1], os.O_RDONLY)
+		data = os.lseek(fd, 0, os.SEEK_DATA)
+		assert data == 5368709120, data
+		assert os.lseek(fd, data, os.SEEK_HOLE) == data + 409600
+		assert os.lseek(fd, 0, os.SEEK_HOLE) == 0
+	END
+}
+
+seeks_before_it_is_here() {
+	lazy_mount --no-background || return 1
+	"$PYTHON" - "$shown/big" <<-'END' || complain "SEEK_DATA and SEEK_HOLE"
+		import os, sys
+		fd = os.open(sys.argv[1], os.O_RDWR)
+		assert os.lseek(fd, 0, os.SEEK_DATA) == 5368709120
+		os.pwrite(fd, b"x" * 4096, 1 << 20)
+		assert os.lseek(fd, 0, os.SEEK_DATA) == 1 << 20
+		assert os.lseek(fd, (1 << 20) + 4096, os.SEEK_DATA) == 5368709120
+		assert os.lseek(fd, 5368709120, os.SEEK_HOLE) == 5368709120 + 409600
+	END
+}
+
+writes_little() {
+	local before sum
+	sum=$(sha256sum <"$files/data")
+	lazy_mount --no-background || return 1
+	stat "$shown/big" >/dev/null
+	before=$(field received_bytes)
+	"$PYTHON" - "$shown/big" "$shown/data" <<-'END' || complain "write" || return 1
+		import os, sys
+		fd = os.open(sys.argv[1], os.O_RDWR)
+		os.pwrite(fd, b"y" * 4096, 7 << 30)
+		os.pwrite(fd, b"z" * 10, (8 << 30) + 5)
+		assert os.pread(fd, 4096, 7 << 30) == b"y" * 4096
+		os.fsync(fd)
+		fd = os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND)
+		os.write(fd, b"end")
+		os.close(fd)
+		assert os.stat(sys.argv[2]).st_size == 5000126
+		assert open(sys.argv[2], "rb").read()[-3:] == b"end"
+		os.truncate(sys.argv[2], 10)
+		os.rename(sys.argv[2], sys.argv[2] + ".new")
+		assert os.stat(sys.argv[2] + ".new").st_size == 10
+	END
+	[ $(($(field received_bytes) - before)) -lt 6000000 ] ||
+		complain "a small write fetched $(($(field received_bytes) - before)) bytes" || return 1
+	[ "$(sha256sum <"$files/data")" = "$sum" ] || complain "the source was changed"
+}
+
+# The kernel caches what was read: each case reads another part.
+change_fails() {
+	lazy_mount --no-background || return 1
+	head -c 4096 "$shown/changes" >/dev/null
+	cp -a "$files/changes" "$TEST_TMP/old"
+	printf new | dd of="$files/changes" bs=1 seek=2000000 conv=notrunc status=none
+	if dd if="$shown/changes" bs=4096 skip=400 count=200 of=/dev/null 2>"$TEST_TMP/out"; then
+		complain "reads a file that was changed"
+		return 1
+	fi
+	grep -q "Input/output error" "$TEST_TMP/out" || complain "$(cat "$TEST_TMP/out")" || return 1
+	[ "$(field changed_at_source)" = 1 ] || complain "not counted" || return 1
+	cmp -n 4096 "$TEST_TMP/old" "$shown/changes" || complain "what was here is not readable any more"
+}
+
+change_refetches() {
+	lazy_mount --no-background --on-change refetch || return 1
+	cmp -n 4096 "$files/changes" "$shown/changes" || complain "first block" || return 1
+	head -c 3500000 /dev/urandom >"$files/changes"
+	sleep 1.2 # attributes are believed for a second
+	cmp "$files/changes" "$shown/changes" || complain "does not see the new contents" || return 1
+	mv "$files/changes" "$files/changes.old"
+	head -c 2500000 /dev/urandom >"$files/changes"
+	sleep 1.2
+	cmp "$files/changes" "$shown/changes" || complain "does not see another file of this name"
+}
+
+source_dies() {
+	lazy_mount --no-background --timeout 2 || return 1
+	cmp -n 100000 "$files/data" "$shown/data" || complain "first part" || return 1
+	touch "$TEST_TMP/down"
+	kill_agents
+	if timeout 20 dd if="$shown/data" bs=4096 skip=1000 count=100 of=/dev/null 2>"$TEST_TMP/out"; then
+		complain "reads what nobody can have sent"
+		return 1
+	fi
+	grep -q "Input/output error" "$TEST_TMP/out" || complain "$(cat "$TEST_TMP/out")" || return 1
+	[ "$(field state)" = disconnected ] || complain "state $(field state)" || return 1
+	cmp -n 100000 "$files/data" "$shown/data" || complain "what was here is not readable" || return 1
+	rm "$TEST_TMP/down"
+	wait_for 15 cmp "$files/data" "$shown/data" >/dev/null 2>&1 || complain "does not connect again"
+}
+
+source_is_waited_for() {
+	local reader
+	lazy_mount --no-background --timeout 0 || return 1
+	stat "$shown/data" >/dev/null
+	touch "$TEST_TMP/down"
+	kill_agents
+	cmp "$files/data" "$shown/data" 2>"$TEST_TMP/out" &
+	reader=$!
+	cat "$shown/dir/hard" >/dev/null 2>&1 &
+	sleep 1
+	kill -0 $reader 2>/dev/null || complain "does not wait: $(cat "$TEST_TMP/out")" || return 1
+	kill -KILL $!
+	wait_for 3 gone $! || complain "a program that waits cannot be killed" || return 1
+	rm "$TEST_TMP/down"
+	wait $reader || complain "wrong after the wait"
+}
+
+gone() {
+	! alive "$1"
+}
+
+# Strikes while data flow; what has arrived is right, and the rest is asked for again.
+source_dies_in_the_middle() {
+	local i reader
+	for i in 1 2 3; do
+		lazy_mount --no-background || return 1
+		cmp "$files/data" "$shown/data" 2>"$TEST_TMP/out" &
+		reader=$!
+		sleep 0.00$i
+		kill_agents
+		wait $reader || complain "wrong: $(cat "$TEST_TMP/out")" || return 1
+		lazy_umount || complain "cannot unmount" || return 1
+	done
+}
+
+source_may_go() {
+	lazy_mount || return 1
+	wait_for 20 is_complete || complain "does not become complete" || return 1
+	wait_for 5 no_agents || complain "the agent stays" || return 1
+	cp -a "$files/dir" "$TEST_TMP/dir.copy"
+	mv "$files" "$files.away"
+	diff -r "$TEST_TMP/dir.copy" "$shown/dir" && cmp "$files.away/data" "$shown/data"
+	local status=$?
+	mv "$files.away" "$files"
+	[ $status = 0 ] || complain "needs the source although it is complete"
+}
+
+no_agents() {
+	! grep -qz "^TEST_TMP=$TEST_TMP\$" $(grep -lz "^--files" /proc/[0-9]*/cmdline 2>/dev/null |
+		sed 's/cmdline/environ/') /dev/null 2>/dev/null
+}
+
+daemon_killed() {
+	lazy_mount || return 1
+	kill -KILL "$(field pid)"
+	wait_for 5 not_mounted || complain "the dead mount stays" || return 1
+	wait_for 5 no_cache || complain "the cache stays"
+}
+
+not_mounted() {
+	! mounted
+}
+
+materialises() {
+	rm -rf "$mnt"
+	mkdir "$mnt"
+	lazy_mount --no-background --materialise || return 1
+	echo more >>"$shown/dir/sub/text"
+	rm "$shown/changes"
+	lazy_umount || complain "cannot unmount" || return 1
+	cmp "$files/data" "$shown/data" || complain "data" || return 1
+	[ "$(cat "$shown/dir/hard")" = "$(printf 'text\nmore')" ] || complain "what was written" || return 1
+	[ ! -e "$shown/changes" ] || complain "what was removed is there" || return 1
+	[ "$(stat -c '%a %u %g %s %Y' "$shown/data")" = "$(stat -c '%a %u %g %s %Y' "$files/data")" ] ||
+		complain "attributes" || return 1
+	[ "$(stat -c %h "$shown/dir/hard")" = 2 ] || complain "hard links" || return 1
+	[ "$(du -sk "$shown/big" | cut -f1)" -lt 4000 ] || complain "holes were filled" || return 1
+	rm -rf "$mnt"
+	mkdir "$mnt"
+}
+
+cache_is_full() {
+	mkdir -p "$TEST_TMP/small"
+	mount -t tmpfs -o size=1M none "$TEST_TMP/small" || return 0
+	cleanup_fn umount -l "$TEST_TMP/small"
+	lazy_mount --no-background --cache-dir "$TEST_TMP/small" || return 1
+	if cat "$shown/data" >"$TEST_TMP/out" 2>/dev/null; then
+		complain "5 MB in a cache of 1 MiB"
+		return 1
+	fi
+	cmp -n "$(stat -c %s "$TEST_TMP/out")" "$files/data" "$TEST_TMP/out" || complain "made up data"
+}
+
+refuses() {
+	local out
+	out=$(timeout 20 "$FERRY" lazyfs --ssh "$TEST_TMP/ssh" "$mnt" "$TEST_TMP/cache" source 2>&1) &&
+		{ complain "mounts without images" || return 1; }
+	[[ $out == *"inventory.img"* ]] || complain "$out" || return 1
+	touch "$TEST_TMP/down"
+	out=$(timeout 20 "$FERRY" lazyfs --ssh "$TEST_TMP/ssh" "$mnt" "$images" source 2>&1) &&
+		{ complain "mounts without a source" || return 1; }
+	[[ $out == *"source"* ]] || complain "$out" || return 1
+	out=$("$FERRY" lazyfs --status "$TEST_TMP" 2>&1) && { complain "status of nothing" || return 1; }
+	[[ $out == *"no ferry lazyfs is mounted there"* ]] || complain "$out"
+}
+
+test_case "shows the tree" shows_the_tree
+test_case "reads" reads
+test_case "holes before they are here" seeks_before_it_is_here
+test_case "writes little" writes_little
+test_case "a change at the source fails" change_fails
+test_case "a change at the source is fetched" change_refetches
+test_case "the source dies" source_dies
+test_case "the source is waited for" source_is_waited_for
+test_case "the source dies in the middle" source_dies_in_the_middle
+test_case "the source may go" source_may_go
+test_case "the daemon is killed" daemon_killed
+test_case "materialises" materialises
+test_case "the cache is full" cache_is_full
+test_case "refuses" refuses
+finish

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
+# What the tests of ferry lazyfs have in common: a tree whose working directory is $files, its
+# images, and mounts of them. The "ssh" runs the agent on this machine, unless $TEST_TMP/down exists.
+
+requires python3 fusermount3
+requires_root
+[ -c /dev/fuse ] || skip_all "no /dev/fuse"
+PYTHON=$(command -v /usr/bin/python3 || command -v python3)
+
+mnt=$TEST_TMP/mnt
+files=$TEST_TMP/files # of the source
+shown=$mnt$files      # the same, on the mount
+images=$TEST_TMP/images
+mkdir -p "$mnt" "$files" "$images" "$TEST_TMP/cache"
+
+cat >"$TEST_TMP/ssh" <<END
+#!/bin/sh
+[ ! -e "$TEST_TMP/down" ] || exit 255
+shift
+exec sh -c "\$*" "$TEST_TMP/agent"
+END
+chmod 755 "$TEST_TMP/ssh"
+
+# hold DIR: a program with this working directory; sets pid.
+hold() {
+	# what the shell has open is not the program's
+	setsid "$PYTHON" -c "
+import os, time
+os.closerange(3, 1024)
+os.chdir('$1')
+open('$TEST_TMP/holds', 'w').close()
+time.sleep(1000)" "$TEST_TMP" </dev/null >/dev/null 2>&1 &
+	pid=$!
+	wait_for 10 test -e "$TEST_TMP/holds" || skip_all "cannot start a program"
+	rm "$TEST_TMP/holds"
+}
+
+make_images() {
+	hold "$files"
+	sleep 0.1
+	dump "$FERRY" "$pid" "$images" || {
+		not_ok "dump" "$why"
+		finish
+	}
+}
+
+lazy_mount() { # [OPTION]...
+	if ! why=$(timeout -k 5 30 "$FERRY" lazyfs --ssh "$TEST_TMP/ssh" --cache-dir "$TEST_TMP/cache" \
+		--log-file "$TEST_TMP/log" -v3 "$@" "$mnt" "$images" source 2>&1 </dev/null); then
+		return 1
+	fi
+}
+
+lazy_umount() {
+	timeout 20 fusermount3 -u "$mnt" || return 1
+	wait_for 10 no_cache
+}
+
+no_cache() {
+	[ -z "$(ls "$TEST_TMP/cache")" ]
+}
+
+mounted() {
+	grep -q " $mnt fuse.ferry " /proc/self/mounts
+}
+
+# field NAME: a number of the status.
+field() {
+	timeout 20 "$FERRY" lazyfs --status --json "$mnt" | "$PYTHON" -c "import json, sys; print(json.load(sys.stdin)['$1'])"
+}
+
+is_complete() {
+	[ "$(field state)" = complete ]
+}
+
+cleanup_mount() {
+	mounted && umount -l "$mnt"
+}
+cleanup_fn cleanup_mount
+
+# The agents of this test: our own processes that serve.
+kill_agents() {
+	local p
+	for p in /proc/[0-9]*; do
+		if tr '\0' ' ' <"$p/cmdline" 2>/dev/null | grep -q "^[^ ]*ferry agent --files" &&
+			grep -qz "^TEST_TMP=$TEST_TMP\$" "$p/environ" 2>/dev/null; then
+			kill -KILL "${p#/proc/}"
+		fi
+	done
+}
+
+# test_case NAME FUNCTION: the function's status is the result; why says what is wrong. Leaves nothing mounted.
+test_case() {
+	why=
+	if "$2"; then
+		ok "$1"
+	else
+		not_ok "$1" "$why $(tail -n 2 "$TEST_TMP/log" 2>/dev/null)"
+	fi
+	rm -f "$TEST_TMP/down"
+	mounted && { lazy_umount || umount -l "$mnt"; }
+}
+
+complain() {
+	why="$*"
+	return 1
+}

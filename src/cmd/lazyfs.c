@@ -22,6 +22,7 @@
 #include <limits.h>
 #include <spawn.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -144,15 +145,44 @@ struct job {
 	int cache_fd;
 	struct remote remote;
 	struct connection conn;
+	int words_fd; /* what ssh says on stderr while we go into the background, or -1 */
 };
 
 /* ---- the connection ---- */
 
+/*
+ * ssh lives as long as the mount, and would keep our stderr open for so long: whoever reads it would
+ * wait for that. So a file takes its words, and show_words hands them on if it fails.
+ */
+static int connect_quietly(struct job *job, struct err *err)
+{
+	cleanup_close int saved = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
+	int rc;
+
+	if (saved < 0 || dup2(job->words_fd, STDERR_FILENO) < 0)
+		return err_sys(err, "cannot set ssh's stderr up");
+	rc = connect_agent(&job->remote, "agent --files", &job->conn, err);
+	if (dup2(saved, STDERR_FILENO) < 0)
+		return err_sys(err, "cannot restore stderr");
+	return rc;
+}
+
+static void show_words(const struct job *job)
+{
+	char text[4096];
+	ssize_t n = job->words_fd < 0 ? 0 : pread(job->words_fd, text, sizeof(text), 0);
+
+	if (n > 0 && io_write_full(STDERR_FILENO, text, (size_t)n) < 0)
+		log_debug("stderr: %s", strerror(errno));
+}
+
 static int link_open(void *arg, int *in_out, int *out_out, struct err *err)
 {
 	struct job *job = arg;
+	int rc = job->words_fd >= 0 ? connect_quietly(job, err) :
+				      connect_agent(&job->remote, "agent --files", &job->conn, err);
 
-	if (connect_agent(&job->remote, "agent --files", &job->conn, err) < 0)
+	if (rc < 0)
 		return -1;
 	*in_out = job->conn.in;
 	*out_out = job->conn.out;
@@ -219,12 +249,18 @@ static int work(struct job *job, int ready_fd, struct err *err)
 	int rc = load_images(job, &want, err);
 
 	signal(SIGPIPE, SIG_IGN);
+	job->words_fd = ready_fd < 0 ? -1 : memfd_create("ssh-stderr", MFD_CLOEXEC);
 	if (rc == 0) {
 		fs = mount_it(job, &want, err);
 		rc = fs ? 0 : -1;
+		if (rc < 0)
+			show_words(job);
 	}
 	if (rc == 0 && ready_fd >= 0)
 		rc = daemon_ready(ready_fd, err);
+	if (job->words_fd >= 0)
+		close(job->words_fd);
+	job->words_fd = -1;
 	if (rc == 0)
 		rc = lazyfs_run(fs, err);
 	lazyfs_free(fs);
@@ -355,7 +391,7 @@ static int run(int argc, char **argv)
 				   .ssh = "ssh",
 				   .timeout_s = 60,
 				   .log = LOG_ARGS_DEFAULT};
-	struct job job = {.args = &args, .cache_fd = -1};
+	struct job job = {.args = &args, .cache_fd = -1, .words_fd = -1};
 	struct opt_rest rest;
 	struct err err;
 	int status, ready_fd = -1, rc = cmd_options(&spec, argc, argv, &args, &rest);

@@ -24,7 +24,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
-#include <sys/stat.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 
 extern char **environ;
@@ -286,10 +286,11 @@ static void remove_cache(const struct job *job)
 static void remove_dead_mount(const struct job *job)
 {
 	char *argv[] = {(char *)"fusermount3", (char *)"-uz", (char *)job->mountpoint, NULL};
-	struct stat st;
+	struct statfs st;
 	pid_t pid;
 
-	if (stat(job->mountpoint, &st) == 0 || errno != ENOTCONN)
+	/* attributes would come from the kernel's cache */
+	if (statfs(job->mountpoint, &st) == 0 || errno != ENOTCONN)
 		return;
 	if (umount2(job->mountpoint, MNT_DETACH) == 0)
 		return;

@@ -187,11 +187,6 @@ source_may_go() {
 	[ $status = 0 ] || complain "needs the source although it is complete"
 }
 
-no_agents() {
-	! grep -qz "^TEST_TMP=$TEST_TMP\$" $(grep -lz "^--files" /proc/[0-9]*/cmdline 2>/dev/null |
-		sed 's/cmdline/environ/') /dev/null 2>/dev/null
-}
-
 daemon_killed() {
 	lazy_mount || return 1
 	kill -KILL "$(field pid)"

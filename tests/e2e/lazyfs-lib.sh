@@ -18,6 +18,7 @@ cat >"$TEST_TMP/ssh" <<END
 #!/bin/sh
 [ ! -e "$TEST_TMP/down" ] || exit 255
 shift
+echo \$\$ >>"$TEST_TMP/agents"
 exec sh -c "\$*" "$TEST_TMP/agent"
 END
 chmod 755 "$TEST_TMP/ssh"
@@ -79,20 +80,23 @@ cleanup_mount() {
 }
 cleanup_fn cleanup_mount
 
-# The agents of this test: our own processes that serve.
 kill_agents() {
+	# shellcheck disable=SC2046
+	kill -KILL $(cat "$TEST_TMP/agents") 2>/dev/null
+	: >"$TEST_TMP/agents"
+}
+
+no_agents() {
 	local p
-	for p in /proc/[0-9]*; do
-		if tr '\0' ' ' <"$p/cmdline" 2>/dev/null | grep -q "^[^ ]*ferry agent --files" &&
-			grep -qz "^TEST_TMP=$TEST_TMP\$" "$p/environ" 2>/dev/null; then
-			kill -KILL "${p#/proc/}"
-		fi
-	done
+	while read -r p; do
+		! alive "$p" || return 1
+	done <"$TEST_TMP/agents"
 }
 
 # test_case NAME FUNCTION: the function's status is the result; why says what is wrong. Leaves nothing mounted.
 test_case() {
 	why=
+	[ -z "${ONLY:-}" ] || [[ $1 == $ONLY ]] || return 0
 	if "$2"; then
 		ok "$1"
 	else

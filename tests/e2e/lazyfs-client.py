@@ -1,0 +1,206 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""A hostile client of `ferry agent --files`: lazyfs-client.py FERRY DIR
+
+DIR has "in" (may be served, and is as hostile as its owner could make it) and "out" (may not). Prints
+what got through that should not have, and nothing if all is well.
+"""
+import errno
+import os
+import socket
+import struct
+import subprocess
+import sys
+
+FERRY, DIR = sys.argv[1:3]
+IN = DIR + "/in"
+HELLO, READY, REFUSED = 256, 257, 258
+STAT, LIST, READLINK, XATTRS, READ, SEEK = range(264, 270)
+FAILED, ATTR, ENTRIES, TARGET, XATTR_LIST, DATA, POSITION = range(280, 287)
+SECRET = b"secret"
+
+
+def text(s):
+    s = s.encode()
+    return struct.pack("<H", len(s)) + s
+
+
+class Agent:
+    """One session, with the rights and paths that are said."""
+
+    def __init__(self, exports, uid=0, gid=0, reads_all=True, root="/", groups=()):
+        self.p = subprocess.Popen([FERRY, "agent", "--files"], stdin=subprocess.PIPE,
+                                  stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        body = b"ferryfs\n" + struct.pack("<I", 1) + text(root) + struct.pack("<I", len(exports))
+        for path, whole in exports:
+            body += struct.pack("<I", whole) + text(path)
+        body += struct.pack("<IIIII", 1, uid, gid, reads_all, len(groups))
+        body += b"".join(struct.pack("<I", g) for g in groups)
+        self.send(HELLO, body)
+        self.hello = self.receive()
+
+    def send(self, kind, body):
+        try:
+            self.p.stdin.write(struct.pack("<IHH", len(body), kind, 0) + body)
+            self.p.stdin.flush()
+        except BrokenPipeError:
+            pass
+
+    def receive(self):
+        head = self.p.stdout.read(8)
+        if len(head) < 8:
+            return None, b""
+        length, kind, _ = struct.unpack("<IHH", head)
+        return kind, self.p.stdout.read(length)
+
+    def ask(self, kind, path, offset=0, length=0, ident=bytes(40)):
+        self.send(kind, struct.pack("<QQI", 1, offset, length) + ident + text(path))
+        return self.receive()
+
+    def stat(self, path):
+        kind, body = self.ask(STAT, path)
+        return body[8:48] if kind == ATTR else None
+
+    def read(self, path, ident=None):
+        """What the file's first bytes are; None if they are refused."""
+        kind, body = self.ask(READ, path, 0, 4096, ident or self.stat(path) or bytes(40))
+        if kind != DATA:
+            return None
+        n = struct.unpack("<I", body[24:28])[0]
+        return body[28 + 8 * n:]
+
+    def end(self):
+        self.p.stdin.close()
+        self.p.stdout.close()
+        return self.p.wait(timeout=10)
+
+
+problems = []
+
+
+def check(condition, what):
+    if not condition:
+        problems.append(what)
+
+
+def make():
+    os.makedirs(IN + "/open", exist_ok=True)
+    os.makedirs(DIR + "/out", exist_ok=True)
+    for name in ["in/open/plain", "in/private", "out/secret"]:
+        with open(f"{DIR}/{name}", "wb") as f:
+            f.write(SECRET if name != "in/open/plain" else b"plain")
+    os.chmod(DIR, 0o755)
+    os.chmod(IN + "/private", 0o600)
+    os.symlink(DIR + "/out/secret", IN + "/file-link")
+    os.symlink(DIR + "/out", IN + "/dir-link")
+    os.symlink("../out", IN + "/up-link")
+    os.symlink("/proc/self/root", IN + "/magic-link")
+    os.mkfifo(IN + "/fifo")
+    os.mknod(IN + "/device", 0o666 | 0o020000, os.makedev(1, 5))
+    s = socket.socket(socket.AF_UNIX)
+    s.bind(IN + "/socket")
+    with open(IN + "/hole", "wb") as f:
+        f.truncate(1 << 20)
+
+
+def paths_do_not_escape():
+    a = Agent([(IN, True)])
+    check(a.hello[0] == READY, f"not ready: {a.hello}")
+    check(a.read(IN + "/open/plain") == b"plain", "what may be read cannot be")
+    for path in ["/file-link", "/dir-link/secret", "/up-link/secret", "/magic-link" + DIR + "/out/secret"]:
+        check(a.read(IN + path) is None, f"reads through {path}")
+        check(a.ask(LIST, os.path.dirname(IN + path))[0] in (ENTRIES, FAILED), "listing breaks the session")
+    # attributes of the link are fine, those of its target are not
+    check(a.stat(IN + "/dir-link/secret") is None, "attributes through a link")
+    check(a.ask(LIST, IN + "/dir-link")[0] == FAILED, "lists through a link")
+    kind, body = a.ask(READLINK, IN + "/up-link")
+    check(kind == TARGET and body[8:] == b"../out", "a link itself cannot be read")
+    for path in ["/", DIR, DIR + "/out", DIR + "/out/secret", "/etc/passwd", "/proc/self/environ", IN + "x"]:
+        check(a.read(path) is None, f"reads {path}")
+        kind, body = a.ask(LIST, path)
+        check(kind == FAILED or b"secret" not in body and b"passwd" not in body, f"lists {path}")
+    check(a.end() == 0, "does not end well")
+
+
+def odd_paths_end_the_session():
+    for path in [IN + "/../out/secret", IN + "/./open", IN + "//open", "etc", "", IN + "/open/", "/" + "a" * 300]:
+        a = Agent([(IN, True)])
+        check(a.ask(STAT, path)[0] is None, f"answers for {path[:40]!r}")
+        check(a.end() != 0, f"ends well after {path[:40]!r}")
+
+
+def specials_are_not_opened():
+    a = Agent([(IN, True)])
+    for name in ["fifo", "device", "socket", "open"]:
+        check(a.stat(f"{IN}/{name}"), f"{name} has no attributes")
+        check(a.read(f"{IN}/{name}") is None, f"reads {name}")
+    a.end()
+    for path in ["/proc", "/sys", "/dev"]:
+        a = Agent([(path, True)])
+        check(a.read("/proc/self/environ") is None, "reads /proc")
+        check(a.read("/dev/zero") is None, "reads a device")
+        check(a.read("/sys/kernel/notes") is None, "reads /sys")
+        a.end()
+
+
+def rights_are_those_of_the_tree():
+    a = Agent([(IN, True)], uid=65534, gid=65534, reads_all=False)
+    check(a.read(IN + "/open/plain") == b"plain", "a file for all is not for nobody")
+    check(a.stat(IN + "/private"), "attributes need no right to read")
+    check(a.read(IN + "/private") is None, "nobody reads root's file")
+    a.end()
+    a = Agent([(IN, True)], uid=65534, gid=65534, reads_all=True)
+    check(a.read(IN + "/private") == SECRET, "CAP_DAC_READ_SEARCH does not count")
+    a.end()
+    a = Agent([(IN, True)], uid=0, gid=0, reads_all=False)
+    os.chmod(IN + "/private", 0o000)
+    check(a.read(IN + "/private") is None, "root without capabilities reads everything")
+    os.chmod(IN + "/private", 0o600)
+    check(a.read(IN + "/private") == SECRET, "an owner does not read")
+    a.end()
+
+
+def only_what_is_named():
+    a = Agent([(IN + "/open/plain", False)])
+    check(a.read(IN + "/open/plain") == b"plain", "a named file cannot be read")
+    check(a.read(IN + "/private") is None, "reads beside what is named")
+    kind, body = a.ask(LIST, IN)
+    check(kind == ENTRIES and b"open" in body and b"private" not in body, "lists more than what is named")
+    a.end()
+
+
+def identity_counts():
+    a = Agent([(IN, True)])
+    ident = a.stat(IN + "/hole")
+    kind, body = a.ask(READ, IN + "/hole", 0, 4096, ident)
+    check(kind == DATA and struct.unpack("<QQI", body[8:28]) == (0, 1 << 20, 0), "a hole is not told as one")
+    for i in range(5):
+        wrong = bytearray(ident)
+        wrong[8 * i] ^= 1
+        kind, body = a.ask(READ, IN + "/hole", 0, 4096, bytes(wrong))
+        check(kind == FAILED and struct.unpack("<I", body[8:])[0] in (errno.ESTALE, errno.EINVAL),
+              f"reads in spite of another identity ({i})")
+    os.utime(IN + "/hole")
+    check(a.ask(READ, IN + "/hole", 0, 4096, ident)[0] == FAILED, "does not see that it was touched")
+    a.end()
+
+
+def rubbish_is_refused():
+    for frame in [b"GET / HTTP/1.0\r\n\r\n", b"\xff" * 64, struct.pack("<IHH", 1 << 30, HELLO, 0)]:
+        p = subprocess.run([FERRY, "agent", "--files"], input=frame, capture_output=True, timeout=10)
+        check(p.returncode == 1, f"accepts {frame[:10]!r}")
+    a = Agent([("/../x", True)])
+    check(a.hello[0] != READY, "accepts a path with ..")
+    a.end()
+    before = len(os.listdir(DIR + "/out"))
+    check(before == 1, "something was made")
+
+
+make()
+for test in [paths_do_not_escape, odd_paths_end_the_session, specials_are_not_opened,
+             rights_are_those_of_the_tree, only_what_is_named, identity_counts, rubbish_is_refused]:
+    try:
+        test()
+    except Exception as e:  # noqa: BLE001: one line is wanted, whatever it is
+        problems.append(f"{test.__name__}: {e!r}")
+print("; ".join(problems))

@@ -64,7 +64,7 @@ END
 
 # A mount namespace that stays: its holder's pid in $far.
 far_up() {
-	unshare -m --propagation private sleep 200 "$TEST_TMP" 2>/dev/null &
+	unshare -m --propagation private "$PYTHON" -c 'import time; time.sleep(200)' "$TEST_TMP" &
 	far=$!
 	wait_for 5 other_namespace || return 1
 	at_destination mount -t tmpfs none "$work" || return 1

@@ -184,6 +184,15 @@ void lazy_back(struct lazy *z)
 	lazy_retry_soon(z);
 }
 
+/* Not more than the source takes at once. */
+static void trim(const struct lazy_space *sp, struct lazy_run *run)
+{
+	struct lazy_source *source = sp->z->source;
+
+	if (source->ops->extent)
+		run->pages = source->ops->extent(source, sp->object, run->dump, run->pages);
+}
+
 /* 0; 1: the source takes no more now, or is lost; -1. */
 static int send_request(struct lazy_space *sp, const struct lazy_run *run, bool urgent,
 			struct err *err)
@@ -244,6 +253,7 @@ int lazy_ask_urgent(struct lazy_space *sp, uint64_t addr, struct err *err)
 	if (state == LAZY_MISSING &&
 	    !lazy_map_next(&sp->map, addr, MAX(source->around_pages, 1UL), LAZY_MISSING, &run))
 		return 0;
+	trim(sp, &run);
 	return send_request(sp, &run, true, err) < 0 ? -1 : 0;
 }
 
@@ -255,6 +265,7 @@ static bool next_in_space(struct lazy_space *sp, uint64_t max, struct lazy_run *
 	if (!lazy_map_next(&sp->map, sp->cursor, max, LAZY_MISSING, run) &&
 	    (!sp->cursor || !lazy_map_next(&sp->map, 0, max, LAZY_MISSING, run)))
 		return false;
+	trim(sp, run);
 	sp->cursor = run->addr + run->pages * PAGE_BYTES;
 	return true;
 }

@@ -16,4 +16,11 @@ struct store *area_open(struct err *err) must_check;
 int area_put(struct store *s, uint64_t pid, uint64_t vaddr, const void *data, size_t bytes,
 	     struct err *err) must_check;
 
+/* Has every page of these addresses come? -1 with ENODATA if not. */
+int area_has(struct store *s, uint64_t pid, uint64_t vaddr, size_t bytes, struct err *err) must_check;
+
+/* Copies pages that have come. -1 with ENODATA if one of them never came. */
+int area_read(struct store *s, uint64_t pid, uint64_t vaddr, void *buf, size_t bytes,
+	      struct err *err) must_check;
+
 #endif

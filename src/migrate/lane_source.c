@@ -40,6 +40,10 @@ struct lane_source {
 	struct lane next_demand, next_bulk; /* have come, and are not in use yet */
 	bool lost;
 	uint64_t received_bytes;
+	struct kept *kept;                     /* NULL: everything is at home */
+	struct lazy_request *here, **here_end; /* asked for, and kept */
+	bool broken; /* what should be kept cannot be read: no connection helps */
+	struct err why;
 };
 
 enum { IN_BYTES = PS_REQUEST_BYTES + ANSWER_PAGES * 4096 };
@@ -56,12 +60,19 @@ static void forget_asked(struct asking *a)
 	a->got = a->have = a->out_bytes = 0;
 }
 
+static void forget_here(struct lane_source *s)
+{
+	s->here = NULL;
+	s->here_end = &s->here;
+}
+
 static void give_up_lanes(struct lane_source *s)
 {
 	lane_close(&s->demand.lane);
 	lane_close(&s->bulk.lane);
 	forget_asked(&s->demand);
 	forget_asked(&s->bulk);
+	forget_here(s);
 	s->lost = true;
 }
 
@@ -128,6 +139,23 @@ static int flush(struct asking *a, struct err *err)
 	return 0;
 }
 
+static uint64_t lane_extent(struct lazy_source *base, lazy_object object, uint64_t vaddr,
+			    uint64_t pages)
+{
+	bool here;
+
+	return of(base)->kept ? kept_extent(of(base)->kept, object, vaddr, pages, &here) : pages;
+}
+
+static bool is_here(const struct lane_source *s, const struct lazy_request *rq)
+{
+	bool here = false;
+
+	if (s->kept)
+		kept_extent(s->kept, rq->object, rq->vaddr, rq->pages, &here);
+	return here;
+}
+
 static int lane_request(struct lazy_source *base, struct lazy_request *rq, struct err *err)
 {
 	struct lane_source *s = of(base);
@@ -139,11 +167,16 @@ static int lane_request(struct lazy_source *base, struct lazy_request *rq, struc
 
 	if (s->lost)
 		return err_set(err, EPIPE, "the connection is lost");
+	rq->next_of_source = NULL;
+	if (is_here(s, rq)) {
+		*s->here_end = rq;
+		s->here_end = &rq->next_of_source;
+		return 0;
+	}
 	if (a->out_bytes + PS_REQUEST_BYTES > sizeof(a->out))
 		return 1;
 	ps_encode(&get, a->out + a->out_bytes);
 	a->out_bytes += PS_REQUEST_BYTES;
-	rq->next_of_source = NULL;
 	*a->end = rq;
 	a->end = &rq->next_of_source;
 	return flush(a, err);
@@ -224,12 +257,51 @@ static int hear(struct lane_source *s, struct asking *a, struct lazy *z, struct 
 	return 0;
 }
 
+/* Puts a request's pages in place that are here. */
+static int answer_one_here(struct lane_source *s, struct lazy_request *rq, struct lazy *z,
+			   struct err *err)
+{
+	uint8_t pages[ANSWER_PAGES * PAGE_BYTES];
+	uint64_t done, n;
+
+	for (done = 0; done < rq->pages; done += n) {
+		uint64_t at = rq->vaddr + done * PAGE_BYTES;
+
+		n = MIN(rq->pages - done, (uint64_t)ANSWER_PAGES);
+		if (kept_read(s->kept, rq->object, at, pages, n, err) < 0) {
+			s->broken = true;
+			s->why = *err;
+			return -1;
+		}
+		if (lazy_answer(z, rq, at, pages, n, err) < 0)
+			return -1;
+	}
+	lazy_end(z, rq);
+	return 0;
+}
+
+/* What was asked for up to now: the engine asks for more when it has this. */
+static int answer_here(struct lane_source *s, struct lazy *z, struct err *err)
+{
+	struct lazy_request *rq = s->here, *next;
+
+	forget_here(s);
+	for (; rq; rq = next) {
+		next = rq->next_of_source;
+		if (answer_one_here(s, rq, z, err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
 static int lane_poll_fd(struct lazy_source *base, short *events, int *timeout_ms)
 {
 	struct lane_source *s = of(base);
 
 	*events = POLLIN;
-	if (s->lost || s->demand.out_bytes || s->bulk.out_bytes)
+	if (s->here)
+		*timeout_ms = 0;
+	else if (s->lost || s->demand.out_bytes || s->bulk.out_bytes)
 		*timeout_ms = s->lost ? LOST_MS : 1;
 	return s->epoll;
 }
@@ -245,7 +317,8 @@ static int lane_work(struct lazy_source *base, struct lazy *z, struct err *err)
 		return err_set(err, ECONNRESET, "the source has opened new connections");
 	if (flush(&s->demand, err) < 0 || flush(&s->bulk, err) < 0)
 		return -1;
-	if (hear(s, &s->demand, z, err) < 0 || hear(s, &s->bulk, z, err) < 0)
+	if (hear(s, &s->demand, z, err) < 0 || answer_here(s, z, err) < 0 ||
+	    hear(s, &s->bulk, z, err) < 0)
 		return -1;
 	return 0;
 }
@@ -254,6 +327,10 @@ static int lane_reconnect(struct lazy_source *base, struct err *err)
 {
 	struct lane_source *s = of(base);
 
+	if (s->broken) {
+		*err = s->why;
+		return -1;
+	}
 	if (!s->lost)
 		give_up_lanes(s);
 	return adopt_lanes(s, err);
@@ -262,6 +339,7 @@ static int lane_reconnect(struct lazy_source *base, struct err *err)
 static const struct lazy_source_ops lane_ops = {
 	.name = "lanes",
 	.request = lane_request,
+	.extent = lane_extent,
 	.poll_fd = lane_poll_fd,
 	.work = lane_work,
 	.reconnect = lane_reconnect,
@@ -286,6 +364,7 @@ struct lane_source *lane_source_create(struct hall *hall, struct err *err)
 	s->demand.lane = s->bulk.lane = s->next_demand = s->next_bulk = LANE_NONE;
 	forget_asked(&s->demand);
 	forget_asked(&s->bulk);
+	forget_here(s);
 	s->demand.in = malloc(IN_BYTES);
 	s->bulk.in = malloc(IN_BYTES);
 	s->epoll = epoll_create1(EPOLL_CLOEXEC);
@@ -314,6 +393,11 @@ void lane_source_free(struct lane_source *s)
 struct lazy_source *lane_source_base(struct lane_source *s)
 {
 	return &s->base;
+}
+
+void lane_source_keep(struct lane_source *s, struct kept *kept)
+{
+	s->kept = kept;
 }
 
 int lane_source_await(struct lane_source *s, int stop_fd, int timeout_ms, struct err *err)

@@ -8,6 +8,7 @@
 #define FERRY_MIGRATE_LANE_SOURCE_H
 
 #include "mem/lazy.h"
+#include "migrate/kept.h"
 #include "migrate/lane.h"
 
 struct lane_source;
@@ -18,6 +19,9 @@ void lane_source_free(struct lane_source *s); /* NULL allowed */
 
 /* For lazy_open. */
 struct lazy_source *lane_source_base(struct lane_source *s);
+
+/* Pages that are at the target already; must outlive it. Before the engine runs. */
+void lane_source_keep(struct lane_source *s, struct kept *kept);
 
 /* Waits until both lanes have come, or @stop_fd is readable, or the time is over: 1, 0 (not yet), -1. */
 int lane_source_await(struct lane_source *s, int stop_fd, int timeout_ms, struct err *err) must_check;

@@ -158,14 +158,26 @@ static void tell_progress(void *arg, uint64_t done_bytes, uint64_t total_bytes)
 		log_debug("progress: %s", ignored.text); /* the next read says it, too */
 }
 
+/* What the rounds have brought is the parent of the images; in a hybrid it is put in place later. */
+static int take_rounds(struct target *t, struct err *err)
+{
+	if (!t->area)
+		return 0;
+	if (t->mode & WIRE_MODE_POSTCOPY) {
+		t->kept = kept_create(t->area, err);
+		if (!t->kept)
+			return -1;
+		lane_source_keep(t->lanes, t->kept);
+	}
+	store_memory_set_parent(t->store, t->area);
+	t->area = NULL;
+	return 0;
+}
+
 static int build(struct target *t, struct err *err)
 {
 	t->store = store_memory_open(err);
-	if (t->store && t->area) {
-		store_memory_set_parent(t->store, t->area);
-		t->area = NULL;
-	}
-	if (!t->store || wire_store_receive(&t->ch, t->store, err) < 0)
+	if (!t->store || take_rounds(t, err) < 0 || wire_store_receive(&t->ch, t->store, err) < 0)
 		return -1;
 	if ((t->mode & WIRE_MODE_POSTCOPY) && target_fill_open(t, err) < 0)
 		return -1;
@@ -195,6 +207,8 @@ void target_undo_state(struct target *t)
 	restore_close(t->restore);
 	t->restore = NULL;
 	target_undo_fill(t);
+	kept_free(t->kept);
+	t->kept = NULL;
 	store_close(t->store);
 	t->store = NULL;
 }

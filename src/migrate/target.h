@@ -30,6 +30,7 @@ struct target {
 	uint64_t told_ns; /* when progress was sent last */
 
 	struct store *area; /* what rounds of pre-copy have brought; the store's, when there is one */
+	struct kept *kept; /* of it, and still true; NULL: none */
 
 	/* post-copy: target_lazy.c */
 	enum wire_mode mode;

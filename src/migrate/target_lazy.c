@@ -166,7 +166,7 @@ static int start_fill(struct target *t, struct err *err)
 	return 0;
 }
 
-/* What stayed at home of the task with this pid. */
+/* What stayed at home of the task with this pid, and what has come in rounds. */
 static int add_missing(struct target *t, struct lazy_space *sp, pid_t vpid, struct err *err)
 {
 	const struct snapshot *snap = restore_state(t->restore)->snap;
@@ -177,8 +177,12 @@ static int add_missing(struct target *t, struct lazy_space *sp, pid_t vpid, stru
 		if ((pid_t)(*task)->ps->pid != vpid || !pm)
 			continue;
 		vec_foreach (e, &pm->entries) {
-			if (((*e)->flags & (PE_LAZY | PE_PRESENT)) == PE_LAZY &&
-			    lazy_missing(sp, (*e)->vaddr, (*e)->nr_pages, err) < 0)
+			if (((*e)->flags & (PE_LAZY | PE_PRESENT)) != PE_LAZY)
+				continue;
+			if (lazy_missing(sp, (*e)->vaddr, (*e)->nr_pages, err) < 0)
+				return -1;
+			if ((*e)->flags & PE_PARENT && kept_add(t->kept, (lazy_object)vpid,
+								(*e)->vaddr, (*e)->nr_pages, err) < 0)
 				return -1;
 		}
 	}
@@ -213,7 +217,10 @@ int target_fill_open(struct target *t, struct err *err)
 	t->fill_wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (t->fill_wake < 0)
 		return err_sys(err, "eventfd");
-	t->restore_lazy = (struct restore_lazy){.announce = announce, .arg = t};
+	t->restore_lazy = (struct restore_lazy){.announce = announce,
+						.arg = t,
+						.marked = t->kept != NULL,
+						.parents = t->kept != NULL};
 	t->restore_opt.lazy = &t->restore_lazy;
 	return 0;
 }

@@ -36,7 +36,7 @@ struct restore_session *restore_open(struct store *store, const struct restore_o
 	s->r.opt = opt->kinds;
 	s->r.store = store;
 	s->r.snap = snapshot_load(store, err);
-	if (s->r.snap && vdso_find(&s->vdso, err) == 0 && plan_tree(s, err) == 0)
+	if (s->r.snap && space_defer_parents(s, err) == 0 && vdso_find(&s->vdso, err) == 0 && plan_tree(s, err) == 0)
 		return s;
 	restore_close(s);
 	return NULL;

@@ -38,6 +38,8 @@ struct restore_lazy {
 	 * Else only those that it has not.
 	 */
 	bool marked;
+	/* Pages in a parent of the store come later, too, where they can: these become marked PE_LAZY. */
+	bool parents;
 };
 
 struct restore_options {

@@ -185,6 +185,9 @@ int space_build(struct restore_session *s, struct rtask **tasks, size_t n, struc
 	must_check;
 /* Would @child profit from being forked with the memory of @parent? */
 bool space_shares(struct restore_session *s, const struct rtask *parent, struct rtask *child);
+/* space_lazy.c: restore_lazy.parents. Before the plan. */
+int space_defer_parents(struct restore_session *s, struct err *err) must_check;
+
 /* space_lazy.c: announces the tasks that have no lazy memory; the others have been, by space_build. */
 int space_announce_rest(struct restore_session *s, struct err *err) must_check;
 /* The first husk: everything goes but the region and the vdso. */

@@ -13,6 +13,8 @@
 #include "mem/lazy.h"
 #include "mem/uffd.h"
 
+#include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -44,6 +46,74 @@ static bool can_be_lazy(const VmaEntry *v)
 {
 	return v->status & VMA_ANON_PRIVATE && v->flags & MAP_PRIVATE &&
 	       !(v->flags & (VMA_FLAG_DROPPABLE | MAP_LOCKED));
+}
+
+/* A part of an entry, as one of its own. */
+static int push_part(struct restore_session *s, struct snap_pagemap *pm, const PagemapEntry *e,
+		     uint64_t start, uint64_t end, bool lazy, struct err *err)
+{
+	PagemapEntry *part;
+
+	if (start == end)
+		return 0;
+	part = arena_new(&s->arena, PagemapEntry);
+	if (!part || !vec_push(&pm->entries, part))
+		return err_nomem(err);
+	pagemap_entry__init(part);
+	part->vaddr = start;
+	part->has_nr_pages = part->has_flags = true;
+	part->nr_pages = (end - start) / PAGE_BYTES;
+	part->flags = e->flags | (lazy ? PE_LAZY : 0);
+	return 0;
+}
+
+/* Of an entry of pages in a parent, the parts in areas that can be filled later are marked. @area: where to look on. */
+static int defer_entry(struct restore_session *s, struct snap_pagemap *pm, const PagemapEntry *e,
+		       const MmEntry *mm, size_t *area, struct err *err)
+{
+	uint64_t at = e->vaddr, end = entry_end(e), from, to;
+
+	while (*area < mm->n_vmas && mm->vmas[*area]->end <= at)
+		++*area;
+	for (size_t i = *area; i < mm->n_vmas && mm->vmas[i]->start < end; i++) {
+		if (!can_be_lazy(mm->vmas[i]))
+			continue;
+		from = MAX(mm->vmas[i]->start, at);
+		to = MIN(mm->vmas[i]->end, end);
+		if (push_part(s, pm, e, at, from, false, err) < 0 ||
+		    push_part(s, pm, e, from, to, true, err) < 0)
+			return -1;
+		at = to;
+	}
+	return push_part(s, pm, e, at, end, false, err);
+}
+
+static int defer_task(struct restore_session *s, struct snap_task *task, struct err *err)
+{
+	struct snap_pagemap *pm = task->pagemap;
+	PagemapEntry **old = pm->entries.v;
+	size_t n = pm->entries.n, area = 0;
+	int rc = 0;
+
+	memset(&pm->entries, 0, sizeof(pm->entries));
+	for (size_t i = 0; i < n && rc == 0; i++) {
+		if ((old[i]->flags & (PE_PARENT | PE_PRESENT)) == PE_PARENT)
+			rc = defer_entry(s, pm, old[i], task->mm, &area, err);
+		else if (!vec_push(&pm->entries, old[i]))
+			rc = err_nomem(err);
+	}
+	free(old);
+	return rc;
+}
+
+int space_defer_parents(struct restore_session *s, struct err *err)
+{
+	if (!s->opt.lazy || !s->opt.lazy->parents)
+		return 0;
+	vec_foreach (task, &s->r.snap->tasks)
+		if ((*task)->mm && (*task)->pagemap && defer_task(s, *task, err) < 0)
+			return -1;
+	return 0;
 }
 
 /*

@@ -127,6 +127,9 @@ struct lazy *lazy_open(struct lazy_source *source, struct guardian *guardian, st
 /* Closes every userfaultfd. Only when nothing is missing or the tree is dead: see guardian.h. NULL allowed. */
 void lazy_close(struct lazy *z);
 
+/* Can memory come late on this kernel, for this user? -1 says why not. */
+int lazy_probe(struct err *err) must_check;
+
 /* Features that the userfaultfd of a task must have been given by UFFDIO_API. */
 uint64_t lazy_uffd_features(void);
 

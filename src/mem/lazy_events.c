@@ -11,10 +11,14 @@
 #include "mem/lazy_priv.h"
 
 #include "mem/guardian.h"
+#include "mem/uffd.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 enum { BATCH = 32 };
 
@@ -22,6 +26,17 @@ uint64_t lazy_uffd_features(void)
 {
 	return UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_UNMAP |
 	       UFFD_FEATURE_EVENT_REMOVE;
+}
+
+int lazy_probe(struct err *err)
+{
+	cleanup_close int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+
+	if (fd < 0)
+		return err_sys(err, "memory cannot come late: no userfaultfd");
+	return uffd_handshake(fd, lazy_uffd_features(), err) < 0 ?
+		       err_wrap(err, "memory cannot come late") :
+		       0;
 }
 
 /* The child has its own userfaultfd, and misses what its parent misses at this moment. */

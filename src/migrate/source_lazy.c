@@ -63,7 +63,9 @@ static int hear_doors(struct source *s, struct err *err)
 
 	if (!doors)
 		return -1;
-	if (s->opt->plain_tcp) {
+	if (doors->cannot)
+		rc = err_set(err, ENOTSUP, "%s: %s", s->ch.peer, doors->cannot);
+	else if (s->opt->plain_tcp) {
 		s->door_port = (uint16_t)doors->port;
 		snprintf(s->door_address, sizeof(s->door_address), "%s",
 			 doors->address ? doors->address : "");
@@ -81,7 +83,7 @@ static int do_without(struct source *s, struct err *err)
 	char note[1200];
 
 	close_lanes(s);
-	if (s->opt->mode_wanted)
+	if (s->opt->mode_wanted || s->ch.broken)
 		return -1;
 	s->mode &= ~WIRE_MODE_POSTCOPY;
 	snprintf(note, sizeof(note), "the memory moves before the program runs there: %s", err->text);
@@ -95,9 +97,7 @@ int source_lanes(struct source *s, struct err *err)
 
 	if (!(s->mode & WIRE_MODE_POSTCOPY))
 		return 0;
-	if (hear_doors(s, err) < 0)
-		return -1;
-	if (open_lanes(s, err) < 0 && do_without(s, err) < 0)
+	if ((hear_doors(s, err) < 0 || open_lanes(s, err) < 0) && do_without(s, err) < 0)
 		return -1;
 	plan.mode = s->mode;
 	return channel_send(&s->ch, MSG_PLAN, &plan.base, err);

@@ -40,7 +40,12 @@ static int open_doors(struct target *t, struct err *err)
 	char buf[64];
 	const char *address = t->needs->plain_tcp ? own_address(buf, sizeof(buf)) : NULL;
 	Wire__Doors doors = WIRE__DOORS__INIT;
+	struct err why;
 
+	if (lazy_probe(&why) < 0) {
+		doors.cannot = why.text;
+		return channel_send(&t->ch, MSG_DOORS, &doors.base, err);
+	}
 	t->hall = hall_open(t->token, address, err);
 	if (!t->hall)
 		return -1;
@@ -65,7 +70,7 @@ int target_lanes(struct target *t, struct err *err)
 		return 0;
 	if (open_doors(t, err) < 0)
 		return -1;
-	have = lane_source_await(t->lanes, t->ch.in, LANES_MS, err);
+	have = t->lanes ? lane_source_await(t->lanes, t->ch.in, LANES_MS, err) : 0;
 	if (have < 0)
 		return -1;
 	plan = channel_expect(&t->ch, MSG_PLAN, err);

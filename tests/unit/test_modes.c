@@ -2,6 +2,7 @@
 // What the modes of migrate are made of: the area of pre-copy rounds, lanes and their door, the record at home.
 #include "migrate/area.h"
 #include "migrate/home.h"
+#include "migrate/kept.h"
 #include "migrate/lane.h"
 #include "migrate/record.h"
 #include "unit.h"
@@ -55,6 +56,45 @@ static void the_area_has_no_zeros_of_its_own(void **state)
 	assert_int_equal(store_get_pages(s, 1, 0x20000, got, PAGE, &err), -1);
 	assert_non_null(strstr(err.text, "never sent"));
 	assert_int_equal(store_get_pages(s, 2, 0x10000, got, PAGE, &err), -1);
+	store_close(s);
+}
+
+static void what_is_kept_is_told_from_what_is_not(void **state)
+{
+	uint8_t pages[4 * PAGE], back[2 * PAGE];
+	struct err err;
+	struct store *s = area_open(&err);
+	struct kept *k = kept_create(s, &err);
+	bool here;
+
+	for (size_t i = 0; i < sizeof(pages); i++)
+		pages[i] = (uint8_t)(i / PAGE + 1);
+	assert_int_equal(area_put(s, 7, 0x10000, pages, sizeof(pages), &err), 0);
+	assert_int_equal(kept_add(k, 7, 0x10000, 2, &err), 0);
+	assert_int_equal(kept_add(k, 7, 0x13000, 1, &err), 0);
+	assert_int_equal(kept_pages(k), 3);
+	/* never came: a page behind, another task, an address that wraps */
+	assert_int_equal(kept_add(k, 7, 0x13000, 2, &err), -1);
+	assert_int_equal(err.no, ENODATA);
+	assert_int_equal(kept_add(k, 8, 0x10000, 1, &err), -1);
+	assert_int_equal(kept_add(k, 7, UINT64_MAX - PAGE + 1, 1, &err), -1);
+
+	assert_int_equal(kept_extent(k, 7, 0xf000, 9, &here), 1);
+	assert_false(here);
+	assert_int_equal(kept_extent(k, 7, 0x10000, 9, &here), 2);
+	assert_true(here);
+	assert_int_equal(kept_extent(k, 7, 0x11000, 9, &here), 1);
+	assert_true(here);
+	assert_int_equal(kept_extent(k, 7, 0x12000, 9, &here), 1);
+	assert_false(here);
+	assert_int_equal(kept_extent(k, 7, 0x14000, 9, &here), 9);
+	assert_false(here);
+	assert_int_equal(kept_extent(k, 9, 0x10000, 9, &here), 9);
+	assert_false(here);
+
+	assert_int_equal(kept_read(k, 7, 0x10000, back, 2, &err), 0);
+	assert_memory_equal(back, pages, sizeof(back));
+	kept_free(k);
 	store_close(s);
 }
 
@@ -240,6 +280,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(the_area_keeps_the_last_of_each_page),
 		cmocka_unit_test(the_area_has_no_zeros_of_its_own),
+		cmocka_unit_test(what_is_kept_is_told_from_what_is_not),
 		cmocka_unit_test(the_area_refuses_what_are_no_pages),
 		cmocka_unit_test(a_lane_goes_through_the_door),
 		cmocka_unit_test(strangers_are_no_lanes),

@@ -111,7 +111,7 @@ get_from() {
 
 # Dumped there, restored here.
 images_here() { # NAME VICTIM
-	local name="images from $1 to here, $2" out
+	local name="images from $1 to here, $2" out=
 	start_in "$1" "$2" && out=$(in_vm "$1" "vdir=$vdir; dump \$FERRY $pid $vdir/images $(victim_options "$2") || { echo \"\$why\"; exit 1; }") || {
 		not_ok "$name" "$why $out"
 		return

@@ -141,7 +141,7 @@ vm() {
 	local name=$1 out
 	shift
 	# shellcheck disable=SC2046
-	out=$(timeout "${VM_LIMIT:-60}" $(vm_rsh "$name") vm "{ $*; } 2>&1; echo \"status \$?\"" </dev/null)
+	out=$(timeout "${VM_LIMIT:-120}" $(vm_rsh "$name") vm "{ $*; } 2>&1; echo \"status \$?\"" </dev/null)
 	echo "$out" | sed '$d'
 	[ "$(echo "$out" | tail -n 1)" = "status 0" ]
 }

@@ -26,6 +26,7 @@ criu_lacks() { # dump|restore VICTIM
 	dump:busy | dump:restart_block | restore:busy | restore:restart_block)
 		echo "makes interrupted nanosleep, poll and futex return EINTR" ;;
 	*:restart_eintr) echo "lets interrupted epoll_wait and sigtimedwait return EINTR" ;;
+	*:ghost_xattr) echo "does not keep the attributes of a deleted file" ;;
 	*:modes) echo "has no modes of prctl, no filter of core dumps and no MCL_FUTURE" ;;
 	dump:creds) echo "needs CAP_SYS_RESOURCE for the limits of another user's task" ;;
 	*:eventfd_semaphore) echo "does not record EFD_SEMAPHORE" ;;

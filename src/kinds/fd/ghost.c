@@ -4,7 +4,10 @@
  * whole, larger ones as the chunks that hold data, so that a sparse file stays
  * small. One inode is one ghost, however many descriptions and names it has.
  */
+#define LOG_MODULE "ghost"
 #include "base/io.h"
+#include "base/log.h"
+#include "base/xattr.h"
 #include "kinds/fd/files.h"
 
 #include <errno.h>
@@ -12,6 +15,7 @@
 #include <inttypes.h>
 #include <string.h>
 #include <sys/sysmacros.h>
+#include <sys/xattr.h>
 
 enum { CHUNKED_FROM_BYTES = 12288 };
 
@@ -166,6 +170,36 @@ static GhostFileEntry *new_entry(struct capture *c, const struct stat *st)
 	return e->atim && e->mtim ? e : NULL;
 }
 
+/* What the file has beside its content: capabilities, access control lists, attributes of users. */
+static int save_xattrs(struct capture *c, const struct path_facts *p, GhostFileEntry *e,
+		       struct err *err)
+{
+	xattr_list list = {0};
+	char path[40];
+	int rc;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", p->fd);
+	rc = xattr_read(path, &list, err);
+	e->ferry_xattrs = rc ? NULL : arena_array(&c->snap->arena, GhostXattr *, list.n + 1);
+	if (!rc && !e->ferry_xattrs)
+		rc = err_nomem(err);
+	for (size_t i = 0; i < list.n && !rc; i++) {
+		GhostXattr *x = snap_new(c->snap, GhostXattr, ghost_xattr);
+
+		if (x) {
+			x->name = arena_strdup(&c->snap->arena, list.v[i].name);
+			x->value.data = arena_dup(&c->snap->arena, list.v[i].value, list.v[i].bytes);
+			x->value.len = list.v[i].bytes;
+		}
+		if (!x || !x->name || (x->value.len && !x->value.data))
+			rc = err_nomem(err);
+		else
+			e->ferry_xattrs[e->n_ferry_xattrs++] = x;
+	}
+	xattr_free(&list);
+	return rc;
+}
+
 int ghost_capture(struct capture *c, const struct path_facts *p, uint32_t *remap_id_out,
 		  struct err *err)
 {
@@ -182,7 +216,7 @@ int ghost_capture(struct capture *c, const struct path_facts *p, uint32_t *remap
 	if (!g || !g->entry)
 		return err_nomem(err);
 	if (S_ISREG(p->st.st_mode))
-		rc = read_content(c, p, g, err);
+		rc = read_content(c, p, g, err) || save_xattrs(c, p, g->entry, err) ? -1 : 0;
 	else if (S_ISLNK(p->st.st_mode))
 		rc = read_link_target(c, p, g->entry, err);
 	if (rc)
@@ -226,6 +260,19 @@ static struct timespec to_timespec(const Timeval *t)
 				 .tv_nsec = (long)(t->tv_usec % 1000000) * 1000};
 }
 
+/* Nobody but those who have it open can ask for them, so what cannot be set is reported, not fatal. */
+static void set_xattrs(int fd, const struct snap_ghost *g)
+{
+	for (size_t i = 0; i < g->entry->n_ferry_xattrs; i++) {
+		const GhostXattr *x = g->entry->ferry_xattrs[i];
+
+		if (!xattr_is_carried(x->name) ||
+		    fsetxattr(fd, x->name, x->value.data, x->value.len, 0))
+			log_warn("a deleted file loses its attribute %.200s: %s", x->name,
+				 strerror(errno));
+	}
+}
+
 static int set_attributes(int fd, const struct snap_ghost *g, struct err *err)
 {
 	struct timespec times[2] = {to_timespec(g->entry->atim), to_timespec(g->entry->mtim)};
@@ -239,6 +286,8 @@ static int set_attributes(int fd, const struct snap_ghost *g, struct err *err)
 		return 0;
 	if (chmod(path, g->entry->mode & 07777))
 		return err_sys(err, "cannot set the mode of a deleted file");
+	if (S_ISREG(g->entry->mode))
+		set_xattrs(fd, g);
 	if (utimensat(AT_FDCWD, path, times, 0))
 		return err_sys(err, "cannot set the times of a deleted file");
 	return 0;

@@ -7,6 +7,7 @@
 
 #define LOG_MODULE "restore"
 #include "base/log.h"
+#include "base/timeline.h"
 #include "kinds/broker.h"
 #include "kinds/locks.h"
 #include "kinds/memfd.h"
@@ -26,6 +27,7 @@ struct restore_session *restore_open(struct store *store, const struct restore_o
 				     struct err *err)
 {
 	struct restore_session *s = calloc(1, sizeof(*s));
+	uint64_t at = timeline_now();
 
 	if (!s) {
 		err_nomem(err);
@@ -36,6 +38,7 @@ struct restore_session *restore_open(struct store *store, const struct restore_o
 	s->r.opt = opt->kinds;
 	s->r.store = store;
 	s->r.snap = snapshot_load(store, err);
+	timeline_span("images", at);
 	if (s->r.snap && space_defer_parents(s, err) == 0 && vdso_find(&s->vdso, err) == 0 && plan_tree(s, err) == 0)
 		return s;
 	restore_close(s);
@@ -107,12 +110,13 @@ int restore_build(struct restore_session *s,
 		  void (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes), void *arg,
 		  struct err *err)
 {
-	uint64_t start, end;
+	uint64_t start, end, at;
 
 	s->progress = progress;
 	s->progress_arg = arg;
 	for (size_t i = 0; i < ARRAY_SIZE(steps); i++) {
 		start = clock_us();
+		at = timeline_now();
 		if (steps[i].run(s, err) < 0) {
 			struct err later;
 
@@ -121,6 +125,7 @@ int restore_build(struct restore_session *s,
 			return -1;
 		}
 		end = clock_us();
+		timeline_span(steps[i].name, at);
 		log_info("%s: %llu us", steps[i].name, (unsigned long long)(end - start));
 	}
 	s->built = true;

@@ -51,7 +51,6 @@ struct shot {
 	struct item *oldest; /* all before it have been let go; NULL: none has */
 	struct map images;   /* by hash of the name: struct item */
 	struct map runs;     /* by id */
-	char parent[BLOCK_NAME_MAX + 1];
 	char name[];
 };
 
@@ -444,9 +443,6 @@ static int index_item(struct shot *shot, struct item *it, struct err *err)
 	case BLOCK_ZEROS:
 	case BLOCK_PAGES_END:
 		return index_pages(shot, it, err);
-	case BLOCK_PARENT:
-		strcpy(shot->parent, it->name);
-		return 0;
 	default:
 		return err_set(err, EPROTO, "a block of type %d among the images", it->type);
 	}
@@ -722,22 +718,6 @@ int shot_wait(struct shot *shot, struct err *err)
 		*err = shot->why;
 		rc = -1;
 	}
-	pthread_mutex_unlock(&shot->spool->lock);
-	return rc;
-}
-
-int shot_parent(struct shot *shot, char name_out[BLOCK_NAME_MAX + 1], struct err *err)
-{
-	int rc = 0;
-
-	pthread_mutex_lock(&shot->spool->lock);
-	while (!shot->first && !shot->failed && !shot->complete)
-		wait_for_more(shot);
-	if (shot->failed) {
-		*err = shot->why;
-		rc = -1;
-	}
-	strcpy(name_out, shot->parent);
 	pthread_mutex_unlock(&shot->spool->lock);
 	return rc;
 }

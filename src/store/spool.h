@@ -59,7 +59,7 @@ int shot_reserve(struct shot *shot, size_t bytes, struct err *err) must_check;
 void shot_release(struct shot *shot, size_t bytes);
 
 /*
- * Adds what a block of BLOCK_OBJECT (whole), PAGES, ZEROS, PAGES_END, SKIP or PARENT says. @buf is memory
+ * Adds what a block of BLOCK_OBJECT (whole), PAGES, ZEROS, PAGES_END or SKIP says. @buf is memory
  * that b->data points into; it is taken, also after an error. Its b->n_data bytes are
  * reserved.
  */
@@ -81,8 +81,6 @@ int shot_get_pages(struct shot *shot, uint32_t id, uint64_t off, void *buf, size
 		   struct err *err) must_check;
 /* 0 when it is complete, -1 when it has failed. */
 int shot_wait(struct shot *shot, struct err *err) must_check;
-/* What it builds on: known when its first image has come. "": nothing. */
-int shot_parent(struct shot *shot, char name_out[BLOCK_NAME_MAX + 1], struct err *err) must_check;
 
 /* ---- the forwarder: one a snapshot ---- */
 

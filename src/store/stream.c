@@ -54,10 +54,13 @@ void stream_finish(struct stream *st)
 static int await(const struct stream *st, int fd, short events, struct err *err)
 {
 	struct pollfd p = {.fd = fd, .events = events};
-	int n;
+	int n, waited_ms = 0;
 
 	do {
-		if (atomic_load(&st->stop))
+		if (st->silence_ms && waited_ms > st->silence_ms)
+			return err_set(err, ETIMEDOUT, "the other side says nothing");
+		waited_ms += LOOK_MS;
+		if (st->stop && atomic_load(st->stop))
 			return err_set(err, ECANCELED, "the stream: nobody waits for it any more");
 		if (st->interrupted && st->interrupted(err))
 			return -1;
@@ -123,13 +126,40 @@ int stream_send_preamble(struct stream *st, struct err *err)
 	return write_all(st, &v, 1, err);
 }
 
+int stream_send_raw(struct stream *st, const void *data, size_t bytes, struct err *err)
+{
+	struct iovec v = {(void *)data, bytes};
+
+	return write_all(st, &v, 1, err);
+}
+
+/* The other side is gone; before that it may have said why. */
+static void explain(struct stream *st, struct err *err)
+{
+	struct pollfd p = {.fd = st->in, .events = POLLIN};
+	struct err other;
+	struct block b;
+
+	if (st->in < 0 || poll(&p, 1, LOOK_MS) != 1)
+		return;
+	if (stream_receive(st, &b, &other) == 0 && b.type == BLOCK_FAIL)
+		stream_failure(&b, err);
+}
+
 int stream_send(struct stream *st, const struct block *b, struct err *err)
 {
-	uint8_t head[BLOCK_HEAD_MAX];
-	struct iovec v[] = {{head, block_encode(b, st->seq_out, head)}, {(void *)b->data, b->n_data}};
+	uint8_t head[BLOCK_HEAD_MAX], mark[SECRET_MARK_BYTES];
+	struct iovec v[] = {{head, block_encode(b, st->seq_out, head)},
+			    {(void *)b->data, b->n_data},
+			    {mark, st->keyed ? sizeof(mark) : 0}};
 
-	if (write_all(st, v, ARRAY_SIZE(v), err))
+	if (st->keyed && secret_mark(&st->key_out, v, 2, mark, err))
 		return -1;
+	if (write_all(st, v, ARRAY_SIZE(v), err)) {
+		if (err->no == EPIPE || err->no == ECONNRESET)
+			explain(st, err);
+		return -1;
+	}
 	st->seq_out++;
 	return 0;
 }
@@ -228,6 +258,30 @@ int stream_receive_preamble(struct stream *st, struct err *err)
 	return block_check_preamble(in, err);
 }
 
+int stream_receive_raw(struct stream *st, void *data, size_t bytes, struct err *err)
+{
+	size_t have;
+
+	return read_all(st, data, bytes, &have, err);
+}
+
+/* Whose block is it? The sequence number is part of what is marked. */
+static int check_mark(struct stream *st, uint8_t *header, size_t body_bytes, struct err *err)
+{
+	struct iovec v[] = {{header, BLOCK_HEADER_BYTES}, {st->body, body_bytes}};
+	uint8_t mark[SECRET_MARK_BYTES], got[SECRET_MARK_BYTES];
+
+	if (!st->keyed)
+		return 0;
+	if (stream_receive_raw(st, got, sizeof(got), err) ||
+	    secret_mark(&st->key_in, v, ARRAY_SIZE(v), mark, err))
+		return -1;
+	if (!secret_equal(got, mark, sizeof(mark)))
+		return err_set(err, EBADMSG, "block %u of the stream was changed by somebody",
+			       st->seq_in);
+	return 0;
+}
+
 int stream_receive(struct stream *st, struct block *out, struct err *err)
 {
 	uint8_t in[BLOCK_HEADER_BYTES];
@@ -240,7 +294,8 @@ int stream_receive(struct stream *st, struct block *out, struct err *err)
 		st->body = malloc(BLOCK_BODY_MAX);
 	if (!st->body)
 		return err_nomem(err);
-	if (read_all(st, st->body, h.body_bytes, &have, err) || block_decode(&h, st->body, out, err))
+	if (read_all(st, st->body, h.body_bytes, &have, err) ||
+	    check_mark(st, in, h.body_bytes, err) || block_decode(&h, st->body, out, err))
 		return -1;
 	st->seq_in++;
 	return 0;
@@ -373,21 +428,6 @@ static int stream_complete(struct store *s, struct err *err)
 	return ss->confirmed ? stream_expect(ss->st, BLOCK_COMPLETE, &b, err) : 0;
 }
 
-/* Only a snapshot with a name in a relay has others beside it. */
-static int stream_set_parent(struct store *s, const char *target, struct err *err)
-{
-	struct block b = {.type = BLOCK_PARENT};
-
-	if (!to_stream(s)->confirmed)
-		return err_set(err, ENOTSUP,
-			       "a stream cannot build on other images: what it needs is not in it");
-	if (strlen(target) > BLOCK_NAME_MAX)
-		return err_set(err, ENAMETOOLONG,
-			       "'%.40s...' is too long for the name of a snapshot", target);
-	strcpy(b.name, target);
-	return stream_send(to_stream(s)->st, &b, err);
-}
-
 static void stream_close(struct store *s)
 {
 	struct stream_store *ss = to_stream(s);
@@ -408,7 +448,6 @@ static const struct store_ops stream_ops = {
 	.pages_fd = stream_pages_fd,
 	.skip = stream_skip,
 	.complete = stream_complete,
-	.set_parent = stream_set_parent,
 	.close = stream_close,
 };
 
@@ -426,7 +465,7 @@ struct store *stream_store_open(struct stream *st, const char *name, bool confir
 	ss->st = st;
 	ss->confirmed = confirmed;
 	snprintf(b.name, sizeof(b.name), "%s", name);
-	if (stream_send(st, &b, err)) {
+	if (stream_send(st, &b, err) || (confirmed && stream_expect(st, BLOCK_COMPLETE, &b, err))) {
 		stream_close(&ss->store);
 		return NULL;
 	}

@@ -10,6 +10,7 @@
 #include "store/spool.h"
 #include "store/store.h"
 #include "wire/block.h"
+#include "wire/secret.h"
 
 #include <stdatomic.h>
 
@@ -21,10 +22,13 @@ struct stream {
 	int in, out; /* not owned; -1: none */
 	int (*interrupted)(struct err *err);
 	uint32_t seq_in, seq_out;
+	bool keyed; /* every block has a mark behind it (stream_greet_*) */
+	struct secret key_in, key_out;
+	int silence_ms; /* waiting for so long is an error; 0: never */
 	bool out_socket;
-	atomic_bool stop; /* whoever waits, or will, gives up */
-	int own_out;      /* the pipe behind out, opened anew; or -1 */
-	uint8_t *body;    /* of the block that was read last; BLOCK_BODY_MAX */
+	const atomic_bool *stop; /* whoever waits gives up when it becomes true; NULL: never */
+	int own_out;             /* the pipe behind out, opened anew; or -1 */
+	uint8_t *body;           /* of the block that was read last; BLOCK_BODY_MAX */
 };
 
 /* Sets the descriptors up as far as that changes nothing for others who share them. */
@@ -35,6 +39,17 @@ int stream_send_preamble(struct stream *st, struct err *err) must_check;
 int stream_send(struct stream *st, const struct block *b, struct err *err) must_check;
 
 int stream_receive_preamble(struct stream *st, struct err *err) must_check;
+
+/* Bytes that are no blocks. */
+int stream_send_raw(struct stream *st, const void *data, size_t bytes, struct err *err) must_check;
+int stream_receive_raw(struct stream *st, void *data, size_t bytes, struct err *err) must_check;
+
+/*
+ * The beginning of a connection between two hosts, preambles included: to a server, of a client. With a
+ * secret, both prove that they know it, and no one else can add or change a block; without (NULL), both must be without.
+ */
+int stream_greet_server(struct stream *st, const struct secret *secret, struct err *err) must_check;
+int stream_greet_client(struct stream *st, const struct secret *secret, struct err *err) must_check;
 
 /*
  * The next block. Its data stays until the next call; stream_steal hands the memory on: the caller frees
@@ -62,8 +77,8 @@ int stream_send_pages(struct stream *st, uint32_t id, uint64_t off, const void *
 
 /*
  * A store whose puts go down the stream, as the snapshot @name. Nothing can be got from it. store_complete
- * writes the end; with @confirmed it then waits until the other side says that it has everything. The
- * preamble has been sent. @st stays the caller's.
+ * writes the end. With @confirmed the other side answers twice: that it is ready, before this returns, and
+ * that it has everything, before store_complete does. The preamble has been sent. @st stays the caller's.
  */
 struct store *stream_store_open(struct stream *st, const char *name, bool confirmed, struct err *err)
 	must_check;

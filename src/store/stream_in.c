@@ -9,6 +9,9 @@
 #include <errno.h>
 #include <string.h>
 
+/* Data of a block from this size on is kept in the buffer that it was read into. */
+enum { COPY_BYTES = 256 << 10 };
+
 /* An image whose pieces are still coming. */
 struct partial {
 	char name[BLOCK_NAME_MAX + 1];
@@ -75,11 +78,41 @@ static int begin_image(struct shot *shot, struct partial *p, const struct block 
 	return add_piece(shot, p, b, err);
 }
 
-static int add_pages(struct stream *st, struct shot *shot, const struct block *b, struct err *err)
+/* Memory for the data of a block, of its size: the buffer itself where that spares a large copy. NULL: there is none. */
+static uint8_t *keep_data(struct stream *st, struct block *b)
 {
+	size_t before = (size_t)(b->data - st->body);
+	uint8_t *buf;
+
+	if (b->n_data < COPY_BYTES) {
+		buf = malloc(b->n_data);
+		if (buf)
+			memcpy(buf, b->data, b->n_data);
+		b->data = buf;
+		return buf;
+	}
+	/* only shorter, so what fails leaves it as it was */
+	buf = realloc(st->body, before + b->n_data);
+	if (buf)
+		st->body = buf;
+	b->data = st->body + before;
+	return stream_steal(st);
+}
+
+static int add_pages(struct stream *st, struct shot *shot, struct block *b, struct err *err)
+{
+	uint8_t *buf = NULL;
+
 	if (shot_reserve(shot, b->n_data, err))
 		return -1;
-	return shot_add(shot, b, b->n_data ? stream_steal(st) : NULL, err);
+	if (b->n_data) {
+		buf = keep_data(st, b);
+		if (!buf) {
+			shot_release(shot, b->n_data);
+			return err_nomem(err);
+		}
+	}
+	return shot_add(shot, b, buf, err);
 }
 
 static int end_shot(struct shot *shot, const struct block *b, struct err *err)
@@ -93,8 +126,8 @@ static int end_shot(struct shot *shot, const struct block *b, struct err *err)
 }
 
 /* 1: that was all. */
-static int take_block(struct stream *st, struct shot *shot, struct partial *p,
-		      const struct block *b, struct err *err)
+static int take_block(struct stream *st, struct shot *shot, struct partial *p, struct block *b,
+		      struct err *err)
 {
 	if (p->open && b->type != BLOCK_MORE && b->type != BLOCK_FAIL)
 		return err_set(err, EPROTO, "the stream: %s: a piece of it is missing", p->name);
@@ -109,8 +142,6 @@ static int take_block(struct stream *st, struct shot *shot, struct partial *p,
 		return add_pages(st, shot, b, err);
 	case BLOCK_SKIP:
 		return check_name(b, err) ? -1 : shot_add(shot, b, NULL, err);
-	case BLOCK_PARENT:
-		return shot_add(shot, b, NULL, err);
 	case BLOCK_COMPLETE:
 		return end_shot(shot, b, err);
 	case BLOCK_FAIL:

@@ -26,13 +26,11 @@ static const struct {
 	[BLOCK_SKIP] = {.known = true, .name = true},
 	[BLOCK_COMPLETE] = {.known = true, .bytes = true},
 	[BLOCK_FAIL] = {.known = true, .data = true},
-	[BLOCK_PARENT] = {.known = true, .name = true},
 	[BLOCK_OPEN] = {.known = true, .name = true},
 	[BLOCK_GET] = {.known = true, .name = true},
 	[BLOCK_GET_PAGES] = {.known = true, .id = true, .off = true, .bytes = true},
 	[BLOCK_WAIT] = {.known = true},
 	[BLOCK_DONE] = {.known = true},
-	[BLOCK_GET_PARENT] = {.known = true},
 };
 
 static uint8_t *put16(uint8_t *p, uint16_t v)

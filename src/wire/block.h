@@ -48,14 +48,12 @@ enum block_type {
 	BLOCK_SKIP = 7,      /* [name] this image will not come */
 	BLOCK_COMPLETE = 8,  /* [bytes] nothing more will come; @bytes of images and pages did */
 	BLOCK_FAIL = 9,      /* [data] gives up, and why; also an answer */
-	BLOCK_PARENT = 10,   /* [name] the snapshot that this one builds on */
 	/* the reader of a relay, and its answers (with 2 to 5) */
-	BLOCK_OPEN = 16,       /* [name] the snapshot that is wanted */
-	BLOCK_GET = 17,        /* [name] an image; answer: OBJECT and MORE, or SKIP, or FAIL */
-	BLOCK_GET_PAGES = 18,  /* [id, off, bytes] answer: PAGES and ZEROS, or FAIL */
-	BLOCK_WAIT = 19,       /* [] until it is complete; answer: COMPLETE or FAIL */
-	BLOCK_DONE = 20,       /* [] the tree runs: it may be forgotten; answer: COMPLETE */
-	BLOCK_GET_PARENT = 21, /* [] answer: PARENT, perhaps without a name, or FAIL */
+	BLOCK_OPEN = 16,      /* [name] the snapshot that is wanted */
+	BLOCK_GET = 17,       /* [name] an image; answer: OBJECT and MORE, or SKIP, or FAIL */
+	BLOCK_GET_PAGES = 18, /* [id, off, bytes] answer: PAGES and ZEROS, or FAIL */
+	BLOCK_WAIT = 19,      /* [] until it is complete; answer: COMPLETE or FAIL */
+	BLOCK_DONE = 20,      /* [] the tree runs: it may be forgotten; answer: COMPLETE */
 };
 
 struct block {

@@ -1,0 +1,426 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * A thread for each connection, and one for each snapshot that a proxy forwards. They
+ * meet in the spool. Whatever goes wrong ends one connection and fails one
+ * snapshot; both ends of that are told why.
+ */
+#define LOG_MODULE "relay"
+#include "store/relay.h"
+
+#include "base/log.h"
+#include "base/timeline.h"
+#include "wire/local.h"
+#include "wire/tcp.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/socket.h>
+
+enum { MAX_GUESTS = 256, GREET_MS = 10000, CONNECT_MS = 10000, LOOK_MS = 100 };
+
+struct relay;
+
+/* A connection, and the thread that serves it. */
+struct guest {
+	struct relay *relay;
+	int fd;
+	bool tcp, started;
+	atomic_bool ended;
+	pthread_t thread;
+	struct stream st;
+	char who[TCP_PEER_TEXT];
+};
+
+struct relay {
+	const struct relay_options *opt;
+	struct spool *spool;
+	struct guest *guests[MAX_GUESTS];
+	atomic_uint handed_on;
+	atomic_bool ending;
+};
+
+/* ---- the writer of a snapshot ---- */
+
+/* A snapshot on its way to the cache. */
+struct forward {
+	struct relay *relay;
+	struct shot *shot;
+	struct stream st;
+	int fd;
+	pthread_t thread;
+	int rc;
+	struct err err;
+};
+
+static int send_ready(struct stream *st, uint64_t bytes, struct err *err)
+{
+	struct block b = {.type = BLOCK_COMPLETE, .bytes = bytes};
+
+	return stream_send(st, &b, err);
+}
+
+static int send_item(struct stream *st, const struct block *b, struct err *err)
+{
+	if (b->type == BLOCK_OBJECT)
+		return stream_send_object(st, b->name, b->data, b->n_data, err);
+	return stream_send(st, b, err);
+}
+
+/* Everything that comes, until the cache has all of it and says so. */
+static int forward_items(struct forward *f, struct err *err)
+{
+	struct item *at = NULL;
+	struct block b;
+	int rc;
+
+	while ((rc = shot_next(f->shot, &at, &b, err)) > 0) {
+		/* pages go with their size only; a block says it itself */
+		if (b.type != BLOCK_OBJECT && b.type != BLOCK_ZEROS)
+			b.bytes = 0;
+		if (send_item(&f->st, &b, err))
+			return -1;
+	}
+	if (rc < 0) {
+		stream_send_failure(&f->st, err);
+		return -1;
+	}
+	if (send_ready(&f->st, shot_bytes(f->shot), err))
+		return -1;
+	return stream_expect(&f->st, BLOCK_COMPLETE, &b, err);
+}
+
+static void *forward_thread(void *arg)
+{
+	struct forward *f = arg;
+
+	f->rc = forward_items(f, &f->err);
+	if (f->rc) {
+		err_wrap(&f->err, "image cache at %s, port %u", f->relay->opt->host,
+			 f->relay->opt->port);
+		shot_fail(f->shot, &f->err);
+	}
+	return NULL;
+}
+
+/* Connects to the cache, which says that it is ready for this snapshot. */
+static int forward_open(struct forward *f, struct relay *r, struct shot *shot, struct err *err)
+{
+	struct block b = {.type = BLOCK_SNAPSHOT};
+
+	*f = (struct forward){.relay = r, .shot = shot};
+	f->fd = tcp_connect(r->opt->host, r->opt->port, CONNECT_MS, err);
+	stream_init(&f->st, f->fd, f->fd, NULL);
+	f->st.stop = &r->ending;
+	if (f->fd < 0)
+		return -1;
+	snprintf(b.name, sizeof(b.name), "%s", shot_name(shot));
+	f->st.silence_ms = GREET_MS;
+	if (stream_greet_server(&f->st, r->opt->secret, err) || stream_send(&f->st, &b, err) ||
+	    stream_expect(&f->st, BLOCK_COMPLETE, &b, err))
+		return err_wrap(err, "image cache at %s, port %u", r->opt->host, r->opt->port);
+	f->st.silence_ms = 0;
+	return 0;
+}
+
+static void forward_close(struct forward *f)
+{
+	stream_finish(&f->st);
+	if (f->fd >= 0)
+		close(f->fd);
+}
+
+/* The dump's images into the spool and on to the cache. */
+static int receive_and_forward(struct guest *g, struct shot *shot, struct err *err)
+{
+	struct forward f;
+	int no, rc = forward_open(&f, g->relay, shot, err);
+
+	if (rc == 0)
+		rc = send_ready(&g->st, 0, err);
+	if (rc == 0) {
+		no = pthread_create(&f.thread, NULL, forward_thread, &f);
+		rc = no ? err_sysno(err, no, "cannot start a thread") : 0;
+	}
+	if (rc == 0) {
+		rc = stream_receive_shot(&g->st, shot, err);
+		pthread_join(f.thread, NULL);
+		if (f.rc)
+			*err = f.err;
+		rc = rc || f.rc ? -1 : 0;
+	}
+	if (rc == 0)
+		atomic_fetch_add(&g->relay->handed_on, 1);
+	forward_close(&f);
+	return rc;
+}
+
+static int receive_only(struct guest *g, struct shot *shot, struct err *err)
+{
+	return send_ready(&g->st, 0, err) || stream_receive_shot(&g->st, shot, err) ? -1 : 0;
+}
+
+static int serve_writer(struct guest *g, const char *name, struct err *err)
+{
+	struct shot *shot = spool_write(g->relay->spool, name, err);
+	uint64_t start = timeline_now();
+	int rc;
+
+	if (!shot)
+		return -1;
+	log_info("%s: snapshot '%s' begins", g->who, name);
+	rc = g->relay->opt->host ? receive_and_forward(g, shot, err) : receive_only(g, shot, err);
+	if (rc) {
+		shot_fail(shot, err);
+	} else {
+		log_info("%s: snapshot '%s' is complete: %llu bytes, at most %llu held", g->who,
+			 name, (unsigned long long)shot_bytes(shot),
+			 (unsigned long long)spool_peak_bytes(g->relay->spool));
+		timeline_span("snapshot", start);
+		rc = send_ready(&g->st, shot_bytes(shot), err);
+	}
+	/* a cache keeps it for whoever asks; at the source nobody will */
+	if (g->relay->opt->host)
+		shot_forget(shot);
+	shot_close_writer(shot);
+	return rc;
+}
+
+/* ---- a reader ---- */
+
+static int answer_get(struct guest *g, struct shot *shot, const struct block *ask, struct err *err)
+{
+	struct block absent = {.type = BLOCK_SKIP};
+	cleanup_free void *data = NULL;
+	size_t bytes;
+	int rc = shot_get(shot, ask->name, &data, &bytes, err);
+
+	if (rc < 0)
+		return -1;
+	timeline_mark(ask->name);
+	if (rc == 0)
+		return stream_send_object(&g->st, ask->name, data, bytes, err);
+	strcpy(absent.name, ask->name);
+	return stream_send(&g->st, &absent, err);
+}
+
+static int answer_pages(struct guest *g, struct shot *shot, const struct block *ask, uint8_t *buf,
+			struct err *err)
+{
+	if (!ask->bytes || ask->bytes > BLOCK_DATA_MAX)
+		return err_set(err, EPROTO, "pages-%u.img: %llu bytes are asked for at once",
+			       ask->id, (unsigned long long)ask->bytes);
+	if (shot_get_pages(shot, ask->id, ask->off, buf, ask->bytes, err))
+		return -1;
+	return stream_send_pages(&g->st, ask->id, ask->off, buf, ask->bytes, err);
+}
+
+static int answer_done(struct guest *g, struct shot *shot, struct err *err)
+{
+	shot_forget(shot);
+	atomic_fetch_add(&g->relay->handed_on, 1);
+	return send_ready(&g->st, 0, err);
+}
+
+static int answer(struct guest *g, struct shot *shot, const struct block *ask, uint8_t *buf,
+		  struct err *err)
+{
+	switch (ask->type) {
+	case BLOCK_GET:
+		return answer_get(g, shot, ask, err);
+	case BLOCK_GET_PAGES:
+		return answer_pages(g, shot, ask, buf, err);
+	case BLOCK_WAIT:
+		return shot_wait(shot, err) ? -1 : send_ready(&g->st, shot_bytes(shot), err);
+	case BLOCK_DONE:
+		return answer_done(g, shot, err);
+	default:
+		return err_set(err, EPROTO, "a block of type %d is no question", ask->type);
+	}
+}
+
+/* Until the reader goes, or gets an answer that is an error: then there is nothing more to ask. */
+static int serve_reader(struct guest *g, const char *name, struct err *err)
+{
+	cleanup_free uint8_t *buf = NULL;
+	struct shot *shot;
+	struct block ask;
+	int rc;
+
+	if (posix_memalign((void **)&buf, PAGE_BYTES, BLOCK_DATA_MAX))
+		return err_nomem(err);
+	shot = spool_read(g->relay->spool, name, err);
+	if (!shot)
+		return -1;
+	log_info("%s: asks for snapshot '%s'", g->who, name);
+	do {
+		rc = stream_receive(&g->st, &ask, err);
+		if (rc && err->no == EPIPE) { /* it has what it wanted, or not; it is gone */
+			shot_close_reader(shot);
+			return 0;
+		}
+		if (rc == 0)
+			rc = answer(g, shot, &ask, buf, err);
+	} while (rc == 0);
+	shot_close_reader(shot);
+	return -1;
+}
+
+/* ---- connections ---- */
+
+static int greet(struct guest *g, struct err *err)
+{
+	int rc;
+
+	g->st.silence_ms = GREET_MS;
+	if (g->tcp)
+		rc = stream_greet_client(&g->st, g->relay->opt->secret, err);
+	else
+		rc = local_check_peer(g->fd, err) || stream_receive_preamble(&g->st, err) ||
+		     stream_send_preamble(&g->st, err);
+	return rc ? -1 : 0;
+}
+
+static int serve(struct guest *g, struct err *err)
+{
+	struct block first;
+
+	if (stream_receive(&g->st, &first, err))
+		return -1;
+	g->st.silence_ms = 0;
+	switch (first.type) {
+	case BLOCK_SNAPSHOT:
+		return serve_writer(g, first.name, err);
+	case BLOCK_OPEN:
+		return serve_reader(g, first.name, err);
+	default:
+		return err_set(err, EPROTO, "a connection does not begin with a block of type %d",
+			       first.type);
+	}
+}
+
+static void *guest_thread(void *arg)
+{
+	struct guest *g = arg;
+	struct err err;
+
+	if (greet(g, &err)) {
+		log_warn("%s is dropped: %s", g->who, err.text);
+	} else if (serve(g, &err)) {
+		log_error("%s: %s", g->who, err.text);
+		stream_send_failure(&g->st, &err);
+	}
+	stream_finish(&g->st);
+	shutdown(g->fd, SHUT_RDWR);
+	atomic_store(&g->ended, true);
+	return NULL;
+}
+
+static void remove_guest(struct relay *r, size_t i)
+{
+	struct guest *g = r->guests[i];
+
+	if (g->started)
+		pthread_join(g->thread, NULL);
+	close(g->fd);
+	free(g);
+	r->guests[i] = NULL;
+}
+
+/* A place for one more; those who are gone make room. */
+static struct guest **free_place(struct relay *r)
+{
+	struct guest **place = NULL;
+
+	for (size_t i = 0; i < MAX_GUESTS; i++) {
+		if (r->guests[i] && atomic_load(&r->guests[i]->ended))
+			remove_guest(r, i);
+		if (!r->guests[i] && !place)
+			place = &r->guests[i];
+	}
+	return place;
+}
+
+static void welcome(struct relay *r, int listener)
+{
+	int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+	struct guest **place = free_place(r), *g;
+
+	if (fd < 0)
+		return;
+	g = place ? calloc(1, sizeof(*g)) : NULL;
+	if (!g) {
+		log_warn("a connection is dropped: there are too many");
+		close(fd);
+		return;
+	}
+	g->relay = r;
+	g->fd = fd;
+	g->tcp = listener == r->opt->tcp;
+	if (g->tcp)
+		tcp_prepare(fd);
+	tcp_peer_text(fd, g->who);
+	stream_init(&g->st, fd, fd, NULL);
+	g->st.stop = &r->ending;
+	*place = g;
+	g->started = pthread_create(&g->thread, NULL, guest_thread, g) == 0;
+	if (!g->started) {
+		log_warn("a connection is dropped: there can be no more threads");
+		remove_guest(r, (size_t)(place - r->guests));
+	}
+}
+
+/* Has the work been done for which it was started? */
+static bool is_done(struct relay *r)
+{
+	if (!r->opt->once || !atomic_load(&r->handed_on))
+		return false;
+	free_place(r);
+	for (size_t i = 0; i < MAX_GUESTS; i++)
+		if (r->guests[i])
+			return false;
+	return true;
+}
+
+static int listen_and_serve(struct relay *r, struct err *err)
+{
+	struct pollfd p[] = {{.fd = r->opt->local, .events = POLLIN},
+			     {.fd = r->opt->tcp, .events = POLLIN}};
+	struct err why;
+
+	while (!is_done(r)) {
+		if (r->opt->interrupted(&why))
+			return 0; /* as it was asked to */
+		if (poll(p, ARRAY_SIZE(p), LOOK_MS) < 0 && errno != EINTR)
+			return err_sys(err, "poll");
+		for (size_t i = 0; i < ARRAY_SIZE(p); i++)
+			if (p[i].fd >= 0 && p[i].revents)
+				welcome(r, p[i].fd);
+	}
+	return 0;
+}
+
+int relay_run(const struct relay_options *opt, struct err *err)
+{
+	struct relay *r = calloc(1, sizeof(*r));
+	struct err why;
+	int rc;
+
+	if (!r)
+		return err_nomem(err);
+	r->opt = opt;
+	r->spool = spool_create(opt->max_bytes, err);
+	rc = r->spool ? listen_and_serve(r, err) : -1;
+	if (r->spool) {
+		err_set(&why, ECANCELED, "the relay was ended");
+		spool_stop(r->spool, &why);
+	}
+	atomic_store(&r->ending, true);
+	for (size_t i = 0; i < MAX_GUESTS; i++)
+		if (r->guests[i])
+			remove_guest(r, i);
+	spool_free(r->spool);
+	free(r);
+	return rc;
+}

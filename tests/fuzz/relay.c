@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * What relays and their readers get from the network: a stranger's greeting, and
+ * answers to questions. Nobody gets in who does not know the secret, and an answer that is none is an
+ * error with a reason.
+ */
+#include "store/relay.h"
+
+#include <fcntl.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+size_t fuzz_seed(uint8_t *out, size_t cap);
+
+static int memory_file(const uint8_t *data, size_t size)
+{
+	int fd = memfd_create("fuzz", MFD_CLOEXEC);
+
+	if (fd < 0 || (size && write(fd, data, size) != (ssize_t)size) || lseek(fd, 0, SEEK_SET))
+		abort();
+	return fd;
+}
+
+static void greet(const uint8_t *data, size_t size, int null)
+{
+	static const struct secret secret = {.key = "not in any input"};
+	struct err err = {0};
+	struct stream st;
+	int fd = memory_file(data, size);
+
+	stream_init(&st, fd, null, NULL);
+	if (stream_greet_client(&st, &secret, &err) == 0 || !strlen(err.text))
+		abort();
+	stream_finish(&st);
+	if (lseek(fd, 0, SEEK_SET))
+		abort();
+	stream_init(&st, fd, null, NULL);
+	if (stream_greet_server(&st, &secret, &err) == 0 || !strlen(err.text))
+		abort();
+	stream_finish(&st);
+	close(fd);
+}
+
+/* u8 type, u8 fields, u8 length: an answer of a good form. */
+static int answers(const uint8_t *data, size_t size)
+{
+	int fd = memory_file(NULL, 0);
+	struct stream st;
+	struct block b;
+	struct err err;
+	size_t n;
+
+	stream_init(&st, -1, fd, NULL);
+	for (; size >= 3; data += n, size -= n) {
+		b = (struct block){.type = (enum block_type)(2 + data[0] % 8)};
+		if (b.type == BLOCK_OBJECT || b.type == BLOCK_SKIP)
+			strcpy(b.name, "core-1.img");
+		b.id = data[1] & 1;
+		b.off = (uint64_t)(data[1] >> 1 & 3) * 16;
+		b.bytes = data[1] & 64 ? data[2] : data[1] & 128 ? INT64_MAX : 16;
+		n = MIN((size_t)data[2], size - 3);
+		data += 3;
+		size -= 3;
+		if (b.type == BLOCK_OBJECT || b.type == BLOCK_MORE || b.type == BLOCK_PAGES ||
+		    b.type == BLOCK_FAIL) {
+			b.data = data;
+			b.n_data = n;
+		} else {
+			n = 0;
+		}
+		if (stream_send(&st, &b, &err))
+			abort();
+	}
+	stream_finish(&st);
+	if (lseek(fd, 0, SEEK_SET))
+		abort();
+	return fd;
+}
+
+static void ask(int fd, int null)
+{
+	struct err err = {0};
+	uint8_t page[64];
+	struct stream st;
+	struct store *s;
+	size_t bytes;
+	void *image;
+	int rc;
+
+	stream_init(&st, fd, null, NULL);
+	s = cache_store_open(&st, "s", &err);
+	if (!s)
+		abort();
+	do {
+		rc = store_get(s, "core-1.img", &image, &bytes, &err);
+		if (rc == 0)
+			free(image);
+		if (rc >= 0)
+			rc = store_get_pages(s, 1, 16, page, sizeof(page), &err);
+	} while (rc == 0);
+	if (!strlen(err.text))
+		abort();
+	if (store_arrived(s, &err) == 0 && cache_done(&st, &err) == 0)
+		(void)!store_get_pages(s, 1, 0, page, 1, &err);
+	store_close(s);
+	stream_finish(&st);
+}
+
+/* The greeting of a client that has no secret, then pages. */
+size_t fuzz_seed(uint8_t *out, size_t cap)
+{
+	if (cap < 200)
+		return 0;
+	memset(out, 0, 200);
+	block_preamble(out);
+	out[BLOCK_PREAMBLE_BYTES] = 1;
+	return 200;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	int null = open("/dev/null", O_WRONLY | O_CLOEXEC), fd;
+
+	if (null < 0)
+		abort();
+	greet(data, size, null);
+	fd = answers(data, size);
+	ask(fd, null);
+	close(fd);
+	close(null);
+	return 0;
+}

@@ -119,17 +119,17 @@ static const char *work_dir_of(const struct image_args *args)
 {
 	if (args->work_dir)
 		return args->work_dir;
-	return images_are_streamed(args->images_dir) ? "." : args->images_dir;
+	return strcmp(args->place.images_dir, "-") ? args->place.images_dir : ".";
 }
 
 int image_env_open(struct image_env *env, const struct image_args *args, enum image_use use,
 		   struct err *err)
 {
 	*env = (struct image_env){.args = args, .images_fd = -1, .work_fd = -1, .status_fd = -1};
-	if (image_store_check(args->images_dir, use, err) < 0)
+	if (image_store_check(&args->place, use, err) < 0)
 		return -1;
-	if (!images_are_streamed(args->images_dir)) {
-		env->images_fd = open_dir(args->images_dir, "images", err);
+	if (!images_are_streamed(&args->place)) {
+		env->images_fd = open_dir(args->place.images_dir, "images", err);
 		if (env->images_fd < 0)
 			return -1;
 	}
@@ -146,7 +146,7 @@ int image_env_open(struct image_env *env, const struct image_args *args, enum im
 	if (kind_args_resolve(&args->kinds, &env->kinds, err) < 0)
 		return -1;
 	signal(SIGPIPE, SIG_IGN);
-	if (image_store_open(&env->images, env->images_fd, use, err) < 0 ||
+	if (image_store_open(&env->images, &args->place, env->images_fd, env->work_fd, use, err) < 0 ||
 	    add_fault(&env->images.store, err) < 0)
 		return -1;
 	env->store = env->images.store;

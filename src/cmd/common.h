@@ -28,7 +28,8 @@ struct log_args {
 };
 
 struct image_args {
-	const char *images_dir, *work_dir, *action_script;
+	struct image_place place;
+	const char *work_dir, *action_script;
 	uint64_t status_fd; /* NO_STATUS_FD: none */
 	struct log_args log;
 	struct kind_args kinds;
@@ -39,7 +40,7 @@ struct image_args {
 #define KIND_ARGS_DEFAULT ((struct kind_args){.ghost_limit_bytes = 1 << 20})
 #define LOG_ARGS_DEFAULT ((struct log_args){.verbose = 2})
 #define IMAGE_ARGS_DEFAULT                              \
-	((struct image_args){.images_dir = ".",         \
+	((struct image_args){.place.images_dir = ".",   \
 			     .status_fd = NO_STATUS_FD, \
 			     .log = LOG_ARGS_DEFAULT,   \
 			     .kinds = KIND_ARGS_DEFAULT})
@@ -115,7 +116,7 @@ struct image_args {
 	 .help = "directory of the images (default: the current one); dump and restore: -, a "      \
 		 "stream on stdout or stdin",                                                       \
 	 .type = OPT_TEXT,                                                                          \
-	 .offset = offsetof(Args, at.images_dir)},                                                  \
+	 .offset = offsetof(Args, at.place.images_dir)},                                            \
 		{.short_name = 'W',                                                                 \
 		 .long_name = "work-dir",                                                           \
 		 .arg = "DIR",                                                                      \

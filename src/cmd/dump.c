@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/io.h"
 #include "base/log.h"
+#include "base/timeline.h"
 #include "capture/capture.h"
 #include "cmd/common.h"
 #include "cmd/dump_lazy.h"
@@ -24,7 +25,7 @@
 #include <time.h>
 
 struct dump_args {
-	const char *tree;
+	const char *tree, *timeline;
 	bool leave_running, leave_stopped, kill;
 	uint64_t timeout_s;
 	struct lazy_args lazy;
@@ -61,6 +62,12 @@ static const struct opt_row rows[] = {
 	 .max = 86400},
 	INCREMENTAL_ROWS(struct dump_args, incremental),
 	PS_ROWS(struct dump_args, server),
+	{.long_name = "timeline",
+	 .arg = "FILE",
+	 .help = "append what happens when to FILE, in Chrome's trace format",
+	 .type = OPT_TEXT,
+	 .offset = offsetof(struct dump_args, timeline)},
+	REMOTE_ROWS(struct dump_args, images.place),
 	IMAGE_ROWS(struct dump_args, images),
 	{0},
 };
@@ -108,8 +115,12 @@ static int write_stats(struct dump *d, struct err *err)
 static int save_early(void *arg, struct err *err)
 {
 	struct dump *d = arg;
+	uint64_t at = timeline_now();
 
-	return capture_save(d->session, d->env.store, err);
+	if (capture_save(d->session, d->env.store, err) < 0)
+		return -1;
+	timeline_span("images", at);
+	return 0;
 }
 
 static int dump_memory(struct dump *d, struct err *err)
@@ -137,21 +148,28 @@ static int dump_memory(struct dump *d, struct err *err)
 static int dump_frozen(struct dump *d, struct err *err)
 {
 	struct store *store = d->env.store;
-	uint64_t start = clock_us();
+	uint64_t start = clock_us(), at = timeline_now();
 
 	if (capture_freeze(d->session, (unsigned int)d->args->timeout_s * 1000, err) < 0)
 		return -1;
 	d->stats.freezing_time = elapsed_us(start);
+	timeline_span("freeze", at);
+	at = timeline_now();
 	if (signals_check(err) < 0 || capture_collect(d->session, err) < 0 || signals_check(err) < 0)
 		return -1;
+	timeline_span("collect", at);
+	at = timeline_now();
 	start = clock_us();
 	if (dump_memory(d, err) < 0)
 		return -1;
 	d->stats.memdump_time = d->stats.memwrite_time = elapsed_us(start);
+	timeline_span("memory", at);
+	at = timeline_now();
 	if (signals_check(err) < 0 ||
 	    (!store_streams(store) && capture_save(d->session, store, err) < 0) ||
 	    store_complete(store, err) < 0)
 		return -1;
+	timeline_span("complete", at);
 	if (image_env_action(&d->env, "post-dump", d->pid, err) < 0)
 		return -1;
 	return signals_check(err);
@@ -169,6 +187,12 @@ static int dump_lazily(struct dump *d, enum capture_end *end, struct err *err)
 	return lazy_phase_serve(&d->lazy, end, err);
 }
 
+/* A stream that goes into a pipe. */
+static bool nobody_confirms(const struct dump *d)
+{
+	return d->env.images.streams && !d->env.images.confirmed;
+}
+
 /*
  * Whoever reads a directory finds what is there. That a reader at the other end of a pipe got
  * everything, or that there is one that could use it, nobody tells us: the tree must not be the price.
@@ -177,7 +201,7 @@ static enum capture_end planned_end(const struct dump *d)
 {
 	if (d->args->leave_running)
 		return CAPTURE_THAW;
-	if (d->args->leave_stopped || (d->env.images.streams && !d->args->kill))
+	if (d->args->leave_stopped || (nobody_confirms(d) && !d->args->kill))
 		return CAPTURE_LEAVE_STOPPED;
 	return CAPTURE_KILL;
 }
@@ -185,8 +209,7 @@ static enum capture_end planned_end(const struct dump *d)
 /* What the user did not ask for is said. */
 static void tell_end(const struct dump *d)
 {
-	if (d->env.images.streams && !d->args->leave_running && !d->args->leave_stopped &&
-	    !d->args->kill)
+	if (nobody_confirms(d) && !d->args->leave_running && !d->args->leave_stopped && !d->args->kill)
 		fprintf(stderr,
 			"ferry dump: the stream is written; pid %d and its descendants are left stopped, "
 			"as nobody confirms a stream: kill them when they run elsewhere (kill -KILL), or "
@@ -198,6 +221,7 @@ static int dump_tree(struct dump *d, struct err *err)
 {
 	enum capture_end end = planned_end(d);
 	struct err late;
+	uint64_t start;
 	int rc;
 
 	capture_expect_tracking(d->session, true);
@@ -216,6 +240,7 @@ static int dump_tree(struct dump *d, struct err *err)
 			log_error("thaw: %s", late.text);
 		return -1;
 	}
+	start = timeline_now();
 	rc = dump_lazily(d, &end, err);
 	if (capture_finish(d->session, end, &late) < 0) {
 		if (rc == 0)
@@ -227,6 +252,8 @@ static int dump_tree(struct dump *d, struct err *err)
 	if (incremental_finish(&d->incremental, &d->env, capture_state(d->session)->snap, &late) < 0)
 		incremental_warn(&spec, &late);
 	tell_end(d);
+	timeline_span("after the images", start);
+	timeline_mark("end of the dump");
 	if ((!d->env.images.streams || d->args->images.work_dir) && write_stats(d, &late) < 0)
 		log_warn("no statistics: %s", late.text);
 	return image_env_ready(&d->env, err);
@@ -245,16 +272,18 @@ static int check_stream(const struct dump_args *args, struct err *err)
 		{args->incremental.prev_images_dir != NULL, "--prev-images-dir"},
 	};
 
-	if (!images_are_streamed(args->images.images_dir))
-		return args->kill ? err_set(err, 0, "--kill makes sense with -D - only") : 0;
+	if (args->kill && (args->images.place.remote || !images_are_streamed(&args->images.place)))
+		return err_set(err, 0, "--kill makes sense with -D - only");
+	if (!images_are_streamed(&args->images.place))
+		return image_store_check(&args->images.place, IMAGES_WRITE, err);
 	if (args->kill && (args->leave_running || args->leave_stopped))
 		return err_set(err, 0, "--kill excludes --leave-running and --leave-stopped");
 	for (size_t i = 0; i < ARRAY_SIZE(others); i++)
 		if (others[i].given)
 			return err_set(err, 0,
-				       "%s and -D - exclude each other: all memory is in the stream",
+				       "%s excludes -D - and --remote: all memory goes with the images",
 				       others[i].name);
-	return image_store_check(args->images.images_dir, IMAGES_WRITE, err);
+	return image_store_check(&args->images.place, IMAGES_WRITE, err);
 }
 
 static int check_args(const struct dump_args *args, pid_t *pid_out, struct err *err)
@@ -301,7 +330,9 @@ static int run(int argc, char **argv)
 	args.lazy.address = args.server.address;
 	args.lazy.port = args.server.port;
 	signals_hold(&saved);
-	rc = image_env_open(&d.env, &args.images, IMAGES_WRITE, &err);
+	rc = args.timeline ? timeline_open(args.timeline, "dump", &err) : 0;
+	if (rc == 0)
+		rc = image_env_open(&d.env, &args.images, IMAGES_WRITE, &err);
 	if (rc == 0 && args.lazy.on)
 		rc = lazy_phase_open(&d.lazy, &args.lazy, &err);
 	if (rc == 0) {

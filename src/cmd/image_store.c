@@ -2,18 +2,36 @@
 #include "cmd/image_store.h"
 
 #include "cmd/common.h"
+#include "wire/local.h"
 
 #include <errno.h>
 #include <string.h>
 
-bool images_are_streamed(const char *images_dir)
+bool images_are_streamed(const struct image_place *place)
 {
-	return !strcmp(images_dir, "-");
+	return place->remote || !strcmp(place->images_dir, "-");
 }
 
-int image_store_check(const char *images_dir, enum image_use use, struct err *err)
+static int check_remote(const struct image_place *place, enum image_use use, struct err *err)
 {
-	if (!images_are_streamed(images_dir))
+	if (!place->remote)
+		return place->snapshot ?
+			       err_set(err, 0, "--snapshot makes sense with --remote only") :
+			       0;
+	if (use == IMAGES_DIRECTORY)
+		return err_set(err, 0, "--remote is for dump and restore only");
+	if (!strcmp(place->images_dir, "-"))
+		return err_set(err, 0, "--remote and -D - exclude each other");
+	if (place->snapshot && strlen(place->snapshot) > BLOCK_NAME_MAX)
+		return err_set(err, 0, "--snapshot: a name has at most %d bytes", BLOCK_NAME_MAX);
+	return 0;
+}
+
+int image_store_check(const struct image_place *place, enum image_use use, struct err *err)
+{
+	if (check_remote(place, use, err))
+		return -1;
+	if (place->remote || strcmp(place->images_dir, "-"))
 		return 0;
 	if (use == IMAGES_DIRECTORY)
 		return err_set(err, 0,
@@ -61,6 +79,7 @@ static int open_reader(struct image_store *is, struct err *err)
 	int no;
 
 	stream_init(&is->st, STDIN_FILENO, -1, signals_check);
+	is->st.stop = &is->stop;
 	is->streams = true;
 	is->spool = spool_create(0, err);
 	is->shot = is->spool ? spool_write(is->spool, "", err) : NULL;
@@ -75,13 +94,42 @@ static int open_reader(struct image_store *is, struct err *err)
 	return 0;
 }
 
-int image_store_open(struct image_store *is, int images_fd, enum image_use use, struct err *err)
+/* To the relay of this side; it answers when it is one. */
+static int open_remote(struct image_store *is, const struct image_place *place, int work_fd,
+		       enum image_use use, struct err *err)
 {
-	*is = (struct image_store){0};
+	bool writes = use == IMAGES_WRITE;
+	const char *socket = writes ? RELAY_PROXY_SOCKET : RELAY_CACHE_SOCKET;
+	const char *name = place->snapshot ? place->snapshot : SNAPSHOT_DEFAULT;
+
+	is->fd = local_connect(work_fd, socket, err);
+	if (is->fd < 0)
+		return err_wrap(err, "--remote needs %s", writes ? "image-proxy" : "image-cache");
+	stream_init(&is->st, is->fd, is->fd, signals_check);
+	is->streams = true;
+	is->confirmed = true;
+	if (stream_send_preamble(&is->st, err) || stream_receive_preamble(&is->st, err))
+		return -1;
+	is->store = writes ? stream_store_open(&is->st, name, true, err) :
+			     cache_store_open(&is->st, name, err);
+	return is->store ? 0 : -1;
+}
+
+int image_store_open(struct image_store *is, const struct image_place *place, int images_fd,
+		     int work_fd, enum image_use use, struct err *err)
+{
+	*is = (struct image_store){.fd = -1};
+	if (place->remote)
+		return open_remote(is, place, work_fd, use, err);
 	if (images_fd < 0)
 		return use == IMAGES_WRITE ? open_writer(is, err) : open_reader(is, err);
 	is->store = store_dir_open(images_fd, err);
 	return is->store ? 0 : -1;
+}
+
+int image_store_done(struct image_store *is, struct err *err)
+{
+	return is->confirmed ? cache_done(&is->st, err) : 0;
 }
 
 void image_store_fail(struct image_store *is, const struct err *why)
@@ -97,7 +145,7 @@ void image_store_close(struct image_store *is)
 	store_close(is->store);
 	if (is->spool) {
 		/* what still comes is for nobody */
-		atomic_store(&is->st.stop, true);
+		atomic_store(&is->stop, true);
 		err_set(&why, ECANCELED, "the restore has ended");
 		spool_stop(is->spool, &why);
 	}
@@ -107,5 +155,7 @@ void image_store_close(struct image_store *is)
 	spool_free(is->spool);
 	if (is->streams)
 		stream_finish(&is->st);
-	*is = (struct image_store){0};
+	if (is->fd >= 0)
+		close(is->fd);
+	*is = (struct image_store){.fd = -1};
 }

@@ -42,7 +42,7 @@ struct lazy_pages_args {
 static const struct opt_row rows[] = {
 	{.short_name = 'D',
 	 ROW("images-dir", "DIR", "directory of the images (default: the current one)", OPT_TEXT,
-	     images.images_dir)},
+	     images.place.images_dir)},
 	{.short_name = 'W',
 	 ROW("work-dir", "DIR", "directory of socket, log and pid file (default: that of the images)",
 	     OPT_TEXT, images.work_dir)},

@@ -8,6 +8,7 @@
 #include "restore/restore.h"
 #define LOG_MODULE "restore"
 #include "base/log.h"
+#include "base/timeline.h"
 #include "cmd/common.h"
 #include "mem/lazy_sock.h"
 #include "store/store.h"
@@ -19,7 +20,7 @@
 
 struct restore_args {
 	bool detached, sibling, exec_cmd, leave_stopped, lazy;
-	const char *pidfile;
+	const char *pidfile, *timeline;
 	unsigned int pids;
 	struct image_args images;
 };
@@ -73,6 +74,12 @@ static const struct opt_row rows[] = {
 	 .help = "use our descriptor N for the file that KEY names in the images; may be repeated",
 	 .type = OPT_LIST,
 	 .offset = offsetof(struct restore_args, images.kinds.inherit_fd)},
+	{.long_name = "timeline",
+	 .arg = "FILE",
+	 .help = "append what happens when to FILE, in Chrome's trace format",
+	 .type = OPT_TEXT,
+	 .offset = offsetof(struct restore_args, timeline)},
+	REMOTE_ROWS(struct restore_args, images.place),
 	IMAGE_ROWS(struct restore_args, images),
 	{0},
 };
@@ -93,10 +100,11 @@ static int check_args(const struct restore_args *args, const struct opt_rest *re
 		return err_set(err, 0, "--exec-cmd needs a command after --");
 	if (!args->exec_cmd && rest->command)
 		return err_set(err, 0, "a command after -- needs --exec-cmd");
-	if (args->lazy && images_are_streamed(args->images.images_dir))
-		return err_set(err, 0,
-			       "--lazy-pages and -D - exclude each other: all memory is in the stream");
-	if (image_store_check(args->images.images_dir, IMAGES_READ, err) < 0)
+	if (args->lazy && images_are_streamed(&args->images.place))
+		return err_set(
+			err, 0,
+			"--lazy-pages excludes -D - and --remote: all memory comes with the images");
+	if (image_store_check(&args->images.place, IMAGES_READ, err) < 0)
 		return -1;
 	if (args->sibling && !args->detached)
 		return err_set(err, 0, "--restore-sibling makes sense with --restore-detached only");
@@ -143,6 +151,9 @@ static int restore_tree(struct restore_session *s, struct image_env *env,
 		return -1;
 	}
 	/* it runs: what fails from here on is only told */
+	timeline_mark("the tree runs");
+	if (image_store_done(&env->images, &late) < 0)
+		log_warn("%s", late.text);
 	if (image_env_action(env, "post-resume", pid, &late) < 0 || image_env_ready(env, &late) < 0)
 		log_warn("%s", late.text);
 	return 0;
@@ -206,7 +217,9 @@ static int run(int argc, char **argv)
 	opt.sibling = args.sibling;
 	opt.leave_stopped = args.leave_stopped;
 	signals_hold(&saved);
-	rc = image_env_open(&env, &args.images, IMAGES_READ, &err);
+	rc = args.timeline ? timeline_open(args.timeline, "restore", &err) : 0;
+	if (rc == 0)
+		rc = image_env_open(&env, &args.images, IMAGES_READ, &err);
 	if (rc == 0)
 		rc = image_env_action(&env, "pre-restore", 0, &err);
 	if (rc == 0 && args.lazy) {

@@ -39,7 +39,8 @@ struct restore_session *restore_open(struct store *store, const struct restore_o
 	s->r.store = store;
 	s->r.snap = snapshot_load(store, err);
 	timeline_span("images", at);
-	if (s->r.snap && space_defer_parents(s, err) == 0 && vdso_find(&s->vdso, err) == 0 && plan_tree(s, err) == 0)
+	if (s->r.snap && space_defer_parents(s, err) == 0 && vdso_find(&s->vdso, err) == 0 &&
+	    plan_tree(s, err) == 0)
 		return s;
 	restore_close(s);
 	return NULL;

@@ -254,8 +254,8 @@ usage() { # NAME TEXT COMMAND...
 	output=$(timeout -k 5 20 "${@:3}" 2>&1 </dev/null)
 	if [ $? = 2 ] && echo "$output" | grep -q -- "$2"; then ok "$1"; else not_ok "$1" "$output"; fi
 }
-usage lazy-pages "exclude each other" "$FERRY" dump -t 1 -D - --lazy-pages --port 1
-usage page-server "exclude each other" "$FERRY" dump -t 1 -D - --page-server --port 1
+usage lazy-pages "excludes" "$FERRY" dump -t 1 -D - --lazy-pages --port 1
+usage page-server "excludes" "$FERRY" dump -t 1 -D - --page-server --port 1
 usage kill-alone "with -D - only" "$FERRY" dump -t 1 -D /tmp --kill
 usage kill-and-run "excludes" "$FERRY" dump -t 1 -D - --kill -R
 usage terminal "is a terminal" script -qec "$FERRY dump -t 1 -D -" /dev/null

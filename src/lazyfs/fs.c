@@ -251,13 +251,13 @@ static void free_nodes(struct lazyfs *fs)
 	while (top.first) {
 		struct node *n = top.first->node;
 
-		names_remove(&top, top.first);
+		dirnames_remove(&top, top.first);
 		if (n) {
 			n->n_names--;
 			node_release(fs, n);
 		}
 	}
-	names_free(&top);
+	dirnames_free(&top);
 	free(fs->root.source);
 	vec_foreach (x, &fs->root.xattrs) {
 		free(x->name);

@@ -127,11 +127,11 @@ static void free_names(struct lazyfs *fs, struct node *dir)
 	while (dir->names.first) {
 		struct node *n = dir->names.first->node;
 
-		names_remove(&dir->names, dir->names.first);
+		dirnames_remove(&dir->names, dir->names.first);
 		if (n)
 			leave(fs, dir, n);
 	}
-	names_free(&dir->names);
+	dirnames_free(&dir->names);
 }
 
 void node_release(struct lazyfs *fs, struct node *n)
@@ -155,11 +155,11 @@ void node_release(struct lazyfs *fs, struct node *n)
 
 bool node_add_name(struct node *dir, const char *text, struct node *n)
 {
-	struct name *e = names_find(&dir->names, text);
+	struct name *e = dirnames_find(&dir->names, text);
 
 	if (e)
 		e->node = n; /* it was removed before */
-	else if (!names_add(&dir->names, text, n))
+	else if (!dirnames_add(&dir->names, text, n))
 		return false;
 	n->n_names++;
 	if (S_ISDIR(n->attr.mode))
@@ -175,7 +175,7 @@ void node_drop_name(struct lazyfs *fs, struct node *dir, struct name *name)
 	if (dir->blind)
 		name->node = NULL;
 	else
-		names_remove(&dir->names, name);
+		dirnames_remove(&dir->names, name);
 	if (n)
 		leave(fs, dir, n);
 }
@@ -289,7 +289,7 @@ static int add_child(struct lazyfs *fs, struct node *dir, const char *name, cons
 	char path[LF_PATH_MAX + 1];
 	struct node *n = NULL;
 
-	if (names_find(&dir->names, name))
+	if (dirnames_find(&dir->names, name))
 		return 0;
 	if (scope_join(path, dir->source, name) < 0)
 		return 0; /* cannot be named */
@@ -393,7 +393,7 @@ static int ask_name(struct lazyfs *fs, struct node *dir, const char *text, const
 /* With the lock; NULL: no such name as far as we know, *known_out: and that is certain. */
 static struct node *find_pinned(struct node *dir, const char *text, bool *known_out)
 {
-	struct name *e = names_find(&dir->names, text);
+	struct name *e = dirnames_find(&dir->names, text);
 
 	*known_out = e || !dir->blind;
 	if (!e || !e->node)

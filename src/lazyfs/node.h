@@ -14,8 +14,8 @@
 
 #include "base/map.h"
 #include "lazyfs/content.h"
+#include "lazyfs/dirnames.h"
 #include "lazyfs/fs.h"
-#include "lazyfs/names.h"
 
 #include <fuse3/fuse_lowlevel.h>
 #include <pthread.h>

@@ -89,7 +89,7 @@ static void touch_dir(struct node *dir)
 /* With the lock: is the name free? Where names are asked for one by one, it was. */
 static int name_free(const struct node *dir, const char *name)
 {
-	const struct name *e = names_find(&dir->names, name);
+	const struct name *e = dirnames_find(&dir->names, name);
 
 	return e && e->node ? EEXIST : 0;
 }
@@ -266,7 +266,7 @@ static void remove_and_reply(fuse_req_t req, fuse_ino_t parent, const char *name
 		struct name *e;
 
 		pthread_mutex_lock(&fs->lock);
-		e = names_find(&dir->names, name);
+		e = dirnames_find(&dir->names, name);
 		if (!e || !e->node)
 			error = ENOENT;
 		else if (want_dir != S_ISDIR(e->node->attr.mode))
@@ -330,7 +330,7 @@ static int exchange(struct node *from, struct name *a, struct node *to, struct n
 static int rename_locked(struct lazyfs *fs, struct node *from, const char *name, struct node *to,
 			 const char *new_name, unsigned int flags)
 {
-	struct name *a = names_find(&from->names, name), *b = names_find(&to->names, new_name);
+	struct name *a = dirnames_find(&from->names, name), *b = dirnames_find(&to->names, new_name);
 	struct node *n;
 	int error;
 
@@ -354,7 +354,7 @@ static int rename_locked(struct lazyfs *fs, struct node *from, const char *name,
 		return ENOMEM;
 	}
 	/* looked for again: what was removed may have been followed by this one */
-	node_drop_name(fs, from, names_find(&from->names, name));
+	node_drop_name(fs, from, dirnames_find(&from->names, name));
 	if (S_ISDIR(n->attr.mode))
 		n->parent = to;
 	move_links(from, to, n);

@@ -4,7 +4,7 @@
 
 #include "lazyfs/ahead.h"
 #include "lazyfs/blocks.h"
-#include "lazyfs/names.h"
+#include "lazyfs/dirnames.h"
 #include "lazyfs/scope.h"
 
 #include <errno.h>
@@ -68,20 +68,20 @@ static void names_model(void **state)
 
 	for (int i = 0; i < N; i++) {
 		snprintf(text, sizeof(text), "name%d", i);
-		assert_null(names_find(&t, text));
-		assert_non_null(names_add(&t, text, nodes));
+		assert_null(dirnames_find(&t, text));
+		assert_non_null(dirnames_add(&t, text, nodes));
 	}
 	for (int i = 0; i < N; i += 2) {
 		snprintf(text, sizeof(text), "name%d", i);
-		names_remove(&t, names_find(&t, text));
-		assert_null(names_find(&t, text));
+		dirnames_remove(&t, dirnames_find(&t, text));
+		assert_null(dirnames_find(&t, text));
 	}
 	for (const struct name *e = t.first; e; e = e->next)
 		n++;
 	assert_int_equal(n, N / 2);
 	assert_int_equal(t.n, N / 2);
 	assert_string_equal(t.first->text, "name1");
-	names_free(&t);
+	dirnames_free(&t);
 }
 
 static void ahead_of_readers(void **state)

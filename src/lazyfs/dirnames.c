@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "lazyfs/names.h"
+#include "lazyfs/dirnames.h"
 
 #include "base/map.h"
 
@@ -31,7 +31,7 @@ static bool grow(struct names *t)
 	return true;
 }
 
-struct name *names_find(const struct names *t, const char *text)
+struct name *dirnames_find(const struct names *t, const char *text)
 {
 	uint64_t hash = map_hash(text);
 
@@ -43,7 +43,7 @@ struct name *names_find(const struct names *t, const char *text)
 	return NULL;
 }
 
-struct name *names_add(struct names *t, const char *text, struct node *node)
+struct name *dirnames_add(struct names *t, const char *text, struct node *node)
 {
 	size_t bytes = strlen(text) + 1;
 	struct name *e, **b;
@@ -64,7 +64,7 @@ struct name *names_add(struct names *t, const char *text, struct node *node)
 	return e;
 }
 
-void names_remove(struct names *t, struct name *name)
+void dirnames_remove(struct names *t, struct name *name)
 {
 	struct name **p = bucket(t, name->hash);
 
@@ -77,10 +77,10 @@ void names_remove(struct names *t, struct name *name)
 	free(name);
 }
 
-void names_free(struct names *t)
+void dirnames_free(struct names *t)
 {
 	while (t->first)
-		names_remove(t, t->first);
+		dirnames_remove(t, t->first);
 	free((void *)t->buckets);
 	*t = (struct names){0};
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The names in one directory: a hash table, and the order in which they came. Not locked. */
-#ifndef FERRY_LAZYFS_NAMES_H
-#define FERRY_LAZYFS_NAMES_H
+#ifndef FERRY_LAZYFS_DIRNAMES_H
+#define FERRY_LAZYFS_DIRNAMES_H
 
 #include "base/attrs.h"
 
@@ -25,12 +25,12 @@ struct names {
 	struct name *first, *last;
 };
 
-struct name *names_find(const struct names *t, const char *text);
+struct name *dirnames_find(const struct names *t, const char *text);
 
 /* Adds a name that is not there yet; NULL: out of memory. */
-struct name *names_add(struct names *t, const char *text, struct node *node);
+struct name *dirnames_add(struct names *t, const char *text, struct node *node);
 
-void names_remove(struct names *t, struct name *name);
-void names_free(struct names *t);
+void dirnames_remove(struct names *t, struct name *name);
+void dirnames_free(struct names *t);
 
 #endif

@@ -17,6 +17,7 @@ memory (--dir), so that no disk is measured. Migrations run between two hosts ma
 
 import argparse
 import datetime
+import json
 import mmap
 import os
 import pathlib
@@ -210,6 +211,28 @@ def one_migration(hosts, arguments, mib):
         victim.end()
 
 
+def one_mode(hosts, mode, arguments, mib):
+    """Migrates a fresh victim in a mode; returns what the program and ferry say, times in ms."""
+    touch_memory(2 * mib + 64)
+    victim = Victim("/srv/work/victim", arguments, hosts[0])
+    try:
+        run_timed([*hosts[1].prefix(), "mkdir", "-p", "/srv/work/victim"])
+        victim.report()
+        done = subprocess.run([*hosts[0].prefix(), "ferry", "migrate", "--json", "--mode", mode,
+                               str(victim.pid), "ferry-b"], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, timeout=COMMAND_LIMIT_S, check=True)
+        moved = json.loads(done.stdout.splitlines()[-1])
+        victim.host = hosts[1]
+        lazy = moved.get("postcopy", {})
+        return {"gap": victim.report(), "frozen": moved["frozen_seconds"] * 1000,
+                "time": moved["total_seconds"] * 1000, "rounds": moved["rounds"],
+                "faults": lazy.get("faults", 0), "p50": lazy.get("fault_p50_seconds", 0) * 1000,
+                "p99": lazy.get("fault_p99_seconds", 0) * 1000,
+                "drain": lazy.get("drain_seconds", 0) * 1000}
+    finally:
+        victim.end()
+
+
 def median_of(rounds, figure):
     """The median over all rounds but the first."""
     return statistics.median(entry[figure] for entry in rounds[1:])
@@ -293,6 +316,40 @@ def bench_migrate(cases, repetitions, folder, output):
             arguments, mib, usual = CASES[name]
             rounds = [one_migration(hosts, arguments, mib) for _ in range((repetitions or usual) + 1)]
             output.row(name, f"{median_of(rounds, 'gap'):.1f}", f"{median_of(rounds, 'time'):.1f}")
+    finally:
+        subprocess.run([HOSTS, "down", place], check=False)
+
+
+def mode_cases(mib):
+    """Programs that the modes are measured with: name, arguments, MiB."""
+    sizes = sorted({1, min(256, mib), mib})
+    return [(f"{size} MiB", ("memory", str(size)), size) for size in sizes] + \
+           [(f"{size} MiB, 100 MB/s" , ("writing", str(size), "100"), size) for size in sizes[1:2]]
+
+
+def bench_modes(mib, repetitions, folder, output):
+    """The modes of migrate, over ssh, beside the floor of a transfer."""
+    place = folder / "hosts"
+    subprocess.run([HOSTS, "up", place, "--ferry", os.environ["FERRY"]], check=True)
+    try:
+        for host in "ab":
+            subprocess.run([HOSTS, "put", place, host, os.environ["BENCH_VICTIM"], "/opt/bench-victim"],
+                           check=True)
+        hosts = [Host(place, "a"), Host(place, "b")]
+        output.line("\nThe modes of ferry migrate, over ssh. \"Gap\" is what the program sees, \"frozen\" what ferry says,\n"
+                    "\"drain\" the time from running there until all memory is there; the floor is the time in which\n"
+                    "the same bytes go through a TCP socket into fresh memory with huge pages.\n")
+        output.row("program", "mode", "gap ms", "frozen ms", "rounds", "p50 ms", "p99 ms", "drain ms", "floor ms")
+        output.row(*["---"] * 9)
+        for name, arguments, size in mode_cases(mib):
+            touch_memory(2 * size + 64)
+            floor = statistics.median(floor_ms(size * MIB) for _ in range(3))
+            for mode in ("stop", "precopy", "postcopy", "hybrid"):
+                rounds = [one_mode(hosts, mode, arguments, size) for _ in range((repetitions or 3) + 1)]
+                figure = {key: median_of(rounds, key) for key in rounds[0]}
+                output.row(name, mode, *(f"{figure[key]:.1f}" for key in ("gap", "frozen")),
+                           f"{figure['rounds']:.0f}", *(f"{figure[key]:.2f}" for key in ("p50", "p99")),
+                           f"{figure['drain']:.0f}", f"{floor:.0f}")
     finally:
         subprocess.run([HOSTS, "down", place], check=False)
 
@@ -431,8 +488,8 @@ def parse_options():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", action="append", choices=CASES, help="only this one; may be repeated")
     parser.add_argument("--repetitions", type=int, help="how many, besides the one thrown away")
-    parser.add_argument("--only", choices=("dump", "diskless", "precopy", "lazy", "migrate"), help="only this part")
-    parser.add_argument("--mib", type=int, default=1024, help="memory of the disk-less migration")
+    parser.add_argument("--only", choices=("dump", "diskless", "precopy", "lazy", "migrate", "modes"), help="only this part")
+    parser.add_argument("--mib", type=int, default=1024, help="memory of the disk-less migration, and the most of the modes")
     parser.add_argument("--tool", choices=("ferry", "criu"), help="only this program")
     parser.add_argument("--dir", default="/dev/shm", help="where images are written")
     parser.add_argument("--save", action="store_true", help="also write the tables to bench/results.md")
@@ -460,6 +517,8 @@ def main():
             bench_lazy(options.repetitions, output)
         if options.only in (None, "migrate") and options.tool != "criu":
             bench_migrate(cases, options.repetitions, folder, output)
+        if options.only in (None, "modes") and options.tool != "criu":
+            bench_modes(options.mib, options.repetitions, folder, output)
     except (Failure, subprocess.SubprocessError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1

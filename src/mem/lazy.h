@@ -65,8 +65,7 @@ struct lazy_source_ops {
 	 */
 	int (*request)(struct lazy_source *s, struct lazy_request *rq, struct err *err);
 	/* How many of @pages pages can be asked for with one request, at least 1. NULL: all. */
-	uint64_t (*extent)(struct lazy_source *s, lazy_object object, uint64_t vaddr,
-			   uint64_t pages);
+	uint64_t (*extent)(struct lazy_source *s, lazy_object object, uint64_t vaddr, uint64_t pages);
 	/*
 	 * For lazy_step(): what to poll for (*events: POLLIN, POLLOUT); -1: nothing now. And what to
 	 * do when it is ready, or when *timeout_ms (-1 at first, may be lowered) is over. -1: the source is lost.

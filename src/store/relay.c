@@ -13,12 +13,14 @@
 #include "wire/tcp.h"
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <string.h>
 #include <sys/socket.h>
 
-enum { MAX_GUESTS = 256, GREET_MS = 10000, CONNECT_MS = 10000, LOOK_MS = 100 };
+enum { MAX_GUESTS = 256, GREET_MS = 10000, CONNECT_MS = 10000, LOOK_MS = 100, WORDS_MS = 2000 };
 
 struct relay;
 
@@ -68,6 +70,19 @@ static int send_item(struct stream *st, const struct block *b, struct err *err)
 	return stream_send(st, b, err);
 }
 
+/* The cache takes no more, and may have said why. */
+static int last_words(struct forward *f, struct err *err)
+{
+	struct block b;
+	struct err why;
+
+	f->st.silence_ms = WORDS_MS;
+	if ((err->no == EPIPE || err->no == ECONNRESET) &&
+	    stream_expect(&f->st, BLOCK_COMPLETE, &b, &why) && why.no != EPIPE)
+		*err = why;
+	return -1;
+}
+
 /* Everything that comes, until the cache has all of it and says so. */
 static int forward_items(struct forward *f, struct err *err)
 {
@@ -80,7 +95,7 @@ static int forward_items(struct forward *f, struct err *err)
 		if (b.type != BLOCK_OBJECT && b.type != BLOCK_ZEROS)
 			b.bytes = 0;
 		if (send_item(&f->st, &b, err))
-			return -1;
+			return last_words(f, err);
 	}
 	if (rc < 0) {
 		stream_send_failure(&f->st, err);
@@ -108,6 +123,7 @@ static void *forward_thread(void *arg)
 static int forward_open(struct forward *f, struct relay *r, struct shot *shot, struct err *err)
 {
 	struct block b = {.type = BLOCK_SNAPSHOT};
+	const int forever = 0;
 
 	*f = (struct forward){.relay = r, .shot = shot};
 	f->fd = tcp_connect(r->opt->host, r->opt->port, CONNECT_MS, err);
@@ -121,6 +137,9 @@ static int forward_open(struct forward *f, struct relay *r, struct shot *shot, s
 	    stream_expect(&f->st, BLOCK_COMPLETE, &b, err))
 		return err_wrap(err, "image cache at %s, port %u", r->opt->host, r->opt->port);
 	f->st.silence_ms = 0;
+	f->st.heard = true;
+	/* a full cache may make us wait for as long as its reader likes */
+	(void)!setsockopt(f->fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &forever, sizeof(forever));
 	return 0;
 }
 

@@ -50,7 +50,7 @@ void stream_finish(struct stream *st)
 		close(steal_fd(&st->own_out));
 }
 
-/* Until the descriptor is ready for @events, or somebody interrupts. */
+/* Until the descriptor is ready for one of @events, or has ended, or somebody interrupts. */
 static int await(const struct stream *st, int fd, short events, struct err *err)
 {
 	struct pollfd p = {.fd = fd, .events = events};
@@ -70,6 +70,14 @@ static int await(const struct stream *st, int fd, short events, struct err *err)
 }
 
 /* ---- writing ---- */
+
+/* A reader that speaks while we write, or hangs up, takes no more. */
+static bool has_words(const struct stream *st)
+{
+	struct pollfd p = {.fd = st->in, .events = POLLIN | POLLRDHUP};
+
+	return poll(&p, 1, 0) > 0;
+}
 
 /* One write; to a socket or a pipe it does not block. */
 static ssize_t write_some(const struct stream *st, struct iovec *v, int n)
@@ -104,8 +112,10 @@ static int write_all(struct stream *st, struct iovec *v, int n, struct err *err)
 		if (got < 0 && errno == EINTR)
 			continue;
 		if (got < 0 && errno == EAGAIN) {
-			if (await(st, st->out, POLLOUT, err))
+			if (await(st, st->out, st->heard ? POLLOUT | POLLIN : POLLOUT, err))
 				return -1;
+			if (st->heard && has_words(st))
+				return err_set(err, EPIPE, "the stream: its reader has ended it");
 			continue;
 		}
 		if (got < 0 && errno == EPIPE)

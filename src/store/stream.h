@@ -24,6 +24,7 @@ struct stream {
 	uint32_t seq_in, seq_out;
 	bool keyed; /* every block has a mark behind it (stream_greet_*) */
 	struct secret key_in, key_out;
+	bool heard;     /* in and out are one, and the reader may end it while we write: EPIPE */
 	int silence_ms; /* waiting for so long is an error; 0: never */
 	bool out_socket;
 	const atomic_bool *stop; /* whoever waits gives up when it becomes true; NULL: never */

@@ -84,7 +84,8 @@ static int set_up(void **state)
 	struct lf_export e = {.whole = true};
 	struct err err;
 
-	assert_non_null(f);
+	if (!f)
+		abort();
 	strcpy(f->dir, "/tmp/ferry-unit-lazyfs-XXXXXX");
 	assert_non_null(mkdtemp(f->dir));
 	snprintf(f->path, sizeof(f->path), "%s/file", f->dir);

@@ -100,7 +100,7 @@ int xattr_read(const char *path, xattr_list *out, struct err *err)
 
 	if (n < 0)
 		return err_sys(err, "cannot list its attributes");
-	for (const char *name = names; name < names + n; name += strlen(name) + 1)
+	for (const char *name = names; n && name < names + n; name += strlen(name) + 1)
 		if (xattr_is_carried(name) && read_one(path, name, out, err))
 			return -1;
 	return 0;
@@ -123,7 +123,7 @@ static int remove_others(int fd, const xattr_list *list, struct err *err)
 
 	if (n < 0)
 		return err_sys(err, "cannot list its attributes");
-	for (const char *name = names; name < names + n; name += strlen(name) + 1)
+	for (const char *name = names; n && name < names + n; name += strlen(name) + 1)
 		if (xattr_is_carried(name) && !is_in(list, name) && fremovexattr(fd, name) &&
 		    errno != ENODATA)
 			return err_sys(err, "cannot remove its attribute %s", name);

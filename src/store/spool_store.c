@@ -64,7 +64,8 @@ static int spool_put_pages(struct store *s, uint32_t pages_id, const void *data,
 			return -1;
 		st->last.off += b.n_data;
 		bytes -= b.n_data;
-		data = (const uint8_t *)data + b.n_data;
+		if (b.n_data) /* no bytes may come with no address */
+			data = (const uint8_t *)data + b.n_data;
 	} while (bytes);
 	return 0;
 }

@@ -16,6 +16,7 @@ memory (--dir), so that no disk is measured. Migrations run between two hosts ma
 """
 
 import argparse
+import contextlib
 import datetime
 import json
 import mmap
@@ -53,8 +54,8 @@ class Failure(Exception):
     """A command or a victim did not do what it should."""
 
 
-def run_timed(argv):
-    """Runs a command to its end, returns its time in ms. Its output shows only if it fails."""
+def run_timed_text(argv):
+    """Runs a command to its end, returns its time in ms and its output, which shows only if it fails."""
     start = time.monotonic()
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False,
                           stderr=subprocess.STDOUT, timeout=COMMAND_LIMIT_S)
@@ -62,7 +63,12 @@ def run_timed(argv):
     if done.returncode != 0:
         text = done.stdout.decode(errors="replace")[-2000:]
         raise Failure(f"{' '.join(map(str, argv))}: exit status {done.returncode}\n{text}")
-    return elapsed * 1000
+    return elapsed * 1000, done.stdout.decode(errors="replace")
+
+
+def run_timed(argv):
+    """The time alone."""
+    return run_timed_text(argv)[0]
 
 
 class Tool:
@@ -197,40 +203,29 @@ class Host:
                               stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
-def one_migration(hosts, arguments, mib):
-    """Migrates a fresh victim from a to b; returns gap and time of the command in ms."""
+def migrated(hosts, arguments, mib, *options):
+    """Migrates a fresh victim from a to b; returns its gap and the time of the command in ms, and what that printed."""
     touch_memory(2 * mib + 64)
     victim = Victim("/srv/work/victim", arguments, hosts[0])
     try:
         run_timed([*hosts[1].prefix(), "mkdir", "-p", "/srv/work/victim"])
         victim.report()
-        elapsed = run_timed([*hosts[0].prefix(), "ferry", "migrate", str(victim.pid), "ferry-b"])
+        elapsed, text = run_timed_text([*hosts[0].prefix(), "ferry", "migrate", *options, str(victim.pid), "ferry-b"])
         victim.host = hosts[1]
-        return {"gap": victim.report(), "time": elapsed}
+        return {"gap": victim.report(), "time": elapsed}, text
     finally:
         victim.end()
 
 
 def one_mode(hosts, mode, arguments, mib):
-    """Migrates a fresh victim in a mode; returns what the program and ferry say, times in ms."""
-    touch_memory(2 * mib + 64)
-    victim = Victim("/srv/work/victim", arguments, hosts[0])
-    try:
-        run_timed([*hosts[1].prefix(), "mkdir", "-p", "/srv/work/victim"])
-        victim.report()
-        done = subprocess.run([*hosts[0].prefix(), "ferry", "migrate", "--json", "--mode", mode,
-                               str(victim.pid), "ferry-b"], stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, timeout=COMMAND_LIMIT_S, check=True)
-        moved = json.loads(done.stdout.splitlines()[-1])
-        victim.host = hosts[1]
-        lazy = moved.get("postcopy", {})
-        return {"gap": victim.report(), "frozen": moved["frozen_seconds"] * 1000,
-                "time": moved["total_seconds"] * 1000, "rounds": moved["rounds"],
-                "faults": lazy.get("faults", 0), "p50": lazy.get("fault_p50_seconds", 0) * 1000,
-                "p99": lazy.get("fault_p99_seconds", 0) * 1000,
-                "drain": lazy.get("drain_seconds", 0) * 1000}
-    finally:
-        victim.end()
+    """A migration in a mode; also what ferry says about it, times in ms."""
+    figures, text = migrated(hosts, arguments, mib, "--json", "--mode", mode)
+    events = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    moved = next(event for event in events if event["event"] == "moved")
+    lazy = moved.get("postcopy", {})
+    return {**figures, "frozen": moved["frozen_seconds"] * 1000, "rounds": moved["rounds"],
+            "p50": lazy.get("fault_p50_seconds", 0) * 1000, "p99": lazy.get("fault_p99_seconds", 0) * 1000,
+            "drain": lazy.get("drain_seconds", 0) * 1000}
 
 
 def median_of(rounds, figure):
@@ -300,24 +295,30 @@ def bench_lazy(repetitions, output):
             output.row(f"{figure} {unit}", f"{value:.1f}", f"{least:.1f}", f"{value / least:.2f}")
 
 
-def bench_migrate(cases, repetitions, folder, output):
-    """The table of migrations."""
+@contextlib.contextmanager
+def two_hosts(folder):
+    """Two hosts with ferry and the victim."""
     place = folder / "hosts"
     subprocess.run([HOSTS, "up", place, "--ferry", os.environ["FERRY"]], check=True)
     try:
         for host in "ab":
             subprocess.run([HOSTS, "put", place, host, os.environ["BENCH_VICTIM"], "/opt/bench-victim"],
                            check=True)
-        hosts = [Host(place, "a"), Host(place, "b")]
+        yield [Host(place, "a"), Host(place, "b")]
+    finally:
+        subprocess.run([HOSTS, "down", place], check=False)
+
+
+def bench_migrate(cases, repetitions, folder, output):
+    """The table of migrations."""
+    with two_hosts(folder) as hosts:
         output.line("\nferry migrate, from one host to another over ssh:\n")
         output.row("program", "gap ms", "command ms")
         output.row("---", "---", "---")
         for name in cases:
             arguments, mib, usual = CASES[name]
-            rounds = [one_migration(hosts, arguments, mib) for _ in range((repetitions or usual) + 1)]
+            rounds = [migrated(hosts, arguments, mib)[0] for _ in range((repetitions or usual) + 1)]
             output.row(name, f"{median_of(rounds, 'gap'):.1f}", f"{median_of(rounds, 'time'):.1f}")
-    finally:
-        subprocess.run([HOSTS, "down", place], check=False)
 
 
 def mode_cases(mib):
@@ -329,13 +330,7 @@ def mode_cases(mib):
 
 def bench_modes(mib, repetitions, folder, output):
     """The modes of migrate, over ssh, beside the floor of a transfer."""
-    place = folder / "hosts"
-    subprocess.run([HOSTS, "up", place, "--ferry", os.environ["FERRY"]], check=True)
-    try:
-        for host in "ab":
-            subprocess.run([HOSTS, "put", place, host, os.environ["BENCH_VICTIM"], "/opt/bench-victim"],
-                           check=True)
-        hosts = [Host(place, "a"), Host(place, "b")]
+    with two_hosts(folder) as hosts:
         output.line("\nThe modes of ferry migrate, over ssh. \"Gap\" is what the program sees, \"frozen\" what ferry says,\n"
                     "\"drain\" the time from running there until all memory is there; the floor is the time in which\n"
                     "the same bytes go through a TCP socket into fresh memory with huge pages.\n")
@@ -350,8 +345,6 @@ def bench_modes(mib, repetitions, folder, output):
                 output.row(name, mode, *(f"{figure[key]:.1f}" for key in ("gap", "frozen")),
                            f"{figure['rounds']:.0f}", *(f"{figure[key]:.2f}" for key in ("p50", "p99")),
                            f"{figure['drain']:.0f}", f"{floor:.0f}")
-    finally:
-        subprocess.run([HOSTS, "down", place], check=False)
 
 
 def page_server(tool, images, port, ready):

@@ -3,6 +3,7 @@
 #include "base/io.h"
 #include "base/log.h"
 #include "store/store.h"
+#include "wire/tcp.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -122,6 +123,29 @@ static const char *work_dir_of(const struct image_args *args)
 	return strcmp(args->place.images_dir, "-") ? args->place.images_dir : ".";
 }
 
+int status_fd_take(uint64_t arg, int *out, struct err *err)
+{
+	if (arg == NO_STATUS_FD)
+		return 0;
+	*out = (int)arg;
+	if (fcntl(*out, F_SETFD, FD_CLOEXEC) < 0)
+		return err_sys(err, "--status-fd: descriptor %d", *out);
+	return 0;
+}
+
+int listen_and_tell(const char *address, uint16_t port, int *fd_out, struct err *err)
+{
+	uint16_t got;
+
+	*fd_out = tcp_listen(address, port, &got, err);
+	if (*fd_out < 0)
+		return -1;
+	log_info("listening on %s, port %u", address ? address : "127.0.0.1", got);
+	if (!port && (printf("%u\n", got) < 0 || fflush(stdout)))
+		return err_sys(err, "cannot print the port");
+	return 0;
+}
+
 int image_env_open(struct image_env *env, const struct image_args *args, enum image_use use,
 		   struct err *err)
 {
@@ -138,11 +162,8 @@ int image_env_open(struct image_env *env, const struct image_args *args, enum im
 		return -1;
 	if (log_args_open(&args->log, env->work_fd, err) < 0)
 		return -1;
-	if (args->status_fd != NO_STATUS_FD) {
-		env->status_fd = (int)args->status_fd;
-		if (fcntl(env->status_fd, F_SETFD, FD_CLOEXEC) < 0)
-			return err_sys(err, "--status-fd: descriptor %d", env->status_fd);
-	}
+	if (status_fd_take(args->status_fd, &env->status_fd, err) < 0)
+		return -1;
 	if (kind_args_resolve(&args->kinds, &env->kinds, err) < 0)
 		return -1;
 	signal(SIGPIPE, SIG_IGN);

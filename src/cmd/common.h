@@ -167,6 +167,12 @@ void image_env_close(struct image_env *env);
 int image_env_action(const struct image_env *env, const char *action, pid_t pid, struct err *err)
 	must_check;
 
+/* Takes the descriptor of --status-fd over; without one *out stays as it is. */
+int status_fd_take(uint64_t arg, int *out, struct err *err) must_check;
+
+/* Listens (tcp_listen); prints the port when it was left to the kernel (@port 0). *fd_out is set, perhaps to -1. */
+int listen_and_tell(const char *address, uint16_t port, int *fd_out, struct err *err) must_check;
+
 /* Tells the holder of --status-fd that we are there. */
 int image_env_ready(struct image_env *env, struct err *err) must_check;
 

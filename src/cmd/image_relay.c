@@ -150,20 +150,6 @@ static int check_args(const struct image_relay *r, struct err *err)
 	return 0;
 }
 
-static int listen_tcp(struct image_relay *r, struct err *err)
-{
-	const struct relay_args *a = r->args;
-	uint16_t port;
-
-	r->opt.tcp = tcp_listen(a->address, (uint16_t)a->port, &port, err);
-	if (r->opt.tcp < 0)
-		return -1;
-	log_info("listening on %s, port %u", a->address ? a->address : "127.0.0.1", port);
-	if (!a->port && (printf("%u\n", port) < 0 || fflush(stdout)))
-		return err_sys(err, "cannot print the port");
-	return 0;
-}
-
 static int open_all(struct image_relay *r, struct err *err)
 {
 	const struct relay_args *a = r->args;
@@ -174,11 +160,8 @@ static int open_all(struct image_relay *r, struct err *err)
 	if (log_args_open(&a->log, r->work_fd, err) ||
 	    (a->timeline && timeline_open(a->timeline, r->spec->command, err)))
 		return -1;
-	if (a->status_fd != NO_STATUS_FD) {
-		r->status_fd = (int)a->status_fd;
-		if (fcntl(r->status_fd, F_SETFD, FD_CLOEXEC) < 0)
-			return err_sys(err, "--status-fd: descriptor %d", r->status_fd);
-	}
+	if (status_fd_take(a->status_fd, &r->status_fd, err) < 0)
+		return -1;
 	signal(SIGPIPE, SIG_IGN);
 	if (a->secret_file && secret_read(a->secret_file, &r->secret, err))
 		return -1;
@@ -193,7 +176,7 @@ static int open_all(struct image_relay *r, struct err *err)
 				    is_cache(r) ? RELAY_CACHE_SOCKET : RELAY_PROXY_SOCKET, err);
 	if (r->opt.local < 0)
 		return -1;
-	return is_cache(r) ? listen_tcp(r, err) : 0;
+	return is_cache(r) ? listen_and_tell(a->address, (uint16_t)a->port, &r->opt.tcp, err) : 0;
 }
 
 static void close_all(struct image_relay *r)

@@ -141,33 +141,16 @@ static int open_images(struct page_server *s, struct err *err)
 	return 0;
 }
 
-static int open_status(struct page_server *s, struct err *err)
-{
-	if (s->args->status_fd == NO_STATUS_FD)
-		return 0;
-	s->status_fd = (int)s->args->status_fd;
-	if (fcntl(s->status_fd, F_SETFD, FD_CLOEXEC) < 0)
-		return err_sys(err, "--status-fd: descriptor %d", s->status_fd);
-	return 0;
-}
-
 static int listen_or_take(struct page_server *s, struct err *err)
 {
 	const struct server_args *a = s->args;
-	uint16_t port;
 
 	if (a->socket != NO_SOCKET) {
 		s->opt.given = true;
 		s->fd = ps_given_socket(a->socket, err);
 		return s->fd < 0 ? -1 : 0;
 	}
-	s->fd = tcp_listen(a->address, (uint16_t)a->port, &port, err);
-	if (s->fd < 0)
-		return -1;
-	log_info("listening on %s, port %u", a->address ? a->address : "127.0.0.1", port);
-	if (!a->port && (printf("%u\n", port) < 0 || fflush(stdout)))
-		return err_sys(err, "cannot print the port");
-	return 0;
+	return listen_and_tell(a->address, (uint16_t)a->port, &s->fd, err);
 }
 
 static int open_all(struct page_server *s, struct err *err)
@@ -181,7 +164,8 @@ static int open_all(struct page_server *s, struct err *err)
 	if (s->work_fd < 0 || log_args_open(&a->log, s->work_fd, err))
 		return -1;
 	s->opt.dirfd = s->images_fd;
-	if (open_status(s, err) || open_parent(s, err) || open_images(s, err))
+	if (status_fd_take(a->status_fd, &s->status_fd, err) || open_parent(s, err) ||
+	    open_images(s, err))
 		return -1;
 	signal(SIGPIPE, SIG_IGN);
 	return listen_or_take(s, err);

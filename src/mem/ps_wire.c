@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "mem/ps_wire.h"
 
+#include "base/le.h"
 #include "snapshot/snapshot.h"
 
-#include <endian.h>
 #include <errno.h>
 #include <string.h>
 
@@ -49,42 +49,14 @@ const char *ps_cmd_name(uint16_t cmd, char buf[static 16])
 	return buf;
 }
 
-static void put16(uint8_t *to, uint16_t v)
-{
-	v = htole16(v);
-	memcpy(to, &v, sizeof(v));
-}
-
-static void put64(uint8_t *to, uint64_t v)
-{
-	v = htole64(v);
-	memcpy(to, &v, sizeof(v));
-}
-
-static uint16_t get16(const uint8_t *from)
-{
-	uint16_t v;
-
-	memcpy(&v, from, sizeof(v));
-	return le16toh(v);
-}
-
-static uint64_t get64(const uint8_t *from)
-{
-	uint64_t v;
-
-	memcpy(&v, from, sizeof(v));
-	return le64toh(v);
-}
-
 void ps_encode(const struct ps_request *r, uint8_t out[static PS_REQUEST_BYTES])
 {
 	memset(out, 0, PS_REQUEST_BYTES);
-	put16(out, r->cmd);
-	put16(out + 2, r->flags);
-	put64(out + 8, r->nr_pages);
-	put64(out + 16, r->vaddr);
-	put64(out + 24, r->dst_id);
+	put_le16(out, r->cmd);
+	put_le16(out + 2, r->flags);
+	put_le64(out + 8, r->nr_pages);
+	put_le64(out + 16, r->vaddr);
+	put_le64(out + 24, r->dst_id);
 }
 
 static int check_flags(const struct ps_request *r, const char *name, struct err *err)
@@ -129,11 +101,11 @@ int ps_decode(const uint8_t in[static PS_REQUEST_BYTES], struct ps_request *out,
 	const struct command *c;
 
 	*out = (struct ps_request){
-		.cmd = get16(in),
-		.flags = get16(in + 2),
-		.nr_pages = get64(in + 8),
-		.vaddr = get64(in + 16),
-		.dst_id = get64(in + 24),
+		.cmd = get_le16(in),
+		.flags = get_le16(in + 2),
+		.nr_pages = get_le64(in + 8),
+		.vaddr = get_le64(in + 16),
+		.dst_id = get_le64(in + 24),
 	};
 	c = find_command(out->cmd);
 	if (!c)

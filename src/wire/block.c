@@ -2,9 +2,9 @@
 #include "wire/block.h"
 
 #include "base/crc32c.h"
+#include "base/le.h"
 
 #include <ctype.h>
-#include <endian.h>
 #include <errno.h>
 #include <stdbool.h>
 #include <string.h>
@@ -33,59 +33,14 @@ static const struct {
 	[BLOCK_DONE] = {.known = true},
 };
 
-static uint8_t *put16(uint8_t *p, uint16_t v)
-{
-	v = htole16(v);
-	memcpy(p, &v, sizeof(v));
-	return p + sizeof(v);
-}
-
-static uint8_t *put32(uint8_t *p, uint32_t v)
-{
-	v = htole32(v);
-	memcpy(p, &v, sizeof(v));
-	return p + sizeof(v);
-}
-
-static uint8_t *put64(uint8_t *p, uint64_t v)
-{
-	v = htole64(v);
-	memcpy(p, &v, sizeof(v));
-	return p + sizeof(v);
-}
-
-static uint16_t get16(const uint8_t *p)
-{
-	uint16_t v;
-
-	memcpy(&v, p, sizeof(v));
-	return le16toh(v);
-}
-
-static uint32_t get32(const uint8_t *p)
-{
-	uint32_t v;
-
-	memcpy(&v, p, sizeof(v));
-	return le32toh(v);
-}
-
-static uint64_t get64(const uint8_t *p)
-{
-	uint64_t v;
-
-	memcpy(&v, p, sizeof(v));
-	return le64toh(v);
-}
-
 /* ---- the preamble ---- */
 
 void block_preamble(uint8_t out[BLOCK_PREAMBLE_BYTES])
 {
 	memcpy(out, magic, sizeof(magic));
-	put16(out + 8, BLOCK_VERSION);
-	put16(out + 10, BLOCK_LOWEST);
-	put32(out + 12, crc32c(0, out, 12));
+	put_le16(out + 8, BLOCK_VERSION);
+	put_le16(out + 10, BLOCK_LOWEST);
+	put_le32(out + 12, crc32c(0, out, 12));
 }
 
 /* Often it is known what else there is: an error message, a compressed stream. */
@@ -109,13 +64,13 @@ int block_check_preamble(const uint8_t in[BLOCK_PREAMBLE_BYTES], struct err *err
 {
 	if (memcmp(in, magic, sizeof(magic)) != 0)
 		return not_a_stream(in, err);
-	if (get32(in + 12) != crc32c(0, in, 12))
+	if (get_le32(in + 12) != crc32c(0, in, 12))
 		return err_set(err, EBADMSG, "the first bytes of the stream are damaged");
-	if (get16(in + 10) > BLOCK_VERSION)
+	if (get_le16(in + 10) > BLOCK_VERSION)
 		return err_set(err, EPROTONOSUPPORT,
 			       "the stream is of version %u, of which one must know version %u at least; "
 			       "this ferry knows up to %u: use a newer one",
-			       get16(in + 8), get16(in + 10), BLOCK_VERSION);
+			       get_le16(in + 8), get_le16(in + 10), BLOCK_VERSION);
 	return 0;
 }
 
@@ -128,24 +83,24 @@ size_t block_encode(const struct block *b, uint32_t seq, uint8_t head[BLOCK_HEAD
 	uint32_t body_bytes;
 
 	if (fields[b->type].id)
-		p = put32(p, b->id);
+		p = put_le32(p, b->id);
 	if (fields[b->type].off)
-		p = put64(p, b->off);
+		p = put_le64(p, b->off);
 	if (fields[b->type].bytes)
-		p = put64(p, b->bytes);
+		p = put_le64(p, b->bytes);
 	if (fields[b->type].name) {
-		p = put16(p, (uint16_t)name_bytes);
+		p = put_le16(p, (uint16_t)name_bytes);
 		memcpy(p, b->name, name_bytes);
 		p += name_bytes;
 	}
 	body_bytes = (uint32_t)((size_t)(p - body) + b->n_data);
-	put16(head, (uint16_t)b->type);
-	put16(head + 2, CODEC_NONE);
-	put32(head + 4, body_bytes);
-	put32(head + 8, body_bytes);
-	put32(head + 12, seq);
-	put32(head + 16, crc32c(crc32c(0, body, (size_t)(p - body)), b->data, b->n_data));
-	put32(head + 20, crc32c(0, head, 20));
+	put_le16(head, (uint16_t)b->type);
+	put_le16(head + 2, CODEC_NONE);
+	put_le32(head + 4, body_bytes);
+	put_le32(head + 8, body_bytes);
+	put_le32(head + 12, seq);
+	put_le32(head + 16, crc32c(crc32c(0, body, (size_t)(p - body)), b->data, b->n_data));
+	put_le32(head + 20, crc32c(0, head, 20));
 	return (size_t)(p - head);
 }
 
@@ -153,14 +108,14 @@ int block_header(const uint8_t in[BLOCK_HEADER_BYTES], uint32_t seq, struct bloc
 		 struct err *err)
 {
 	*out = (struct block_header){
-		.type = get16(in),
-		.codec = get16(in + 2),
-		.body_bytes = get32(in + 4),
-		.raw_bytes = get32(in + 8),
-		.seq = get32(in + 12),
-		.body_crc = get32(in + 16),
+		.type = get_le16(in),
+		.codec = get_le16(in + 2),
+		.body_bytes = get_le32(in + 4),
+		.raw_bytes = get_le32(in + 8),
+		.seq = get_le32(in + 12),
+		.body_crc = get_le32(in + 16),
 	};
-	if (get32(in + 20) != crc32c(0, in, 20))
+	if (get_le32(in + 20) != crc32c(0, in, 20))
 		return err_set(err, EBADMSG, "block %u of the stream is damaged (its header)", seq);
 	if (out->seq != seq)
 		return err_set(err, EBADMSG,
@@ -199,19 +154,19 @@ static bool decode_numbers(struct block *b, const uint8_t **at, const uint8_t *e
 		p = take(at, end, sizeof(uint32_t));
 		if (!p)
 			return false;
-		b->id = get32(p);
+		b->id = get_le32(p);
 	}
 	if (fields[b->type].off) {
 		p = take(at, end, sizeof(uint64_t));
 		if (!p)
 			return false;
-		b->off = get64(p);
+		b->off = get_le64(p);
 	}
 	if (fields[b->type].bytes) {
 		p = take(at, end, sizeof(uint64_t));
 		if (!p)
 			return false;
-		b->bytes = get64(p);
+		b->bytes = get_le64(p);
 	}
 	/* offsets and sizes of files: sums of two do not overflow */
 	return b->off <= INT64_MAX && b->bytes <= INT64_MAX;
@@ -220,7 +175,7 @@ static bool decode_numbers(struct block *b, const uint8_t **at, const uint8_t *e
 static bool decode_name(struct block *b, const uint8_t **at, const uint8_t *end)
 {
 	const uint8_t *p = take(at, end, sizeof(uint16_t));
-	size_t n = p ? get16(p) : 0;
+	size_t n = p ? get_le16(p) : 0;
 
 	if (!p || n > BLOCK_NAME_MAX)
 		return false;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "wire/frame.h"
 
+#include "base/le.h"
+
 #include <ctype.h>
 #include <endian.h>
 #include <errno.h>
@@ -18,22 +20,6 @@ void frame_reader_finish(struct frame_reader *r)
 {
 	free(r->buf);
 	*r = (struct frame_reader){.limit = r->limit};
-}
-
-static uint32_t get_le32(const uint8_t *p)
-{
-	uint32_t v;
-
-	memcpy(&v, p, sizeof(v));
-	return le32toh(v);
-}
-
-static uint16_t get_le16(const uint8_t *p)
-{
-	uint16_t v;
-
-	memcpy(&v, p, sizeof(v));
-	return le16toh(v);
 }
 
 /* Bytes of the frame at the start, header included; FRAME_HEADER_BYTES as long as its header is incomplete. */

@@ -5,6 +5,17 @@
 #include <stdarg.h>
 #include <string.h>
 
+/*
+ * Names and texts of the other side and of hostile tasks end up in errors, and errors on a
+ * terminal: what would command the terminal is not let through.
+ */
+static void disarm(char *text)
+{
+	for (; *text; text++)
+		if ((unsigned char)*text < ' ' ? *text != '\n' && *text != '\t' : *text == 0x7f)
+			*text = '?';
+}
+
 int err_set(struct err *err, int no, const char *fmt, ...)
 {
 	va_list ap;
@@ -12,6 +23,7 @@ int err_set(struct err *err, int no, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(err->text, sizeof(err->text), fmt, ap);
 	va_end(ap);
+	disarm(err->text);
 	err->no = no;
 	return -1;
 }
@@ -23,6 +35,7 @@ static int set_with_reason(struct err *err, int no, const char *fmt, va_list ap)
 	vsnprintf(err->text, sizeof(err->text), fmt, ap);
 	len = strlen(err->text);
 	snprintf(err->text + len, sizeof(err->text) - len, ": %s", strerror(no));
+	disarm(err->text);
 	err->no = no;
 	return -1;
 }
@@ -60,6 +73,7 @@ int err_wrap(struct err *err, const char *fmt, ...)
 	va_end(ap);
 	len = strlen(err->text);
 	snprintf(err->text + len, sizeof(err->text) - len, ": %.*s", (int)(sizeof(old) - 1), old);
+	disarm(err->text);
 	return -1;
 }
 

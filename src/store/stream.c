@@ -318,8 +318,11 @@ uint8_t *stream_steal(struct stream *st)
 
 int stream_failure(const struct block *b, struct err *err)
 {
-	return err_set(err, ECANCELED, "%.*s", (int)MIN(b->n_data, (size_t)BLOCK_TEXT_MAX),
-		       (const char *)b->data);
+	size_t n = b->n_data ? strnlen((const char *)b->data, MIN(b->n_data, BLOCK_TEXT_MAX)) : 0;
+
+	if (!n)
+		return err_set(err, ECANCELED, "the other side failed and does not say why");
+	return err_set(err, ECANCELED, "%.*s", (int)n, (const char *)b->data);
 }
 
 int stream_expect(struct stream *st, enum block_type type, struct block *out, struct err *err)

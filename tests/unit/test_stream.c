@@ -251,6 +251,32 @@ static void a_failure_is_told(void **state)
 	close(fd);
 }
 
+/* The other side's reason is nothing, or ends early, or is no text: there is always one to show. */
+static void a_failure_without_a_reason_is_one(void **state)
+{
+	static const struct {
+		const char *data;
+		size_t bytes;
+		const char *shown;
+	} texts[] = {
+		{"", 0, "does not say why"},
+		{"\0secret", 7, "does not say why"},
+		{"it\0secret", 9, "it"},
+		{"\033[2Jclean", 9, "?[2Jclean"},
+	};
+	struct err err;
+
+	for (size_t i = 0; i < ARRAY_SIZE(texts); i++) {
+		struct block b = {.type = BLOCK_FAIL,
+				  .data = (const uint8_t *)texts[i].data,
+				  .n_data = texts[i].bytes};
+
+		assert_int_equal(stream_failure(&b, &err), -1);
+		assert_non_null(strstr(err.text, texts[i].shown));
+		assert_null(strstr(err.text, "secret"));
+	}
+}
+
 /* Names from outside that are no names of images. */
 static void paths_are_refused(void **state)
 {
@@ -288,6 +314,7 @@ int main(void)
 		cmocka_unit_test(every_truncation_is_found),
 		cmocka_unit_test(versions_and_other_things),
 		cmocka_unit_test(a_failure_is_told),
+		cmocka_unit_test(a_failure_without_a_reason_is_one),
 		cmocka_unit_test(paths_are_refused),
 	};
 

@@ -24,12 +24,14 @@ check: setup all
 unit: all
 	tools/run-tests --build $(BUILD) unit
 
-# Fuzz each codec for FUZZ_SECONDS under ASan and UBSan, in a build tree of its own.
+# Fuzz each codec for FUZZ_SECONDS under ASan and UBSan, in a build tree of its own, with other
+# inputs each time.
 FUZZ_SECONDS ?= 60
+FUZZ_SEED ?= random
 fuzz: setup
 	test -e $(BUILD)-fuzz/build.ninja || meson setup $(BUILD)-fuzz -Db_sanitize=address,undefined
 	ninja -C $(BUILD)-fuzz -j $(JOBS)
-	FUZZ_SECONDS=$(FUZZ_SECONDS) tools/run-tests --build $(BUILD)-fuzz fuzz
+	FUZZ_SECONDS=$(FUZZ_SECONDS) FUZZ_SEED=$(FUZZ_SEED) tools/run-tests --build $(BUILD)-fuzz fuzz
 
 demo: setup all
 	demo/run.sh

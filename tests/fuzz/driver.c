@@ -6,7 +6,9 @@
  *	fuzz-NAME [FILE | DIRECTORY]...
  *
  * For FUZZ_SECONDS (default 3) it takes an input of the corpus, damages it and
- * hands it over. FUZZ_SEED repeats a run. The input of the moment is kept in a
+ * hands it over. FUZZ_SEED chooses which inputs: the same for the same number; "random"
+ * is another run each time, which is for finding, as "make fuzz" does; without it a run
+ * repeats the last one, so that a change that breaks nothing fails nothing. The input of the moment is kept in a
  * file, FUZZ_INPUT (default fuzz-NAME.input in $BUILD_DIR or /tmp), which survives
  * a crash: give it as the only FILE with FUZZ_SECONDS=0 to see the
  * crash again.
@@ -212,9 +214,19 @@ static double now_s(void)
 	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
+/* Xorshift cannot begin with 0. */
+static uint64_t first_random(const char *seed)
+{
+	static const uint64_t fixed = 0x9e3779b97f4a7c15ULL;
+
+	if (!seed)
+		return fixed;
+	return (strcmp(seed, "random") ? strtoull(seed, NULL, 0) : (uint64_t)time(NULL) * fixed) | 1;
+}
+
 int main(int argc, char **argv)
 {
-	const char *seconds = getenv("FUZZ_SECONDS"), *seed = getenv("FUZZ_SEED");
+	const char *seconds = getenv("FUZZ_SECONDS");
 	double limit = seconds ? atof(seconds) : 3, start = now_s();
 	const struct input *from;
 	unsigned long runs = 0;
@@ -228,8 +240,7 @@ int main(int argc, char **argv)
 		corpus_add_seed();
 	if (!corpus_n)
 		corpus[corpus_n++] = (struct input){(uint8_t *)"ferry", 5};
-	random_state = seed ? strtoull(seed, NULL, 0) : (uint64_t)time(NULL) * 0x9e3779b97f4a7c15ULL;
-	random_state |= 1;
+	random_state = first_random(getenv("FUZZ_SEED"));
 	printf("seed %#llx, %zu inputs\n", (unsigned long long)random_state, corpus_n);
 	fflush(stdout);
 

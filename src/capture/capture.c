@@ -29,6 +29,7 @@ struct capture_session *capture_open(pid_t pid, const struct kind_options *opt, 
 	}
 	s->root = pid;
 	s->c.opt = opt;
+	s->sleeps = &s->own_sleeps;
 	if (proc_stat(pid, &st, err)) {
 		if (err->no == ENOENT)
 			err_set(err, ESRCH, "there is no process %d", pid);
@@ -510,6 +511,7 @@ void capture_close(struct capture_session *s)
 	if (capture_finish(s, CAPTURE_THAW, &err))
 		log_error("%s", err.text);
 	forget_tree(s);
+	sleeps_finish(&s->own_sleeps);
 	snapshot_free(s->c.snap);
 	free(s);
 }

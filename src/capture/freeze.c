@@ -195,6 +195,16 @@ static int wait_all(struct capture_session *s, struct err *err)
 	return 0;
 }
 
+/* A thread that is let go at once: what it sleeps in is not to be seen at its next stop. */
+static void note_sleep(struct capture_session *s, pid_t tid)
+{
+	struct user_regs_struct regs;
+	struct err err;
+
+	if (pt_get_regs(tid, &regs, &err) || sleeps_settle(s->sleeps, tid, -1, &regs, &err))
+		log_debug("%s", err.text);
+}
+
 /* Lets every thread go that we have, and forgets the tasks. */
 static void release_all(struct capture_session *s)
 {
@@ -210,6 +220,7 @@ static void release_all(struct capture_session *s)
 				if (pass == 1 &&
 				    (th->stopped || pt_wait_stop(th->tid, 5000, NULL, &err) < 0))
 					continue;
+				note_sleep(s, th->tid);
 				if (pt_detach(th->tid, 0, &err) && err.no != ESRCH)
 					log_warn("%s", err.text);
 			}
@@ -356,10 +367,13 @@ static void hide_interrupt(struct live_thread *th)
 }
 
 /* From here on the registers that we hold are what the thread gets back. */
-static int settle_regs(int mem_fd, struct live_thread *th, struct err *err)
+static int settle_regs(struct capture_session *s, int mem_fd, struct live_thread *th, struct err *err)
 {
-	struct user_regs_struct before = th->regs;
+	struct user_regs_struct before;
 
+	if (sleeps_settle(s->sleeps, th->tid, mem_fd, &th->regs, err))
+		return -1;
+	before = th->regs;
 	hide_interrupt(th);
 	abort_rseq(mem_fd, th);
 	return memcmp(&before, &th->regs, sizeof(before)) ? pt_set_regs(th->tid, &th->regs, err) : 0;
@@ -384,7 +398,7 @@ static int read_states(struct capture_session *s, struct err *err)
 		vec_foreach (th, &t->threads) {
 			if (read_thread(th, err) || (leftovers && let_home(t, th, err)))
 				return -1;
-			if (settle_regs(mem_fd, th, err))
+			if (settle_regs(s, mem_fd, th, err))
 				return -1;
 		}
 	}

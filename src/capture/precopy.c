@@ -113,6 +113,7 @@ void precopy_close(struct precopy *p)
 	vec_free(&p->tasks);
 	free_maps(p);
 	vec_free(&p->maps);
+	sleeps_finish(&p->sleeps);
 	free(p);
 }
 
@@ -429,6 +430,7 @@ static int stop_and_plant(struct precopy *p, bool scan, struct precopy_stats *st
 
 	if (!s)
 		return -1;
+	s->sleeps = &p->sleeps;
 	rc = freeze_tree(s, p->timeout_ms, err);
 	if (rc == 0)
 		rc = plant_in_all(p, s, &stats->new_tasks, err);
@@ -623,6 +625,13 @@ struct precopy *precopy_open(pid_t root, const struct kind_options *opt, unsigne
 	p->open_stop_ns = stats.stop_ns;
 	log_info("tracking %zu tasks; stopped for %.3f ms", p->tasks.n, (double)stats.stop_ns / 1e6);
 	return p;
+}
+
+void precopy_hand_over(struct precopy *p, struct capture_session *s)
+{
+	capture_expect_tracking(s, p != NULL);
+	if (p)
+		s->sleeps = &p->sleeps;
 }
 
 uint64_t precopy_open_stop_ns(const struct precopy *p)

@@ -55,6 +55,13 @@ struct precopy *precopy_open(pid_t root, const struct kind_options *opt, unsigne
 int precopy_round(struct precopy *p, struct page_sink *sink, struct precopy_stats *out,
 		  struct err *err) must_check;
 
+/*
+ * @s is the capture that has the last round: it goes by what the stops of @p saw of sleeping threads, and
+ * takes areas that are watched for ours. NULL allowed: nothing has been watched. @p outlives @s's freeze.
+ */
+struct capture_session;
+void precopy_hand_over(struct precopy *p, struct capture_session *s);
+
 /* What the opening cost: the time that the tree was stopped. */
 uint64_t precopy_open_stop_ns(const struct precopy *p);
 

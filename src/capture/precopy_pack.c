@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * The state of pre-copy as bytes, from one ferry to the next on the same host: a
- * header, and for each task a record followed by its three sets of ranges. It comes from a
+ * header, for each task a record followed by its three sets of ranges, and the notes of sleeps. It comes from a
  * process of the same user, but its lengths are checked all the same.
  */
 #include "capture/precopy_priv.h"
@@ -14,7 +14,7 @@
 #include <sys/stat.h>
 
 /* The number changes with the layout. */
-#define PACK_MAGIC 0x66727963745f3031ULL
+#define PACK_MAGIC 0x66727963745f3032ULL
 
 enum { PACK_SETS = 3, PACK_MAX_BYTES = 1 << 30 };
 
@@ -22,7 +22,7 @@ struct pack_header {
 	uint64_t magic;
 	uint64_t last_scan_ns;
 	int32_t root;
-	uint32_t method, rounds, n_tasks;
+	uint32_t method, rounds, n_tasks, n_sleeps;
 };
 
 struct pack_task {
@@ -69,7 +69,8 @@ int precopy_pack(const struct precopy *p, int *state_fd_out, precopy_fds *fds_ou
 				.root = p->root,
 				.method = p->method,
 				.rounds = p->rounds,
-				.n_tasks = (uint32_t)p->tasks.n};
+				.n_tasks = (uint32_t)p->tasks.n,
+				.n_sleeps = (uint32_t)p->sleeps.notes.n};
 	cleanup_close int fd = memfd_create("ferry-tracking", MFD_CLOEXEC);
 
 	if (fd < 0)
@@ -79,6 +80,8 @@ int precopy_pack(const struct precopy *p, int *state_fd_out, precopy_fds *fds_ou
 	vec_foreach (t, &p->tasks)
 		if (pack_task(fd, *t, fds_out, err))
 			return -1;
+	if (put(fd, p->sleeps.notes.v, p->sleeps.notes.n * sizeof(struct sleep_note), err))
+		return -1;
 	*state_fd_out = steal_fd(&fd);
 	return 0;
 }
@@ -158,6 +161,22 @@ static int unpack_task(struct precopy *p, struct input *in, struct err *err)
 	return rc;
 }
 
+static int unpack_sleeps(struct precopy *p, struct input *in, uint32_t n, struct err *err)
+{
+	struct sleep_note note;
+	const void *at;
+
+	for (; n; n--) {
+		at = take(in, sizeof(note));
+		if (!at)
+			return bad_state(err);
+		memcpy(&note, at, sizeof(note));
+		if (sleeps_add(&p->sleeps, &note, err))
+			return -1;
+	}
+	return 0;
+}
+
 static int unpack_all(struct precopy *p, struct input *in, struct err *err)
 {
 	struct pack_header h;
@@ -173,7 +192,7 @@ static int unpack_all(struct precopy *p, struct input *in, struct err *err)
 	for (uint32_t i = 0; i < h.n_tasks; i++)
 		if (unpack_task(p, in, err))
 			return -1;
-	return 0;
+	return unpack_sleeps(p, in, h.n_sleeps, err);
 }
 
 struct precopy *precopy_unpack(pid_t root, const struct kind_options *opt, unsigned int timeout_ms,

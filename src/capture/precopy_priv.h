@@ -34,6 +34,7 @@ struct precopy {
 	enum track_method method;
 	VEC(struct tracked *) tasks;
 	snap_pagemaps maps;
+	struct sleeps sleeps;  /* of its stops, and of the last one */
 	bool going_on;         /* the pass inside a freeze is not the last one */
 	uint64_t last_scan_ns; /* when the last scan began */
 	uint64_t open_stop_ns;

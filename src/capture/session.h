@@ -8,6 +8,7 @@
 
 #include "blob/visit.h"
 #include "capture/capture.h"
+#include "capture/sleeps.h"
 #include "kernel/proc.h"
 #include "kernel/ptrace.h"
 
@@ -65,6 +66,8 @@ struct capture_session {
 	VEC(struct live_task *) tasks; /* parents first; [0] is the root */
 	bool frozen, killed, collected, armed;
 	bool tracked; /* pre-copy watches its memory */
+	struct sleeps own_sleeps;
+	struct sleeps *sleeps; /* of this session, or of all stops of a pre-copy */
 	VEC(struct mapped_file) mapped;
 	VEC(struct known_mapping) known;
 	ino_t own_ns[CAPTURE_NS_COUNT]; /* our namespaces; 0: not asked yet */

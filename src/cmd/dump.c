@@ -231,7 +231,7 @@ static int dump_tree(struct dump *d, struct err *err)
 	    incremental_open(&d->incremental, &d->args->incremental, &d->env, d->pid, err) < 0)
 		return -1;
 	/* the holder is gone: what is watched now is watched by us, or by somebody else */
-	capture_expect_tracking(d->session, d->incremental.precopy != NULL);
+	precopy_hand_over(d->incremental.precopy, d->session);
 	if (d->args->server.use && ps_args_connect(&d->args->server, d->pid, &d->server, err) < 0)
 		return -1;
 	if (dump_frozen(d, err) < 0) {

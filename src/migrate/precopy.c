@@ -190,7 +190,7 @@ int source_precopy(struct source *s, struct err *err)
 		s->mode &= ~WIRE_MODE_PRECOPY;
 		return 0;
 	}
-	capture_expect_tracking(s->capture, true);
+	precopy_hand_over(s->precopy, s->capture);
 	while (more && s->rounds < max) {
 		if (do_round(s, &pace, err) < 0)
 			return -1;

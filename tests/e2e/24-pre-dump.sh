@@ -177,6 +177,16 @@ busy_victim && quiet_step dump 1 -R --track-mem && quiet_step dump 2 -R --track-
 	restored "$FERRY" last
 result "dumps of a tree that runs on"
 
+# Each command stops the tree, and the notes of those stops are handed on.
+sleeping_victim() {
+	start_victim restart_block || return 1
+	images=$vdir/images
+	mkdir -p "$images"
+}
+sleeping_victim && quiet_step pre-dump 1 --track-mem && quiet_step pre-dump 2 --prev-images-dir ../1 --track-mem &&
+	quiet_step dump last --prev-images-dir ../2 && restored "$FERRY" last
+result "threads that sleep"
+
 # The memory of each round to a page server of its own, which has the parent; the dump's other images
 # are copied to the last.
 served_round() { # COMMAND NUMBER [PREVIOUS]

@@ -36,6 +36,15 @@ moves() {
 	must_migrate a "$pid" "$@" && moved a "$pid" && verdict b mem_lively
 }
 
+# A thread that sleeps is stopped by each look at the tree, and must not notice (tests/victims/restart_*.c).
+sleepers_move() {
+	local victim pid
+	for victim in restart_block restart_eintr restart_plain; do
+		pid=$(start_victim a "$victim") || complain "$victim does not start" || return 1
+		must_migrate a "$pid" --mode "$1" && moved a "$pid" && verdict b "$victim" || return 1
+	done
+}
+
 # Waits until that part of the memory (in percent) has followed.
 until_percent() {
 	python3 - "$TEST_TMP/migrate.out" "$1" <<-'END'
@@ -201,6 +210,7 @@ begin
 modes=(stop precopy postcopy hybrid)
 for mode in "${modes[@]}"; do
 	test_case "$mode moves a lively program" moves --mode "$mode"
+	test_case "$mode moves threads that sleep" sleepers_move "$mode"
 done
 test_case "postcopy over TCP" moves --mode postcopy --insecure-plain-tcp
 for percent in 10 50 90; do

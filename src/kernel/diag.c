@@ -262,6 +262,8 @@ static int parse_inet(const struct nlmsghdr *nlh, void *arg)
 			s.shutdown = mnl_attr_get_u8(attr);
 		else if (mnl_attr_get_type(attr) == INET_DIAG_SKV6ONLY)
 			s.v6only = mnl_attr_get_u8(attr);
+		else if (mnl_attr_get_type(attr) == INET_DIAG_MD5SIG)
+			s.has_keys = true;
 	}
 	return walk->each(&s, walk->arg) ? MNL_CB_OK : MNL_CB_STOP;
 }
@@ -280,6 +282,9 @@ int diag_inet_each(int family, int protocol, uint32_t states, uint16_t port,
 	req->sdiag_family = (uint8_t)family;
 	req->sdiag_protocol = (uint8_t)protocol;
 	req->idiag_states = states;
+	/* keys come with the TCP_INFO only (net/ipv4/inet_diag.c) */
+	if (protocol == IPPROTO_TCP)
+		req->idiag_ext = 1 << (INET_DIAG_INFO - 1);
 	req->id.idiag_sport = htons(port);
 	/* a kernel without the protocol's handler answers ENOENT: then it has no such sockets either */
 	if (ask(nlh, parse_inet, &walk) && errno != ENOENT)

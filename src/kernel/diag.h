@@ -64,6 +64,7 @@ struct diag_inet {
 	uint8_t state;
 	uint8_t shutdown;
 	bool v6only;
+	bool has_keys;    /* has TCP MD5 keys (RFC 2385); shown to CAP_NET_ADMIN only */
 	uint32_t ifindex; /* bound device, 0 none */
 	uint32_t uid;
 	uint16_t src_port, dst_port; /* host order */

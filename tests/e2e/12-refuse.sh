@@ -65,5 +65,6 @@ check keys 'keyring'
 check mempolicy 'memory policy'
 check mdwe 'PR_SET_MDWE'
 check corked 'UDP_CORK' 3
+check signed 'TCP_MD5SIG' 3
 check unix_error 'SO_ERROR' 3
 finish

@@ -10,6 +10,7 @@
 #include <linux/keyctl.h>
 #include <linux/seccomp.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <sched.h>
 #include <stdio.h>
@@ -282,6 +283,22 @@ static void corked_check(void)
 	      "got %s", text);
 }
 
+/* A listener that takes connections of one peer only, who knows a key. */
+static void signed_set_up(void)
+{
+	struct tcp_md5sig key = {.tcpm_keylen = 6};
+	struct sockaddr_in name = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+
+	fds[0] = MUST(socket(AF_INET, SOCK_STREAM, 0));
+	MUST(bind(fds[0], (struct sockaddr *)&name, sizeof(name)));
+	name.sin_addr.s_addr = htonl(INADDR_LOOPBACK + 1);
+	memcpy(&key.tcpm_addr, &name, sizeof(name));
+	memcpy(key.tcpm_key, "secret", 6);
+	if (setsockopt(fds[0], IPPROTO_TCP, TCP_MD5SIG, &key, sizeof(key)))
+		victim_skip("no TCP_MD5SIG here: %s", strerror(errno));
+	MUST(listen(fds[0], 5));
+}
+
 static void unix_error_set_up(void)
 {
 	struct sockaddr none = {.sa_family = AF_UNSPEC};
@@ -309,6 +326,7 @@ static const struct {
 	{"mempolicy", mempolicy_set_up, nothing_to_check},
 	{"mdwe", mdwe_set_up, nothing_to_check},
 	{"corked", corked_set_up, corked_check},
+	{"signed", signed_set_up, nothing_to_check},
 	{"unix_error", unix_error_set_up, unix_error_check},
 	{"tcp", tcp_set_up, tcp_check},
 	{"tcp_pending", pending_set_up, pending_check},

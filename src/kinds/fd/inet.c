@@ -111,18 +111,20 @@ static bool supported(int type, int protocol)
 
 /* ---- capture ---- */
 
-struct find_shutdown {
+struct find_ino {
 	uint32_t ino;
 	uint8_t shutdown;
+	bool has_keys;
 };
 
 static bool match_ino(const struct diag_inet *s, void *arg)
 {
-	struct find_shutdown *find = arg;
+	struct find_ino *find = arg;
 
 	if (s->ino != find->ino)
 		return true;
 	find->shutdown = s->shutdown;
+	find->has_keys = s->has_keys;
 	return false;
 }
 
@@ -147,7 +149,7 @@ static int find_tcp(const struct fd_facts *f, struct inet_facts *i, struct err *
 
 static int find_udp(const struct fd_facts *f, struct inet_facts *i, struct err *err)
 {
-	struct find_shutdown find = {.ino = (uint32_t)f->st.st_ino};
+	struct find_ino find = {.ino = (uint32_t)f->st.st_ino};
 
 	i->state = port_of(&i->dst) ? SOCK_STATE_ESTABLISHED : SOCK_STATE_CLOSE;
 	if (!port_of(&i->src))
@@ -237,6 +239,22 @@ static int ulp_allowed(const struct fd_facts *f, struct err *err)
 		       name);
 }
 
+/* Keys of segments can be written, not read (TCP_MD5SIG). Without them strangers would get in. */
+static int keys_allowed(const struct fd_facts *f, const struct inet_facts *i, struct err *err)
+{
+	struct find_ino find = {.ino = (uint32_t)f->st.st_ino};
+
+	if (i->state != SOCK_STATE_LISTEN)
+		return 0;
+	if (diag_inet_each(i->family, i->protocol, 1u << SOCK_STATE_LISTEN, port_of(&i->src),
+			   match_ino, &find, err))
+		return -1;
+	if (find.has_keys)
+		return err_set(err, 0,
+			       "tcp socket with keys of its peers (TCP_MD5SIG): not supported");
+	return 0;
+}
+
 /* Data of a datagram that the program has not finished (UDP_CORK, MSG_MORE) cannot be read. */
 static int unfinished_allowed(const struct capture *c, const struct fd_facts *f, struct err *err)
 {
@@ -269,7 +287,7 @@ static int facts_allowed(const struct capture *c, const struct fd_facts *f,
 		return -1;
 	if (i->type != SOCK_STREAM)
 		return unfinished_allowed(c, f, err);
-	return ulp_allowed(f, err) ? -1 : tcp_allowed(c, i, err);
+	return ulp_allowed(f, err) || keys_allowed(f, i, err) ? -1 : tcp_allowed(c, i, err);
 }
 
 static int inet_allowed(struct capture *c, const struct fd_facts *f, struct err *err)

@@ -186,6 +186,120 @@ asyncio_ends() {
 	seq 0 $(($(wc -l <"$log") - 1)) | cmp - "$log" || complain "holes or repeats"
 }
 
+# Workers of another user, who serve; each host has a client that asks all the time. Each answer is whole;
+# where the server is not, a connection is refused, or reset: its listening socket took it while it was
+# frozen (ferry-kinds(7)). At the instant of the freeze no connection may be open: it is tried until it hits one.
+nginx_serves() {
+	local pid host client clients=()
+	[ -x /usr/sbin/nginx ] || skip_case "no nginx"
+	fresh
+	for host in a b; do
+		mkdir -p "$(files_of $host)$work/"{root,tmp,logs}
+		seq 20000 >"$(files_of $host)$work/root/numbers"
+	done
+	cat >"$(files_of a)$work/nginx.conf" <<-END
+		user worker; worker_processes 2; daemon off; pid $work/nginx.pid; error_log $work/logs/error;
+		events { worker_connections 64; }
+		http { access_log $work/logs/access; client_body_temp_path $work/tmp/a; proxy_temp_path $work/tmp/b;
+			fastcgi_temp_path $work/tmp/c; uwsgi_temp_path $work/tmp/d; scgi_temp_path $work/tmp/e;
+			server { listen 8080; root $work/root; keepalive_timeout 0; } }
+	END
+	cat >"$TEST_TMP/client.py" <<-'END'
+		import sys, time, urllib.request
+		want = open("/srv/work/program/root/numbers", "rb").read()
+		with open("/srv/work/program/answers", "w", buffering=1) as log:
+		    while True:
+		        try:
+		            with urllib.request.urlopen("http://127.0.0.1:8080/numbers", timeout=20) as answer:
+		                log.write("good\n" if answer.read() == want else "damaged\n")
+		        except OSError as error:
+		            if not isinstance(getattr(error, "reason", error), (ConnectionRefusedError, ConnectionResetError)):
+		                log.write(f"{error}\n")
+		        time.sleep(0.3)
+	END
+	for host in a b; do
+		hosts_put "$dir" $host "$TEST_TMP/client.py" $work/client.py
+		hosts_spawn "$dir" $host $work/client.out python3 $work/client.py
+	done
+	pid=$(start a nginx -c $work/nginx.conf -e $work/logs/error) || return 1
+	for host in b a; do
+		wait_for 20 answers "$(other $host)" || complain "does not serve on $(other $host)" || return 1
+		migrate_between_connections "$(other $host)" "$pid" && moved "$(other $host)" "$pid" || return 1
+		rm -f "$(files_of a)$work/answers.seen" "$(files_of b)$work/answers.seen"
+	done
+	wait_for 20 answers a || complain "does not serve after its return" || return 1
+	on a kill -QUIT "$pid"
+	wait_for 20 gone a "$pid" || complain "the master does not end" || return 1
+	! grep -vx good "$(files_of a)$work/answers" "$(files_of b)$work/answers" || complain "a client was disappointed"
+}
+
+# Three more answers on a host than when it was last asked.
+answers() {
+	local now seen
+	now=$(wc -l <"$(files_of "$1")$work/answers")
+	seen=$(cat "$(files_of "$1")$work/answers.seen" 2>/dev/null || echo "$now" | tee "$(files_of "$1")$work/answers.seen")
+	[ "$now" -ge $((seen + 3)) ]
+}
+
+migrate_between_connections() {
+	local attempt
+	for attempt in $(seq 30); do
+		migrate "$1" "$2" --overwrite-files && return
+		grep -qi tcp "$TEST_TMP/migrate.err" || complain "migrate from $1 failed: $(tail -n 1 "$TEST_TMP/migrate.err")" || return 1
+	done
+	complain "no moment without a connection in $attempt tries: $(tail -n 1 "$TEST_TMP/migrate.err")"
+}
+
+# Compilers come and go all the time, and open files by name: the folder is shared, as by NFS. What is
+# built is what an undisturbed build makes, and nothing twice.
+gcc_build() {
+	local pid here unit status=0
+	here=$(files_of a)$work
+	fresh
+	for unit in $(seq 16); do
+		{
+			printf '#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n'
+			for n in $(seq 120); do
+				echo "int f${unit}_$n(int n) { int t[$n + 2]; memset(t, n, sizeof t);" \
+					"for (int k = 0; k < n; k++) t[k % ($n + 2)] += k * ($unit + n); return t[(unsigned)n % ($n + 2)] * 3 + n; }"
+			done
+		} >"$here/unit$unit.c"
+	done
+	cat >"$here/Makefile" <<-'END'
+		.RECIPEPREFIX = >
+		OBJECTS = $(patsubst %.c,%.o,$(wildcard *.c))
+		all: library.a
+		%.o: %.c
+		> gcc -O2 -c -o $@ $<
+		> @echo $@ >>built
+		library.a: $(OBJECTS)
+		> ar rcD $@ $(sort $^)
+	END
+	mkdir "$TEST_TMP/reference"
+	cp "$here"/*.c "$here/Makefile" "$TEST_TMP/reference/"
+	make -s -C "$TEST_TMP/reference" >"$TEST_TMP/reference/log" 2>&1 || complain "$(tail -n 1 "$TEST_TMP/reference/log")" || return 1
+	"$top/tests/hosts/share.py" "$(hosts_pid "$dir" a)" "$(hosts_pid "$dir" b)" $work || complain "cannot share a folder" || return 1
+	gcc_build_moves || status=1
+	on b umount -l $work
+	return $status
+}
+
+gcc_build_moves() {
+	local pid
+	pid=$(start a make -j2) || return 1
+	wait_for 60 built 2 || complain "builds nothing: $(tail -n 2 "$here/out")" || return 1
+	must_migrate a "$pid" && moved a "$pid" || return 1
+	wait_for 60 built 6 || complain "builds nothing on b: $(tail -n 2 "$here/out")" || return 1
+	must_migrate b "$pid" && moved b "$pid" || return 1
+	wait_for 120 gone a "$pid" || complain "does not finish" || return 1
+	cmp "$TEST_TMP/reference/library.a" "$here/library.a" || complain "the build is not as it should be: $(tail -n 2 "$here/out")" || return 1
+	[ "$(sort "$here/built" | uniq -d)" = "" ] || complain "built twice: $(sort "$here/built" | uniq -d)"
+}
+
+built() {
+	[ "$(wc -l <"$here/built")" -ge "$1" ]
+}
+
 begin
 test_case "python service: threads, children, pipes, open log" python_service
 test_case "python asyncio with a child" asyncio_program
@@ -194,3 +308,5 @@ test_case "sqlite3 inside a transaction" sqlite
 test_case "bash pipeline with job control" bash_pipeline
 test_case "perl" perl_counter
 test_case "xz -T2 in the middle of a file" xz_threads
+test_case "nginx with workers, serving" nginx_serves
+test_case "gcc -j build" gcc_build

@@ -73,8 +73,8 @@ static const struct opt_row rows[] = {
 	 .offset = offsetof(struct migrate_args, overwrite_files)},
 	{.long_name = "mode",
 	 .arg = "stop|precopy|postcopy|hybrid",
-	 .help = "when the memory moves: while the tree is stopped (the default), in rounds before, "
-		 "after it runs there, or both",
+	 .help = "when the memory moves: while the tree is stopped, in rounds before, after it runs "
+		 "there, or both (the default)",
 	 .type = OPT_WORD,
 	 .offset = offsetof(struct migrate_args, mode),
 	 .words = mode_words},
@@ -238,7 +238,7 @@ static int fill_options(const struct migrate_args *args, const struct opt_rest *
 	opt->files.overwrite = args->overwrite_files;
 	opt->pids = (enum pids_mode)args->pids;
 	opt->mode_wanted = args->mode != MODE_DEFAULT;
-	opt->mode = opt->mode_wanted ? modes[args->mode] : WIRE_MODE_STOP;
+	opt->mode = opt->mode_wanted ? modes[args->mode] : WIRE_MODE_HYBRID;
 	opt->plain_tcp = args->plain_tcp;
 	opt->max_rounds = (unsigned int)args->max_rounds;
 	opt->max_downtime_ms = (unsigned int)args->max_downtime_ms;

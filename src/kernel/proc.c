@@ -316,6 +316,39 @@ void proc_vmas_finish(proc_vmas *v)
 	vec_free(v);
 }
 
+/* ---- smaps_rollup ---- */
+
+int parse_rollup(const char *text, struct proc_rollup *out)
+{
+	static const char *const keys[] = {"Anonymous", "Pss_Anon"};
+	uint64_t *values[] = {&out->anon_kb, &out->pss_anon_kb};
+	size_t found = 0;
+	const char *v;
+	char *end;
+
+	for (; *text; text += strcspn(text, "\n"), text += *text == '\n')
+		for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+			if (!(v = value_of(text, keys[i])))
+				continue;
+			*values[i] = strtoull(v, &end, 10);
+			if (end == v)
+				return -1;
+			found |= 1U << i;
+		}
+	return found == (1U << ARRAY_SIZE(keys)) - 1 ? 0 : -1;
+}
+
+int proc_rollup(pid_t pid, struct proc_rollup *out, struct err *err)
+{
+	cleanup_free char *text = NULL;
+
+	if (io_read_filef(&text, NULL, "/proc/%d/smaps_rollup", pid))
+		return err_sys(err, "cannot read /proc/%d/smaps_rollup", pid);
+	if (parse_rollup(text, out))
+		return err_set(err, EPROTO, "/proc/%d/smaps_rollup is not as proc(5) says", pid);
+	return 0;
+}
+
 /* ---- directories of numbers ---- */
 
 static int compare_pids(const void *a, const void *b)

@@ -94,6 +94,15 @@ int parse_vmas(const char *text, proc_vmas *out) must_check; /* -1: malformed or
 int proc_vmas_read(pid_t pid, bool with_flags, proc_vmas *out, struct err *err) must_check;
 void proc_vmas_finish(proc_vmas *v);
 
+/* Of /proc/PID/smaps_rollup. */
+struct proc_rollup {
+	uint64_t anon_kb;     /* anonymous pages that are present */
+	uint64_t pss_anon_kb; /* the same, each divided by the number of its users */
+};
+int parse_rollup(const char *text, struct proc_rollup *out) must_check; /* -1: malformed */
+/* Walks all page tables of the process: about 10 ms for each GiB of small pages. */
+int proc_rollup(pid_t pid, struct proc_rollup *out, struct err *err) must_check;
+
 typedef VEC(pid_t) proc_pids;
 /* Thread ids of a process, ascending as the kernel lists them. */
 int proc_threads(pid_t pid, proc_pids *out, struct err *err) must_check;

@@ -51,13 +51,14 @@ int source_hello(struct source *s, struct err *err)
 	return connect_hello(&s->ch, s->opt->settle.token, &s->same_kernel, err);
 }
 
-static void add_options(const struct migrate_options *opt, Wire__Needs *msg)
+static void add_options(const struct source *s, Wire__Needs *msg)
 {
+	const struct migrate_options *opt = s->opt;
 	const struct kind_options *k = &opt->kinds;
 
 	msg->pids_mode = opt->pids;
 	msg->has_mode = msg->has_plain_tcp = true;
-	msg->mode = opt->mode;
+	msg->mode = s->mode;
 	msg->plain_tcp = opt->plain_tcp;
 	msg->has_shell_job = msg->has_ext_unix_sk = msg->has_file_locks = true;
 	msg->has_link_remap = msg->has_evasive_devices = msg->has_ghost_limit = true;
@@ -103,11 +104,11 @@ int source_preflight(struct source *s, struct err *err)
 	int rc;
 
 	s->capture = capture_open(s->opt->pid, &s->opt->kinds, err);
-	if (!s->capture || capture_check(s->capture, err) < 0)
+	if (!s->capture || capture_check(s->capture, err) < 0 || source_choose(s, err) < 0)
 		return -1;
 	rc = needs_gather(s->opt->pid, &arena, &needs, err);
 	if (rc == 0) {
-		add_options(s->opt, &needs);
+		add_options(s, &needs);
 		rc = channel_send(&s->ch, MSG_NEEDS, &needs.base, err);
 	}
 	arena_free(&arena);

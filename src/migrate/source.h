@@ -110,6 +110,9 @@ int source_farewell(struct source *s, struct err *err) must_check;
 
 /* ---- what they share ---- */
 
+/* choose.c: takes out of s->mode what does not suit the tree, unless it is the user's word; says so. */
+int source_choose(struct source *s, struct err *err) must_check;
+
 /* Begins to hand out the pages that stayed here, over the lanes. */
 int source_serve(struct source *s, struct err *err) must_check;
 

@@ -45,6 +45,26 @@ sleepers_move() {
 	done
 }
 
+# family MODE PAGES: processes that share pages since a fork. With post-copy each gets its own.
+family() {
+	local work=/srv/work/cow pid
+	hosts_put "$dir" a "$VICTIMS/cow" /opt/victims/cow || return 1
+	rm -rf "$(files_of a)$work" "$(files_of b)$work"
+	mkdir -p "$(files_of a)$work" "$(files_of b)$work"
+	on a timeout 60 /opt/victims/cow "$work" "$2" >&2 || return 1
+	pid=$(cat "$(files_of a)$work/pid")
+	# shellcheck disable=SC2046 # words
+	must_migrate a "$pid" $([ "$1" = default ] || echo "--mode $1") && moved a "$pid" || return 1
+	case $1 in postcopy | hybrid) touch "$(files_of b)$work/separate" ;; esac
+	verdict b cow
+}
+
+sharing_is_kept() {
+	family default 20000 || return 1
+	grep -q 'share.*since a fork' "$TEST_TMP/migrate.out" || complain "it is not said" || return 1
+	family hybrid 20000 && grep -q 'will be separate' "$TEST_TMP/migrate.out" || complain "it is not said of hybrid"
+}
+
 # Waits until that part of the memory (in percent) has followed.
 until_percent() {
 	python3 - "$TEST_TMP/migrate.out" "$1" <<-'END'
@@ -211,7 +231,9 @@ modes=(stop precopy postcopy hybrid)
 for mode in "${modes[@]}"; do
 	test_case "$mode moves a lively program" moves --mode "$mode"
 	test_case "$mode moves threads that sleep" sleepers_move "$mode"
+	test_case "$mode moves a family" family "$mode" 96
 done
+test_case "a family that shares much goes on to share" sharing_is_kept
 test_case "postcopy over TCP" moves --mode postcopy --insecure-plain-tcp
 for percent in 10 50 90; do
 	test_case "postcopy: ssh ends at $percent %" cut_at $percent ssh postcopy still

@@ -40,6 +40,24 @@ static void stat_is_read_past_a_hostile_name(void **state)
 	assert_int_equal(s.exit_code, 256);
 }
 
+static void rollup_has_two_numbers(void **state)
+{
+	static const char text[] = "55ad38e00000-7fff0 ---p 00000000 00:00 0 [rollup]\n"
+				   "Rss:               4000 kB\nPss_Anon:           123 kB\n"
+				   "Anonymous:          456 kB\nLazyFree:             0 kB\n";
+	struct proc_rollup r;
+	struct err err;
+
+	assert_int_equal(parse_rollup(text, &r), 0);
+	assert_int_equal(r.anon_kb, 456);
+	assert_int_equal(r.pss_anon_kb, 123);
+	assert_int_equal(parse_rollup("", &r), -1);
+	assert_int_equal(parse_rollup("Pss_Anon: 1 kB\n", &r), -1);
+	assert_int_equal(parse_rollup("Pss_Anon: 1 kB\nAnonymous: kB\n", &r), -1);
+	assert_int_equal(proc_rollup(getpid(), &r, &err), 0);
+	assert_true(r.anon_kb > 0 && r.pss_anon_kb <= r.anon_kb);
+}
+
 static void a_cut_stat_is_refused(void **state)
 {
 	char text[sizeof(stat_text)];
@@ -237,6 +255,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(stat_is_read_past_a_hostile_name),
 		cmocka_unit_test(a_cut_stat_is_refused),
+		cmocka_unit_test(rollup_has_two_numbers),
 		cmocka_unit_test(status_gives_ids_groups_and_sets),
 		cmocka_unit_test(status_without_groups_or_state),
 		cmocka_unit_test(smaps_gives_areas_with_flags),

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Private memory that fork has shared between parent, child and grandchild: the content of each is
-// right, and what nobody has written to is still one physical page, not three.
+// right, and what nobody has written to is still one physical page, not three. Post-copy cannot keep that: a
+// file "separate" in the work folder says that it is not asked for. Argument: number of pages (default 96).
 #include "victim.h"
 
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define PAGES 96
+static size_t pages = 96; // a multiple of 8
 
 static char *area;
 static volatile pid_t *pids;
@@ -24,7 +26,7 @@ static bool writes(int who, size_t i)
 
 static void write_mine(int who)
 {
-	for (size_t i = 0; i < PAGES; i++)
+	for (size_t i = 0; i < pages; i++)
 		if (writes(who, i))
 			victim_fill(page(i), VICTIM_PAGE, 1000 * (who + 1) + i);
 }
@@ -32,7 +34,7 @@ static void write_mine(int who)
 // The child was forked before the parent wrote; the grandchild before the child wrote.
 static void check_mine(int who)
 {
-	for (size_t i = 0; i < PAGES; i++)
+	for (size_t i = 0; i < pages; i++)
 		CHECK(victim_check(page(i), VICTIM_PAGE, writes(who, i) ? 1000 * (who + 1) + i : i) <
 			      0,
 		      "member %d: page %zu differs", who, i);
@@ -67,7 +69,7 @@ static int count_shared(void)
 {
 	int shared = 0;
 
-	for (size_t i = 0; i < PAGES; i++) {
+	for (size_t i = 0; i < pages; i++) {
 		uint64_t pfn = victim_pfn(getpid(), page(i));
 
 		if (pfn && pfn == victim_pfn(pids[1], page(i)) && pfn == victim_pfn(pids[2], page(i)))
@@ -82,9 +84,11 @@ int main(int argc, char **argv)
 	int was, is;
 
 	victim_start(argc, argv);
+	if (argc > 2)
+		pages = (size_t)atoi(argv[2]) & ~7UL;
 	pids = victim_map(VICTIM_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS);
-	area = victim_map(PAGES * VICTIM_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
-	for (size_t i = 0; i < PAGES; i++)
+	area = victim_map(pages * VICTIM_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
+	for (size_t i = 0; i < pages; i++)
 		victim_fill(page(i), VICTIM_PAGE, i);
 	pid = victim_fork(child, NULL);
 	while (!pids[1])
@@ -92,7 +96,7 @@ int main(int argc, char **argv)
 	write_mine(0);
 	was = count_shared();
 	if (geteuid() == 0)
-		CHECK(was == PAGES - 3 * PAGES / 8, "set-up: %d pages are shared", was);
+		CHECK(was == (int)(pages - 3 * pages / 8), "set-up: %d pages are shared", was);
 	victim_ready();
 	victim_wait();
 	check_mine(0);
@@ -102,7 +106,8 @@ int main(int argc, char **argv)
 		victim_sleep_ms(2);
 	}
 	is = count_shared();
-	CHECK(is == was, "%d pages were shared, %d are", was, is);
+	CHECK(is == was || access(victim_path("separate"), F_OK) == 0,
+	      "%d pages were shared, %d are", was, is);
 	pids[6] = 1;
 	victim_reap(pid);
 	victim_pass();

@@ -94,6 +94,7 @@ struct dump {
 	pid_t pid;
 	struct capture_session *session;
 	struct lazy_phase lazy;
+	struct tls *tls;
 	struct ps_client server; /* fd -1: the memory goes into the images */
 	struct incremental incremental;
 	DumpStatsEntry stats;
@@ -232,7 +233,8 @@ static int dump_tree(struct dump *d, struct err *err)
 		return -1;
 	/* the holder is gone: what is watched now is watched by us, or by somebody else */
 	precopy_hand_over(d->incremental.precopy, d->session);
-	if (d->args->server.use && ps_args_connect(&d->args->server, d->pid, &d->server, err) < 0)
+	if (d->args->server.use &&
+	    ps_args_connect(&d->args->server, d->tls, d->pid, &d->server, err) < 0)
 		return -1;
 	if (dump_frozen(d, err) < 0) {
 		image_store_fail(&d->env.images, err);
@@ -296,6 +298,8 @@ static int check_args(const struct dump_args *args, pid_t *pid_out, struct err *
 		return err_set(err, 0, "--lazy-pages and --leave-running exclude each other");
 	if (args->lazy.on && args->server.use)
 		return err_set(err, 0, "--lazy-pages and --page-server exclude each other");
+	if (args->server.tls.on && !args->lazy.on && !args->server.use)
+		return err_set(err, 0, "--tls makes sense with --page-server or --lazy-pages only");
 	if (args->lazy.on && !args->server.port)
 		return err_set(err, 0, "--lazy-pages needs --port");
 	if (parse_pid(args->tree, pid_out, err) < 0)
@@ -333,8 +337,11 @@ static int run(int argc, char **argv)
 	rc = args.timeline ? timeline_open(args.timeline, "dump", &err) : 0;
 	if (rc == 0)
 		rc = image_env_open(&d.env, &args.images, IMAGES_WRITE, &err);
+	if (rc == 0)
+		rc = tls_args_open(&args.server.tls, args.lazy.on ? TLS_SERVER : TLS_CLIENT, &d.tls,
+				   &err);
 	if (rc == 0 && args.lazy.on)
-		rc = lazy_phase_open(&d.lazy, &args.lazy, &err);
+		rc = lazy_phase_open(&d.lazy, &args.lazy, d.tls, &err);
 	if (rc == 0) {
 		d.session = capture_open(d.pid, &d.env.kinds, &err);
 		rc = d.session ? dump_tree(&d, &err) : -1;
@@ -342,6 +349,7 @@ static int run(int argc, char **argv)
 	capture_close(d.session);
 	lazy_phase_close(&d.lazy);
 	ps_client_finish(&d.server);
+	tls_free(d.tls);
 	incremental_close(&d.incremental);
 	image_env_close(&d.env);
 	signals_discard();

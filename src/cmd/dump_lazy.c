@@ -13,7 +13,8 @@
 
 enum { TICK_MS = 1000 };
 
-int lazy_phase_open(struct lazy_phase *l, const struct lazy_args *args, struct err *err)
+int lazy_phase_open(struct lazy_phase *l, const struct lazy_args *args, const struct tls *tls,
+		    struct err *err)
 {
 	uint16_t port;
 	int fd;
@@ -30,6 +31,7 @@ int lazy_phase_open(struct lazy_phase *l, const struct lazy_args *args, struct e
 	if (fd < 0)
 		return -1;
 	log_info("listening on port %u", port);
+	serve_net_secure(l->net, tls);
 	serve_net_listen(l->net, fd);
 	return 0;
 }

@@ -35,8 +35,9 @@ struct lazy_phase {
 	uint64_t timeout_s;
 };
 
-/* Before the freeze: listens. Call lazy_phase_close in any case. */
-int lazy_phase_open(struct lazy_phase *l, const struct lazy_args *args, struct err *err) must_check;
+/* Before the freeze: listens, with @tls or (NULL) without; it must outlive the phase. Call lazy_phase_close in any case. */
+int lazy_phase_open(struct lazy_phase *l, const struct lazy_args *args, const struct tls *tls,
+		    struct err *err) must_check;
 void lazy_phase_close(struct lazy_phase *l);
 
 /*

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "cmd/common.h"
 #include "cmd/daemon.h"
+#include "cmd/tls_args.h"
 #include "kernel/proc.h"
 #include "mem/guardian.h"
 #include "mem/lazy.h"
@@ -33,6 +34,7 @@ struct lazy_pages_args {
 	bool page_server, daemon;
 	const char *address, *pidfile;
 	uint64_t port, reconnect_s;
+	struct tls_args tls;
 };
 
 #define ROW(name, value, text, kind, field)                                  \
@@ -51,6 +53,7 @@ static const struct opt_row rows[] = {
 	     page_server)},
 	{ROW("address", "HOST", "host of the server (default: this one)", OPT_TEXT, address)},
 	{ROW("port", "PORT", "port of the server", OPT_NUMBER, port), .min = 1, .max = 65535},
+	TLS_ROWS(struct lazy_pages_args, tls),
 	{ROW("reconnect-timeout", "SECONDS",
 	     "give a lost server up, and with it the tree, after SECONDS (default 0: never)",
 	     OPT_NUMBER, reconnect_s),
@@ -84,6 +87,7 @@ struct lazy_daemon {
 	const struct lazy_pages_args *args;
 	struct image_env env;
 	struct snapshot *snap;
+	struct tls *tls;
 	struct lazy_source *source;
 	struct guardian *guardian;
 	struct lazy *engine;
@@ -188,6 +192,7 @@ static int open_source(struct lazy_daemon *d, struct err *err)
 {
 	struct lazy_ps_options ps = {.host = d->args->address ? d->args->address : "localhost",
 				     .port = (uint16_t)d->args->port,
+				     .tls = d->tls,
 				     .reconnect_s = (unsigned int)d->args->reconnect_s};
 
 	d->source = d->args->page_server ? lazy_ps_open(&ps, err) :
@@ -390,6 +395,7 @@ static int farewell(struct lazy_daemon *d, struct err *err)
 		lazy_ps_close(d->source);
 	else
 		lazy_image_close(d->source);
+	tls_free(d->tls);
 	return rc;
 }
 
@@ -397,6 +403,8 @@ static int run_daemon(struct lazy_daemon *d, struct err *err)
 {
 	d->signals = open_signals(err);
 	if (d->signals < 0)
+		return -1;
+	if (tls_args_open(&d->args->tls, TLS_CLIENT, &d->tls, err) < 0)
 		return -1;
 	d->snap = snapshot_load_memory(d->env.store, err);
 	if (!d->snap)
@@ -422,7 +430,9 @@ static int check_args(const struct lazy_pages_args *args, struct err *err)
 		return err_set(err, 0, "--page-server needs --port");
 	if (!args->page_server && (args->port || args->address))
 		return err_set(err, 0, "--address and --port need --page-server");
-	return 0;
+	if (!args->page_server && args->tls.on)
+		return err_set(err, 0, "--tls needs --page-server");
+	return tls_args_check(&args->tls, err);
 }
 
 static int run(int argc, char **argv)

@@ -20,6 +20,7 @@ struct server_args {
 	const char *images_dir, *work_dir, *prev_images_dir, *pidfile, *address;
 	uint64_t port, socket, status_fd;
 	bool daemon, lazy, auto_dedup;
+	struct tls_args tls;
 	struct log_args log;
 };
 
@@ -82,6 +83,7 @@ static const struct opt_row rows[] = {
 	 .type = OPT_NUMBER,
 	 .offset = offsetof(struct server_args, status_fd),
 	 .max = 1048575},
+	TLS_ROWS(struct server_args, tls),
 	LOG_ROWS(struct server_args, log),
 	{0},
 };
@@ -102,6 +104,7 @@ struct page_server {
 	struct store *store;   /* of the images; with --prev-images-dir or --lazy-pages only */
 	struct snapshot *snap; /* with --lazy-pages */
 	struct serve *serve;
+	struct tls *tls;
 	struct ps_server_options opt;
 };
 
@@ -164,6 +167,9 @@ static int open_all(struct page_server *s, struct err *err)
 	if (s->work_fd < 0 || log_args_open(&a->log, s->work_fd, err))
 		return -1;
 	s->opt.dirfd = s->images_fd;
+	if (tls_args_open(&a->tls, TLS_SERVER, &s->tls, err))
+		return -1;
+	s->opt.tls = s->tls;
 	if (status_fd_take(a->status_fd, &s->status_fd, err) || open_parent(s, err) ||
 	    open_images(s, err))
 		return -1;
@@ -176,6 +182,7 @@ static void close_all(struct page_server *s)
 	serve_free(s->serve);
 	snapshot_free(s->snap);
 	store_close(s->store);
+	tls_free(s->tls);
 	if (s->fd >= 0)
 		close(s->fd);
 	if (s->work_fd >= 0)
@@ -191,8 +198,10 @@ static int serve_images(struct page_server *s, struct err *err)
 	struct serve_net_stats st;
 	int rc = net ? 0 : -1;
 
+	if (rc == 0)
+		serve_net_secure(net, s->tls);
 	if (rc == 0 && s->opt.given)
-		rc = serve_net_add(net, s->fd, s->fd, "the given socket", err);
+		rc = serve_net_add_socket(net, s->fd, "the given socket", err);
 	else if (rc == 0)
 		serve_net_listen(net, s->fd);
 	if (net)
@@ -247,7 +256,7 @@ static int check_args(const struct server_args *args, struct err *err)
 		return err_set(err, 0, "--auto-dedup needs --prev-images-dir");
 	if (args->lazy && args->prev_images_dir)
 		return err_set(err, 0, "--lazy-pages and --prev-images-dir exclude each other");
-	return 0;
+	return tls_args_check(&args->tls, err);
 }
 
 static int run(int argc, char **argv)

@@ -46,6 +46,7 @@ struct pre_dump {
 	struct image_env env;
 	pid_t pid;
 	struct snapshot *snap; /* owns what the images are made of */
+	struct tls *tls;
 	struct ps_client server;
 	struct incremental incremental;
 	struct precopy_stats stats;
@@ -144,7 +145,8 @@ static int pre_dump(struct pre_dump *d, struct err *err)
 		return -1;
 	if (incremental_open(&d->incremental, &d->args->incremental, &d->env, d->pid, err) < 0)
 		return -1;
-	if (d->args->server.use && ps_args_connect(&d->args->server, d->pid, &d->server, err) < 0)
+	if (d->args->server.use &&
+	    ps_args_connect(&d->args->server, d->tls, d->pid, &d->server, err) < 0)
 		return -1;
 	if (copy(d, err) < 0)
 		return -1;
@@ -161,6 +163,8 @@ static int check_args(const struct pre_dump_args *args, pid_t *pid_out, struct e
 		return err_set(err, 0, "-t PID is missing");
 	if (parse_pid(args->tree, pid_out, err) < 0)
 		return err_wrap(err, "--tree");
+	if (args->server.tls.on && !args->server.use)
+		return err_set(err, 0, "--tls makes sense with --page-server only");
 	return ps_args_check(&args->server, err);
 }
 
@@ -189,9 +193,12 @@ static int run(int argc, char **argv)
 	rc = image_env_open(&d.env, &args.images, IMAGES_DIRECTORY, &err);
 	if (rc == 0) {
 		d.snap = snapshot_create(&err);
-		rc = d.snap ? pre_dump(&d, &err) : -1;
+		rc = d.snap && tls_args_open(&args.server.tls, TLS_CLIENT, &d.tls, &err) == 0 ?
+			     pre_dump(&d, &err) :
+			     -1;
 	}
 	ps_client_finish(&d.server);
+	tls_free(d.tls);
 	incremental_close(&d.incremental);
 	snapshot_free(d.snap);
 	image_env_close(&d.env);

@@ -12,6 +12,8 @@ enum { CONNECT_MS = 10000 };
 
 int ps_args_check(const struct ps_args *args, struct err *err)
 {
+	if (tls_args_check(&args->tls, err))
+		return -1;
 	if (!args->use) {
 		if (args->socket != NO_SOCKET)
 			return err_set(err, 0, "--ps-socket makes sense with --page-server only");
@@ -21,6 +23,10 @@ int ps_args_check(const struct ps_args *args, struct err *err)
 		if (args->address || args->port)
 			return err_set(err, 0,
 				       "--ps-socket excludes --address and --port: it is connected");
+		if (args->tls.on && !args->tls.no_name_check)
+			return err_set(err, 0,
+				       "--ps-socket with --tls needs --tls-no-cn-verify: there is no "
+				       "name that the server's certificate could be compared with");
 		return 0;
 	}
 	if (!args->port)
@@ -81,16 +87,22 @@ static int announce(struct ps_client *c, pid_t root, struct err *err)
 	return rc;
 }
 
-int ps_args_connect(const struct ps_args *args, pid_t root, struct ps_client *out, struct err *err)
+int ps_args_connect(const struct ps_args *args, const struct tls *tls, pid_t root,
+		    struct ps_client *out, struct err *err)
 {
 	bool given = args->socket != NO_SOCKET;
+	const char *host = given ? NULL : args->address ? args->address : "127.0.0.1";
+	struct tunnel *tunnel = NULL;
 	int fd = given ? ps_given_socket(args->socket, err) :
-			 tcp_connect(args->address ? args->address : "127.0.0.1",
-				     (uint16_t)args->port, CONNECT_MS, err);
+			 tcp_connect(host, (uint16_t)args->port, CONNECT_MS, err);
 
+	if (fd >= 0 && tls) {
+		tunnel = tunnel_open(tls, fd, host, ps_cut, &fd, err);
+		fd = tunnel ? fd : -1;
+	}
 	if (fd < 0)
 		return err_wrap(err, "page server");
-	ps_client_init(out, fd, given);
+	ps_client_init(out, fd, tunnel, given);
 	out->interrupted = signals_check;
 	if (announce(out, root, err) == 0)
 		return 0;

@@ -6,12 +6,14 @@
 #define FERRY_CMD_PS_ARGS_H
 
 #include "cmd/common.h"
+#include "cmd/tls_args.h"
 #include "mem/ps_client.h"
 
 struct ps_args {
 	bool use;
 	const char *address;
 	uint64_t port, socket;
+	struct tls_args tls;
 };
 
 #define NO_SOCKET UINT64_MAX
@@ -33,6 +35,7 @@ struct ps_args {
 		 .type = OPT_NUMBER,                                                             \
 		 .offset = offsetof(Args, at.port),                                              \
 		 .max = 65535},                                                                  \
+		TLS_ROWS(Args, at.tls),                                                          \
 	{                                                                                        \
 		.long_name = "ps-socket", .arg = "FD",                                           \
 		.help = "use descriptor FD, a connected socket, instead of address and port",    \
@@ -47,9 +50,9 @@ int ps_given_socket(uint64_t fd, struct err *err) must_check;
 
 /*
  * Connects, and announces the tree of @root while it still runs: a server that is not
- * there, or is no page server, is found out before anything is stopped.
+ * there, or is no page server, or is not to be believed (@tls; NULL: plain), is found out before anything is stopped.
  */
-int ps_args_connect(const struct ps_args *args, pid_t root, struct ps_client *out, struct err *err)
-	must_check;
+int ps_args_connect(const struct ps_args *args, const struct tls *tls, pid_t root,
+		    struct ps_client *out, struct err *err) must_check;
 
 #endif

@@ -15,6 +15,7 @@
 #include "mem/ps_wire.h"
 #include "snapshot/snapshot.h"
 #include "wire/tcp.h"
+#include "wire/tunnel.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -37,8 +38,10 @@ enum {
 struct caller {
 	char *host;
 	uint16_t port;
+	const struct tls *tls;
 	int pipe[2]; /* his result: a descriptor, or -1; read by us */
 	int fd;
+	struct tunnel *tunnel; /* around it, perhaps */
 	struct err err;
 };
 
@@ -46,6 +49,8 @@ struct lazy_ps {
 	struct lazy_source source;
 	struct lazy_ps_options opt;
 	int fd; /* -1: not connected */
+	struct tunnel *tunnel;
+	bool finished; /* the server has answered to CLOSE */
 	struct lazy_request *first, **end;
 	VEC(uint8_t) out; /* questions that did not fit yet */
 
@@ -74,6 +79,8 @@ static int flush(struct lazy_ps *p, struct err *err)
 		n = send(p->fd, p->out.v, p->out.n, MSG_NOSIGNAL | MSG_DONTWAIT);
 		if (n < 0 && (errno == EAGAIN || errno == EINTR))
 			return 0;
+		if (n < 0 && tunnel_fault(p->tunnel, err))
+			return -1;
 		if (n < 0)
 			return err_sys(err, "cannot ask for pages");
 		p->out.n -= (size_t)n;
@@ -189,6 +196,8 @@ static int take_in(struct lazy_ps *p, struct lazy *z, struct err *err)
 
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return 0;
+	if (n <= 0 && tunnel_fault(p->tunnel, err))
+		return -1;
 	if (n < 0)
 		return err_sys(err, "cannot receive pages");
 	if (n == 0)
@@ -217,7 +226,20 @@ static int ps_work(struct lazy_source *s, struct lazy *z, struct err *err)
 	return r < 0 ? -1 : 0;
 }
 
-/* ---- connecting again ---- */
+/* ---- connecting ---- */
+
+/* A descriptor to talk over, and what is around it, or -1. */
+static int connect_to(const char *host, uint16_t port, const struct tls *tls,
+		      struct tunnel **tunnel_out, struct err *err)
+{
+	int fd = tcp_connect(host, port, CONNECT_MS, err);
+
+	*tunnel_out = NULL;
+	if (fd < 0 || !tls)
+		return fd;
+	*tunnel_out = tunnel_open(tls, fd, host, ps_cut, &fd, err);
+	return *tunnel_out ? fd : err_wrap(err, "%.200s, port %u", host, port);
+}
 
 static void caller_free(struct caller *c)
 {
@@ -225,6 +247,7 @@ static void caller_free(struct caller *c)
 		return;
 	if (c->fd >= 0)
 		close(c->fd);
+	tunnel_abort(c->tunnel);
 	for (int i = 0; i < 2; i++)
 		if (c->pipe[i] >= 0)
 			close(c->pipe[i]);
@@ -236,7 +259,7 @@ static void *call_main(void *arg)
 {
 	struct caller *c = arg;
 
-	c->fd = tcp_connect(c->host, c->port, CONNECT_MS, &c->err);
+	c->fd = connect_to(c->host, c->port, c->tls, &c->tunnel, &c->err);
 	(void)!write(c->pipe[1], "", 1);
 	return NULL;
 }
@@ -252,6 +275,7 @@ static struct caller *call(struct lazy_ps *p, struct err *err)
 	}
 	c->fd = c->pipe[0] = c->pipe[1] = -1;
 	c->port = p->opt.port;
+	c->tls = p->opt.tls;
 	c->host = strdup(p->opt.host);
 	if (!c->host) {
 		err_nomem(err);
@@ -271,6 +295,11 @@ static void disconnect(struct lazy_ps *p)
 {
 	if (p->fd >= 0)
 		close(steal_fd(&p->fd));
+	if (p->finished)
+		tunnel_finish(p->tunnel);
+	else
+		tunnel_abort(p->tunnel);
+	p->tunnel = NULL;
 	p->first = NULL;
 	p->end = &p->first;
 	p->out.n = p->head_bytes = p->data_bytes = 0;
@@ -284,6 +313,7 @@ static int hang_up(struct lazy_ps *p, struct err *why)
 
 	pthread_join(p->thread, NULL);
 	p->fd = steal_fd(&c->fd);
+	p->tunnel = steal_ptr(&c->tunnel);
 	*why = c->err;
 	caller_free(c);
 	return p->fd < 0;
@@ -348,7 +378,7 @@ struct lazy_source *lazy_ps_open(const struct lazy_ps_options *opt, struct err *
 	if (!p->data)
 		err_nomem(err);
 	else
-		p->fd = tcp_connect(opt->host, opt->port, CONNECT_MS, err);
+		p->fd = connect_to(opt->host, opt->port, opt->tls, &p->tunnel, err);
 	if (p->fd >= 0)
 		return &p->source;
 	lazy_ps_close(&p->source);
@@ -390,6 +420,7 @@ int lazy_ps_finish(struct lazy_source *s, struct lazy *z, struct err *err)
 				       "answering to CLOSE");
 		got += n > 0 ? (size_t)n : 0;
 	}
+	p->finished = true;
 	return status == 0 ? 0 : err_set(err, EIO, "the server reports failure %u", status);
 }
 

@@ -10,10 +10,12 @@
 #define FERRY_MEM_LAZY_PS_H
 
 #include "mem/lazy.h"
+#include "wire/tls.h"
 
 struct lazy_ps_options {
 	const char *host;
 	uint16_t port;
+	const struct tls *tls; /* NULL: the connection is plain */
 	/* After a loss: how long it is tried to connect again; 0: for ever. */
 	unsigned int reconnect_s;
 };

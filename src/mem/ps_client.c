@@ -35,6 +35,8 @@ static int wait_for(struct ps_client *c, short events, struct err *err)
 /* Why the connection is gone; a server that refuses something says nothing and closes. */
 static int lost(struct ps_client *c, struct err *err)
 {
+	if (tunnel_fault(c->tunnel, err))
+		return err_wrap(err, "%s", c->server);
 	if (errno == EPIPE || errno == ECONNRESET)
 		return err_sysno(err, errno,
 				 "%s: the server closed the connection; its log says why", c->server);
@@ -196,12 +198,16 @@ static const struct page_sink_ops client_ops = {
 
 /* ---- the conversation ---- */
 
-void ps_client_init(struct ps_client *c, int fd, bool given)
+void ps_client_init(struct ps_client *c, int fd, struct tunnel *tunnel, bool given)
 {
 	char text[TCP_PEER_TEXT];
 
-	*c = (struct ps_client){.sink = {.ops = &client_ops}, .fd = fd, .given = given};
-	snprintf(c->server, sizeof(c->server), "page server %.60s", tcp_peer_text(fd, text));
+	*c = (struct ps_client){.sink = {.ops = &client_ops},
+				.fd = fd,
+				.tunnel = tunnel,
+				.given = given};
+	snprintf(c->server, sizeof(c->server), "page server %.60s",
+		 tunnel ? tunnel_peer(tunnel) : tcp_peer_text(fd, text));
 	tcp_prepare(fd);
 	tcp_cork(fd, true);
 }
@@ -232,6 +238,7 @@ int ps_client_close(struct ps_client *c, struct err *err)
 		return err_set(err, EIO,
 			       "%s: it could not store the memory (status %d); its log says why",
 			       c->server, status);
+	c->closed = true;
 	log_info("%s has stored the memory: %llu bytes sent", c->server,
 		 (unsigned long long)c->sent_bytes);
 	return 0;
@@ -241,4 +248,9 @@ void ps_client_finish(struct ps_client *c)
 {
 	if (c->fd >= 0)
 		close(steal_fd(&c->fd));
+	if (c->closed)
+		tunnel_finish(c->tunnel);
+	else
+		tunnel_abort(c->tunnel);
+	c->tunnel = NULL;
 }

@@ -12,22 +12,25 @@
 
 #include "mem/ps_wire.h"
 #include "mem/sink.h"
+#include "wire/tunnel.h"
 
 #include <sys/uio.h>
 
 struct ps_client {
 	struct page_sink sink;
 	int fd;
-	bool given;      /* an inherited socket: the conversation ends with FORCE_CLOSE */
-	char server[80]; /* for messages */
-	uint64_t dst_id; /* of the object that is open; 0: none */
+	struct tunnel *tunnel; /* of TLS, around fd; NULL: none */
+	bool closed;           /* the server has confirmed everything */
+	bool given;            /* an inherited socket: the conversation ends with FORCE_CLOSE */
+	char server[80];       /* for messages */
+	uint64_t dst_id;       /* of the object that is open; 0: none */
 	uint64_t sent_bytes;
 	/* Asked every half second while the server lets us wait; -1 ends that. NULL allowed. */
 	int (*interrupted)(struct err *err);
 };
 
-/* @fd is a connected stream socket; ps_client_finish closes it. */
-void ps_client_init(struct ps_client *c, int fd, bool given);
+/* @fd is a connected stream socket, or the end of @tunnel (NULL: none); ps_client_finish closes both. */
+void ps_client_init(struct ps_client *c, int fd, struct tunnel *tunnel, bool given);
 
 /*
  * Asks before the freeze whether the server has an earlier image of @object, and tells it how

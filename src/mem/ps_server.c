@@ -6,6 +6,7 @@
 #include "base/io.h"
 #include "base/log.h"
 #include "wire/tcp.h"
+#include "wire/tunnel.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -25,11 +26,13 @@ enum {
 /* One connection. */
 struct peer {
 	int fd;
+	struct tunnel *tunnel; /* around it; NULL: none */
 	char name[TCP_PEER_TEXT];
 	uint8_t request[PS_REQUEST_BYTES];
 	size_t have;    /* bytes of it */
 	bool spoke;     /* a whole request came */
 	bool peer;      /* no candidate any more */
+	bool served;    /* to its CLOSE */
 	bool preparing; /* room is made for what it announced; then it gets the answer */
 	uint64_t prepare_until_ns;
 	int32_t has_parent; /* the answer */
@@ -57,7 +60,20 @@ static void peer_free(struct peer *p)
 	ps_store_free(p->store);
 	if (p->fd >= 0)
 		close(p->fd);
+	if (p->served)
+		tunnel_finish(p->tunnel);
+	else
+		tunnel_abort(p->tunnel);
 	free(p);
+}
+
+/* Whoever has to show a certificate does that while others are heard. */
+static int secure(struct peer *p, const struct tls *tls, struct err *err)
+{
+	if (!tls)
+		return 0;
+	p->tunnel = tunnel_open(tls, steal_fd(&p->fd), NULL, NULL, &p->fd, err);
+	return p->tunnel ? 0 : -1;
 }
 
 /* Takes the descriptor. */
@@ -73,7 +89,8 @@ static struct peer *peer_create(const struct ps_server_options *opt, int fd, str
 	p->fd = fd;
 	tcp_peer_text(fd, p->name);
 	tcp_prepare(fd);
-	p->store = ps_store_create(opt->dirfd, opt->parent, err);
+	if (secure(p, opt->tls, err) == 0)
+		p->store = ps_store_create(opt->dirfd, opt->parent, err);
 	if (p->store)
 		return p;
 	peer_free(p);
@@ -176,6 +193,8 @@ static int receive_request(struct peer *p, struct err *err)
 {
 	if (io_read_full(p->fd, p->request, sizeof(p->request)) == 0)
 		return 0;
+	if (tunnel_fault(p->tunnel, err))
+		return -1;
 	if (errno == EPIPE)
 		return err_set(err, EPIPE, "the connection was closed before everything was there");
 	return err_sys(err, "the connection broke");
@@ -188,7 +207,7 @@ static int transfer(struct peer *p, struct ps_request *r, struct err *err)
 
 	while (step != STEP_CLOSE) {
 		if (step == STEP_PAGES && ps_store_add(p->store, r, p->fd, err))
-			return -1;
+			return tunnel_explain(p->tunnel, err);
 		if (receive_request(p, err))
 			return -1;
 		step = handle(p, r, err);
@@ -229,6 +248,7 @@ static int serve_peer(struct server *s, struct peer *p, struct ps_request *r, st
 		return err_wrap(err, "%s", p->name);
 	}
 	/* the images are there: a peer that does not hear it any more has failed, not we */
+	p->served = true;
 	if (answer_status(p, 0, &late))
 		log_warn("%s: it has not heard that everything is stored: %s", p->name, late.text);
 	else if (!s->opt->given)
@@ -293,6 +313,8 @@ static int read_some(struct peer *p, struct err *err)
 
 	if (got < 0 && (errno == EAGAIN || errno == EINTR))
 		return 0;
+	if (got <= 0 && tunnel_fault(p->tunnel, err))
+		return -1;
 	if (got < 0)
 		return err_sys(err, "the connection broke");
 	if (got == 0)

@@ -3,7 +3,7 @@
  * The receiving end of CRIU's page-server protocol: memory of a dump comes over a
  * connection and goes into a directory of images.
  *
- * Who may connect: everybody, as there is neither a name nor a password. So a
+ * Who may connect: everybody, as there is neither a name nor a password (with TLS: who has a certificate). So a
  * connection is a candidate until it has sent pages. Candidates wait beside each other
  * and are answered; whoever breaks the rules, or leaves, is dropped, and the
  * others notice nothing. The first to send pages is the peer: now all others are
@@ -14,11 +14,13 @@
 #define FERRY_MEM_PS_SERVER_H
 
 #include "mem/ps_store.h"
+#include "wire/tls.h"
 
 struct ps_server_options {
 	int dirfd;            /* of the images */
 	struct store *parent; /* NULL: none */
 	struct store *dedup; /* not NULL: the images; what they replace in their parents is freed */
+	const struct tls *tls; /* NULL: the connections are plain */
 	bool given; /* the descriptor is a connected socket, not a listening one: it is the only candidate */
 };
 

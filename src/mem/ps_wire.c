@@ -122,6 +122,29 @@ uint64_t ps_data_bytes(const struct ps_request *r)
 	return data ? r->nr_pages * PAGE_BYTES : 0;
 }
 
+size_t ps_cut(uint64_t *state, const uint8_t *next, size_t n)
+{
+	struct ps_request r;
+	struct err err;
+	size_t piece = MIN(*state, (uint64_t)PS_PIECE_BYTES);
+
+	if (piece > n)
+		return 0;
+	if (piece) {
+		*state -= piece;
+		return piece;
+	}
+	if (n < sizeof(uint32_t))
+		return 0;
+	if (!find_command(get_le16(next))) /* the answer to CLOSE */
+		return n;
+	if (n < PS_REQUEST_BYTES)
+		return 0;
+	if (ps_decode(next, &r, &err) == 0)
+		*state = ps_data_bytes(&r);
+	return PS_REQUEST_BYTES;
+}
+
 /* ---- objects ---- */
 
 uint64_t ps_dst_id(const struct ps_object *object)

@@ -18,6 +18,7 @@
 #include "base/err.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 enum ps_cmd {
@@ -34,7 +35,8 @@ enum ps_cmd {
 
 enum {
 	PS_REQUEST_BYTES = 32,
-	PS_FLAGS_KNOWN = 7, /* PE_PARENT | PE_LAZY | PE_PRESENT */
+	PS_PIECE_BYTES = 16384, /* of pages, over TLS */
+	PS_FLAGS_KNOWN = 7,     /* PE_PARENT | PE_LAZY | PE_PRESENT */
 };
 
 /* Addresses (and offsets of shared memory) end here: no program's memory comes near. */
@@ -65,6 +67,13 @@ const char *ps_cmd_name(uint16_t cmd, char buf[static 16]);
 
 /* Bytes of page data that follow this request. */
 uint64_t ps_data_bytes(const struct ps_request *r);
+
+/*
+ * Over TLS CRIU's peers do not put the parts of a request together, nor take a record apart that
+ * goes on after the end of the pages, or of 64 KiB of them: so a request is a record, and each full 16 KiB of
+ * its pages are one, and the rest. This, the tunnel_cut of wire/tunnel.h, does it for requests and for answers.
+ */
+size_t ps_cut(uint64_t *state, const uint8_t *next, size_t n);
 
 /* What dst_id stands for in requests that store: the memory of a task or a shared segment. */
 struct ps_object {

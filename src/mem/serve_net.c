@@ -6,6 +6,7 @@
 #include "mem/ps_wire.h"
 #include "mem/read.h"
 #include "wire/tcp.h"
+#include "wire/tunnel.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -36,19 +37,22 @@ struct reply {
 
 struct peer {
 	int in, out;
+	struct tunnel *tunnel; /* around both; NULL: none */
 	char name[80];
 	uint8_t request[PS_REQUEST_BYTES];
 	size_t have;
 	bool replying;
 	struct reply reply;
 	uint64_t requests;
-	uint8_t *buf; /* room for a header and a step */
+	bool heard_close; /* from us: the answer to it is on its way */
+	uint8_t *buf;     /* room for a header and a step */
 };
 
 struct serve_net {
 	struct serve *serve;
 	bool ferries, closed;
 	int listener;
+	const struct tls *tls; /* of those who come to the listener */
 	struct peer *peers[MAX_PEERS];
 	size_t n;
 	struct serve_net_stats stats;
@@ -76,6 +80,10 @@ static void free_peer(struct peer *p)
 		close(p->in);
 	if (p->out >= 0 && p->out != p->in)
 		close(p->out);
+	if (p->heard_close)
+		tunnel_finish(p->tunnel);
+	else
+		tunnel_abort(p->tunnel);
 	free(p->buf);
 	free(p);
 }
@@ -94,6 +102,11 @@ void serve_net_free(struct serve_net *n)
 	if (n->listener >= 0)
 		close(n->listener);
 	free(n);
+}
+
+void serve_net_secure(struct serve_net *n, const struct tls *tls)
+{
+	n->tls = tls;
 }
 
 void serve_net_listen(struct serve_net *n, int fd)
@@ -162,6 +175,25 @@ int serve_net_add(struct serve_net *n, int in, int out, const char *name, struct
 	return 0;
 }
 
+/* A handshake keeps nobody else waiting. */
+int serve_net_add_socket(struct serve_net *n, int fd, const char *name, struct err *err)
+{
+	struct tunnel *tunnel = NULL;
+
+	tcp_prepare(fd);
+	if (n->tls) {
+		tunnel = tunnel_open(n->tls, fd, NULL, ps_cut, &fd, err);
+		if (!tunnel)
+			return err_wrap(err, "%s", name);
+	}
+	if (serve_net_add(n, fd, fd, name, err)) {
+		tunnel_abort(tunnel);
+		return -1;
+	}
+	n->peers[n->n - 1]->tunnel = tunnel;
+	return 0;
+}
+
 static void accept_peer(struct serve_net *n)
 {
 	struct sockaddr_storage addr;
@@ -176,9 +208,8 @@ static void accept_peer(struct serve_net *n)
 			nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
 		return;
 	}
-	tcp_prepare(fd);
 	tcp_address_text(&addr, name);
-	if (serve_net_add(n, fd, fd, name, &err) < 0)
+	if (serve_net_add_socket(n, fd, name, &err) < 0)
 		log_warn("%s", err.text);
 	else
 		log_info("%s: connected", name);
@@ -330,7 +361,7 @@ static int buffer_sent(struct serve_net *n, struct peer *p, struct err *err)
 		r->done_pages = 0;
 	}
 	if (r->close)
-		n->closed = true;
+		n->closed = p->heard_close = true;
 	if (r->pages_left)
 		return next_step(n, p, err);
 	if (r->rest) {
@@ -365,6 +396,7 @@ static enum outcome write_peer(struct serve_net *n, struct peer *p, struct err *
 		return GO_ON;
 	if (wrote < 0) {
 		err_set(err, errno, "the connection broke while it was answered");
+		(void)tunnel_fault(p->tunnel, err);
 		return DROP;
 	}
 	r->sent += (size_t)wrote;
@@ -386,6 +418,7 @@ static enum outcome read_peer(struct serve_net *n, struct peer *p, struct err *e
 			p->have     ? "the connection ended inside of a request" :
 			p->requests ? "the connection ended without CLOSE" :
 				      "the connection ended without a request");
+		(void)tunnel_fault(p->tunnel, err);
 		return DROP;
 	}
 	p->have += (size_t)got;

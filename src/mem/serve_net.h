@@ -13,6 +13,7 @@
 #define FERRY_MEM_SERVE_NET_H
 
 #include "mem/serve.h"
+#include "wire/tls.h"
 
 #include <stdbool.h>
 
@@ -34,10 +35,16 @@ struct serve_net_stats {
 struct serve_net *serve_net_create(struct serve *serve, bool ferries, struct err *err) must_check;
 void serve_net_free(struct serve_net *n); /* closes every connection; NULL allowed */
 
+/* From now on those who connect must speak TLS. @tls must outlive @n. */
+void serve_net_secure(struct serve_net *n, const struct tls *tls);
+
 /* Accepts connections on @fd from now on. Takes it. */
 void serve_net_listen(struct serve_net *n, int fd);
 
-/* One more peer. Takes the descriptors (which may be the same); @name for messages is copied. */
+/* One who has connected. Takes the socket. */
+int serve_net_add_socket(struct serve_net *n, int fd, const char *name, struct err *err) must_check;
+
+/* One more peer, who is not a stranger. Takes the descriptors (which may be the same); @name for messages is copied. */
 int serve_net_add(struct serve_net *n, int in, int out, const char *name, struct err *err) must_check;
 
 /* Closes every connection; they do not count as dropped. */

@@ -52,8 +52,24 @@ static void check(const uint8_t *in)
 		abort();
 }
 
+/* Cut into pieces, all of it is there, and none is empty for ever. */
+static void check_cut(const uint8_t *data, size_t size)
+{
+	uint64_t state = 0;
+	size_t n;
+
+	while (size >= PS_PIECE_BYTES) {
+		n = ps_cut(&state, data, size);
+		if (n == 0 || n > size)
+			abort();
+		data += n;
+		size -= n;
+	}
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+	check_cut(data, size);
 	for (; size >= PS_REQUEST_BYTES; data += PS_REQUEST_BYTES, size -= PS_REQUEST_BYTES)
 		check(data);
 	return 0;

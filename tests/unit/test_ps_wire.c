@@ -42,6 +42,34 @@ static void known_requests(void **state)
 	assert_int_equal(pid, 30);
 }
 
+/* Requests, pages, and the answer to CLOSE are pieces of their own, however they come. */
+static void pieces(void **state)
+{
+	static const struct ps_request add = {.cmd = PS_ADD_F,
+					      .flags = PE_PRESENT,
+					      .nr_pages = 6,
+					      .vaddr = 0x1000};
+	static uint8_t bytes[2 * PS_REQUEST_BYTES + 6 * PAGE_BYTES + 4];
+	const size_t all = sizeof(bytes);
+	uint64_t cut = 0;
+	size_t at = 0;
+
+	ps_encode(&add, bytes);
+	ps_encode(&(struct ps_request){.cmd = PS_CLOSE}, bytes + PS_REQUEST_BYTES + 6 * PAGE_BYTES);
+	assert_int_equal(ps_cut(&cut, bytes, 3), 0);
+	assert_int_equal(ps_cut(&cut, bytes, PS_REQUEST_BYTES - 1), 0);
+	assert_int_equal(ps_cut(&cut, bytes, all), PS_REQUEST_BYTES);
+	at += PS_REQUEST_BYTES;
+	assert_int_equal(ps_cut(&cut, bytes + at, PS_PIECE_BYTES - 1), 0);
+	assert_int_equal(ps_cut(&cut, bytes + at, all - at), PS_PIECE_BYTES);
+	at += PS_PIECE_BYTES;
+	assert_int_equal(ps_cut(&cut, bytes + at, all - at), 2 * PAGE_BYTES);
+	at += 2 * PAGE_BYTES;
+	assert_int_equal(ps_cut(&cut, bytes + at, all - at), PS_REQUEST_BYTES);
+	at += PS_REQUEST_BYTES;
+	assert_int_equal(ps_cut(&cut, bytes + at, all - at), 4);
+}
+
 static void round_trip(void **state)
 {
 	static const struct ps_request requests[] = {
@@ -150,9 +178,9 @@ static void names(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(known_requests), cmocka_unit_test(round_trip),
-		cmocka_unit_test(refused),        cmocka_unit_test(objects),
-		cmocka_unit_test(names),
+		cmocka_unit_test(known_requests), cmocka_unit_test(pieces),
+		cmocka_unit_test(round_trip),     cmocka_unit_test(refused),
+		cmocka_unit_test(objects),        cmocka_unit_test(names),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

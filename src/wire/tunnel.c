@@ -1,0 +1,437 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "wire/tunnel.h"
+
+#include "base/clock.h"
+#include "wire/tcp.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/socket.h>
+
+enum {
+	FLOW_BYTES = 256 << 10,
+	RECORD_BYTES = 16 << 10, /* the most that one SSL_read brings */
+	HANDSHAKE_MS = 10000,
+	PARTING_MS = 1000,
+	LINGER_MS = 5000, /* without progress, when the user has gone */
+};
+
+/* One direction. */
+struct flow {
+	uint8_t *buf; /* FLOW_BYTES */
+	size_t start, end;
+	bool ended;  /* nothing more comes in */
+	bool passed; /* and that has been passed on */
+};
+
+struct tunnel {
+	const struct tls *tls;
+	SSL *ssl;
+	int net, inner;
+	char peer[TCP_PEER_TEXT];
+	struct flow out, in;
+	tunnel_cut cut;
+	uint64_t cut_state;
+	size_t whole;    /* bytes of what goes out that are cut already: the next record */
+	bool user_gone;  /* not only for one direction */
+	bool want_write; /* libssl has something to say before it goes on */
+	pthread_t thread;
+	pthread_mutex_t lock; /* of the fault */
+	struct err fault;
+	bool faulty;
+};
+
+static void set_fault(struct tunnel *t, const struct err *why)
+{
+	pthread_mutex_lock(&t->lock);
+	if (!t->faulty)
+		t->fault = *why;
+	t->faulty = true;
+	pthread_mutex_unlock(&t->lock);
+}
+
+const char *tunnel_peer(const struct tunnel *t)
+{
+	return t->peer;
+}
+
+int tunnel_fault(struct tunnel *t, struct err *err)
+{
+	bool faulty;
+
+	if (!t)
+		return 0;
+	pthread_mutex_lock(&t->lock);
+	faulty = t->faulty;
+	if (faulty)
+		*err = t->fault;
+	pthread_mutex_unlock(&t->lock);
+	return faulty ? -1 : 0;
+}
+
+int tunnel_explain(struct tunnel *t, struct err *err)
+{
+	(void)tunnel_fault(t, err);
+	return -1;
+}
+
+/* ---- handshake ---- */
+
+/* 0 when @rc of libssl means "later"; then *events says what to wait for. -1: an error. */
+static int later(SSL *ssl, int rc, short *events, struct err *err)
+{
+	switch (SSL_get_error(ssl, rc)) {
+	case SSL_ERROR_WANT_READ:
+		*events = POLLIN;
+		return 0;
+	case SSL_ERROR_WANT_WRITE:
+		*events = POLLOUT;
+		return 0;
+	default:
+		return tls_failure(ssl, rc, err);
+	}
+}
+
+static int shake_hands(struct tunnel *t, const char *host, struct err *err)
+{
+	uint64_t end_ms = clock_ms() + HANDSHAKE_MS, now;
+	struct pollfd p = {.fd = t->net};
+	int rc;
+
+	for (;;) {
+		ERR_clear_error();
+		rc = SSL_do_handshake(t->ssl);
+		if (rc == 1)
+			return tls_check_peer(t->tls, t->ssl, host, err);
+		if (later(t->ssl, rc, &p.events, err))
+			return -1;
+		now = clock_ms();
+		if (now >= end_ms || poll(&p, 1, (int)(end_ms - now)) == 0)
+			return err_set(err, ETIMEDOUT, "no TLS handshake within %d s",
+				       HANDSHAKE_MS / 1000);
+	}
+}
+
+/* ---- the flows: each step returns 1 for progress, 0 for none, -1 ---- */
+
+/* Makes room at the end; false: there is none. */
+static bool has_room(struct flow *f, size_t wanted)
+{
+	if (f->start == f->end)
+		f->start = f->end = 0;
+	if (FLOW_BYTES - f->end < wanted && f->start) {
+		memmove(f->buf, f->buf + f->start, f->end - f->start);
+		f->end -= f->start;
+		f->start = 0;
+	}
+	return FLOW_BYTES - f->end >= wanted;
+}
+
+static int pull_from_user(struct tunnel *t)
+{
+	struct flow *f = &t->out;
+	ssize_t n;
+
+	if (f->ended || !has_room(f, RECORD_BYTES))
+		return 0;
+	n = recv(t->inner, f->buf + f->end, FLOW_BYTES - f->end, MSG_DONTWAIT);
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return 0;
+	if (n <= 0)
+		f->ended = true;
+	else
+		f->end += (size_t)n;
+	return 1;
+}
+
+/* libssl takes up again, with the same bytes, what it could not finish: so the next record is settled once. */
+static size_t next_record(struct tunnel *t)
+{
+	const struct flow *f = &t->out;
+	size_t left = f->end - f->start;
+
+	if (!t->whole && left)
+		t->whole = t->cut ? t->cut(&t->cut_state, f->buf + f->start, left) : left;
+	if (!t->whole && f->ended)
+		t->whole = left;
+	return t->whole;
+}
+
+static int push_records(struct tunnel *t, struct err *err)
+{
+	struct flow *f = &t->out;
+	short events = 0;
+	size_t n;
+	int rc, progress = 0;
+
+	while (next_record(t)) {
+		ERR_clear_error();
+		rc = SSL_write_ex(t->ssl, f->buf + f->start, t->whole, &n);
+		if (rc != 1) {
+			if (later(t->ssl, rc, &events, err))
+				return -1;
+			t->want_write |= events == POLLOUT;
+			return progress;
+		}
+		f->start += n;
+		t->whole -= n;
+		progress = 1;
+	}
+	return progress;
+}
+
+static int push_to_net(struct tunnel *t, struct err *err)
+{
+	struct flow *f = &t->out;
+	bool many = f->end - f->start > RECORD_BYTES;
+	short events = 0;
+	int rc, progress;
+
+	/* full segments, however short the records are */
+	if (many)
+		tcp_cork(t->net, true);
+	progress = push_records(t, err);
+	if (many)
+		tcp_cork(t->net, false);
+	if (progress < 0 || f->start < f->end)
+		return progress;
+	if (!f->ended || f->passed)
+		return progress;
+	ERR_clear_error();
+	rc = SSL_shutdown(t->ssl);
+	if (rc < 0) {
+		t->want_write = true;
+		return later(t->ssl, rc, &events, err) ? -1 : progress;
+	}
+	f->passed = true;
+	return 1;
+}
+
+static int pull_from_net(struct tunnel *t, struct err *err)
+{
+	struct flow *f = &t->in;
+	short events = 0;
+	size_t n;
+	int rc, progress = 0;
+
+	while (!f->ended && has_room(f, RECORD_BYTES)) {
+		ERR_clear_error();
+		rc = SSL_read_ex(t->ssl, f->buf + f->end, RECORD_BYTES, &n);
+		if (rc == 1) {
+			f->end += n;
+			progress = 1;
+			continue;
+		}
+		if (SSL_get_error(t->ssl, rc) != SSL_ERROR_ZERO_RETURN) {
+			if (later(t->ssl, rc, &events, err))
+				return -1;
+			t->want_write |= events == POLLOUT;
+			return progress;
+		}
+		f->ended = true;
+		return 1;
+	}
+	return progress;
+}
+
+static int push_to_user(struct tunnel *t)
+{
+	struct flow *f = &t->in;
+	ssize_t n;
+
+	if (f->start < f->end) {
+		n = send(t->inner, f->buf + f->start, f->end - f->start, MSG_DONTWAIT | MSG_NOSIGNAL);
+		if (n < 0 && (errno == EAGAIN || errno == EINTR))
+			return 0;
+		/* a user who reads no more: the rest is for nobody */
+		f->start += n < 0 ? f->end - f->start : (size_t)n;
+		return 1;
+	}
+	if (!f->ended || f->passed)
+		return 0;
+	shutdown(t->inner, SHUT_WR);
+	f->passed = true;
+	return 1;
+}
+
+/* Waits for anything that makes a step worth while. 0: nothing came in the time that there is. */
+static int wait_for_both(struct tunnel *t)
+{
+	bool room = t->in.start == t->in.end && !t->in.ended;
+	short net = (room ? POLLIN : 0) | (t->want_write ? POLLOUT : 0);
+	short user = (!t->out.ended && has_room(&t->out, RECORD_BYTES) ? POLLIN : 0) |
+		     (t->in.start < t->in.end ? POLLOUT : 0);
+	struct pollfd p[2] = {
+		{.fd = net ? t->net : -1, .events = net},
+		/* one who has gone is ready for ever */
+		{.fd = t->user_gone && !user ? -1 : t->inner, .events = user},
+	};
+	int n;
+
+	do {
+		n = poll(p, 2, t->user_gone ? LINGER_MS : -1);
+	} while (n < 0 && errno == EINTR);
+	t->user_gone |= (p[1].revents & POLLHUP) != 0;
+	return n;
+}
+
+/* One round of all steps: 1 for progress, 0 for none, -1. */
+static int step(struct tunnel *t, struct err *err)
+{
+	int progress = pull_from_user(t), more;
+
+	t->want_write = false;
+	more = push_to_net(t, err);
+	if (more < 0)
+		return -1;
+	progress |= more;
+	more = pull_from_net(t, err);
+	if (more < 0) {
+		/* what came before the fault is good */
+		while (t->in.start < t->in.end && push_to_user(t))
+			;
+		return -1;
+	}
+	return progress | more | push_to_user(t);
+}
+
+/* Until both directions have ended properly (0), or something breaks. */
+static int pump(struct tunnel *t, struct err *err)
+{
+	uint64_t end_ms = 0; /* of a peer who talks on to nobody */
+	int rc = 1;
+
+	while (rc > 0 && !(t->in.passed && t->out.passed)) {
+		rc = step(t, err);
+		if (rc == 0)
+			rc = wait_for_both(t);
+		if (t->user_gone && t->out.passed && !end_ms)
+			end_ms = clock_ms() + LINGER_MS;
+		if (end_ms && clock_ms() > end_ms)
+			rc = 0;
+	}
+	return rc == 0 ? err_set(err, ETIMEDOUT, "the peer does not end the connection") : MIN(rc, 0);
+}
+
+/*
+ * The alert that tells the peer why is on its way. If we closed with something of his unread, he
+ * would get a reset, and perhaps never see it.
+ */
+static void part(struct tunnel *t)
+{
+	uint64_t end_ms = clock_ms() + PARTING_MS;
+	struct pollfd p = {.fd = t->net, .events = POLLIN};
+
+	shutdown(t->net, SHUT_WR);
+	while (clock_ms() < end_ms && poll(&p, 1, PARTING_MS) > 0)
+		if (recv(t->net, t->in.buf, FLOW_BYTES, MSG_DONTWAIT) <= 0)
+			break;
+}
+
+static void *tunnel_main(void *arg)
+{
+	struct tunnel *t = arg;
+	struct err why;
+
+	if ((tls_role(t->tls) == TLS_SERVER && shake_hands(t, NULL, &why)) || pump(t, &why)) {
+		set_fault(t, &why);
+		part(t);
+	}
+	/* the reason is there before the user sees the end */
+	shutdown(t->inner, SHUT_RDWR);
+	shutdown(t->net, SHUT_RDWR);
+	return NULL;
+}
+
+/* ---- its life ---- */
+
+static void free_tunnel(struct tunnel *t)
+{
+	SSL_free(t->ssl);
+	if (t->net >= 0)
+		close(t->net);
+	if (t->inner >= 0)
+		close(t->inner);
+	free(t->out.buf);
+	free(t->in.buf);
+	pthread_mutex_destroy(&t->lock);
+	free(t);
+}
+
+/* The thread takes no signals: not those that its process waits for, and no SIGPIPE. */
+static int start(struct tunnel *t, struct err *err)
+{
+	sigset_t all, saved;
+	int no;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &saved);
+	no = pthread_create(&t->thread, NULL, tunnel_main, t);
+	pthread_sigmask(SIG_SETMASK, &saved, NULL);
+	return no ? err_sysno(err, no, "cannot start a thread") : 0;
+}
+
+static int prepare(struct tunnel *t, int *user, struct err *err)
+{
+	int pair[2];
+
+	t->out.buf = malloc(FLOW_BYTES);
+	t->in.buf = malloc(FLOW_BYTES);
+	if (!t->out.buf || !t->in.buf)
+		return err_nomem(err);
+	if (fcntl(t->net, F_SETFL, O_NONBLOCK) < 0)
+		return err_sys(err, "fcntl");
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair))
+		return err_sys(err, "socketpair");
+	t->inner = pair[0];
+	*user = pair[1];
+	t->ssl = tls_session(t->tls, t->net, err);
+	return t->ssl ? 0 : -1;
+}
+
+struct tunnel *tunnel_open(const struct tls *tls, int fd, const char *host, tunnel_cut cut,
+			   int *fd_out, struct err *err)
+{
+	struct tunnel *t = calloc(1, sizeof(*t));
+	cleanup_close int user = -1;
+
+	if (!t) {
+		close(fd);
+		err_nomem(err);
+		return NULL;
+	}
+	t->tls = tls;
+	t->cut = cut;
+	t->net = fd;
+	t->inner = -1;
+	tcp_peer_text(fd, t->peer);
+	pthread_mutex_init(&t->lock, NULL);
+	if (prepare(t, &user, err) == 0 &&
+	    (tls_role(tls) == TLS_SERVER || shake_hands(t, host, err) == 0) && start(t, err) == 0) {
+		*fd_out = steal_fd(&user);
+		return t;
+	}
+	free_tunnel(t);
+	return NULL;
+}
+
+void tunnel_finish(struct tunnel *t)
+{
+	if (!t)
+		return;
+	pthread_join(t->thread, NULL);
+	free_tunnel(t);
+}
+
+void tunnel_abort(struct tunnel *t)
+{
+	if (t)
+		shutdown(t->net, SHUT_RDWR);
+	tunnel_finish(t);
+}

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * A TLS connection as its user sees it: a descriptor like that of any stream socket, beside which
+ * a thread encrypts what is written and decrypts what comes. So whoever speaks a protocol over a
+ * socket need not know of TLS, can poll as ever, and works on while the other core does the sums.
+ *
+ *	user --- socketpair --- thread --- TCP
+ *
+ * The end of the connection travels through: a user who closes or shuts down his side sends the
+ * peer a proper end (close_notify), and reads end of file when the peer has sent one. When the
+ * connection breaks, is changed on the way, or the peer is not believed, the user reads end of file, too
+ * (and gets EPIPE), and asks tunnel_fault why. Protocols over it say by themselves what
+ * is the end: none of them takes the end of the connection for one.
+ */
+#ifndef FERRY_WIRE_TUNNEL_H
+#define FERRY_WIRE_TUNNEL_H
+
+#include "wire/tls.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct tunnel;
+
+/*
+ * How what is written is cut into records, for peers to whom that matters: how many of the next @n
+ * bytes go into the next one (or more than one, if they are many); 0: it takes more to know. @state is
+ * the cutter's own, 0 at first.
+ */
+typedef size_t (*tunnel_cut)(uint64_t *state, const uint8_t *next, size_t n);
+
+/*
+ * Makes a tunnel of a connected socket, which is taken (also on failure). A client's handshake is
+ * done when it returns: @host is as for tls_check_peer. A server returns at once, and has its handshake done by
+ * the thread, within 10 s: strangers cost it nothing but their place. @fd_out: the user's end,
+ * which he closes; blocking. @cut: NULL: as it comes.
+ */
+struct tunnel *tunnel_open(const struct tls *t, int fd, const char *host, tunnel_cut cut,
+			   int *fd_out, struct err *err) must_check;
+
+/* The address of the other end, for messages; valid as long as the tunnel is. */
+const char *tunnel_peer(const struct tunnel *t);
+
+/* Why it ended, if not properly: -1 and the reason; 0: it is in order. NULL allowed. */
+int tunnel_fault(struct tunnel *t, struct err *err);
+
+/* @err says what the user met at his end: the tunnel's own reason takes its place, if there is one. Always -1. */
+int tunnel_explain(struct tunnel *t, struct err *err);
+
+/*
+ * After the user's end was closed: lets what was written go out, and waits, some seconds at most, for
+ * the peer's end. NULL allowed.
+ */
+void tunnel_finish(struct tunnel *t);
+
+/* Ends it at once: the peer sees a broken connection. NULL allowed. */
+void tunnel_abort(struct tunnel *t);
+
+#endif

@@ -84,7 +84,7 @@ static bool asked_for(const struct agent_args *args, const char *what)
 static int serve(const struct agent_args *args, int in, int out, struct err *err)
 {
 	if (args->files || asked_for(args, "agent --files"))
-		return lazyfs_serve(in, out, err);
+		return lazyfs_serve(in, out, NULL, NULL, err);
 	if (args->join || asked_for(args, "agent --join"))
 		return lane_join(in, out, err);
 	return migrate_target(in, out, err);

@@ -20,9 +20,9 @@
 struct migrate_args {
 	const char *ssh, *remote_ferry, *recover;
 	unsigned int pids, files, on_unknown;
-	uint64_t timeout_s, unknown_after_s, max_rounds, max_downtime_ms, bandwidth;
+	uint64_t timeout_s, files_timeout_s, unknown_after_s, max_rounds, max_downtime_ms, bandwidth;
 	unsigned int mode;
-	bool plain_tcp, overwrite_files, json, quiet;
+	bool plain_tcp, overwrite_files, no_background, json, quiet;
 	struct log_args log;
 	struct kind_args kinds;
 };
@@ -30,8 +30,9 @@ struct migrate_args {
 static const char *const pids_words[] = {
 	[PIDS_SAME] = "same", [PIDS_AUTO] = "auto", [PIDS_NEW] = "new", NULL};
 
-enum { FILES_COPY, FILES_NONE };
-static const char *const files_words[] = {[FILES_COPY] = "copy", [FILES_NONE] = "none", NULL};
+enum { FILES_COPY, FILES_NONE, FILES_LAZY, FILES_SHARED };
+static const char *const files_words[] = {
+	[FILES_COPY] = "copy", [FILES_NONE] = "none", [FILES_LAZY] = "lazy", [FILES_SHARED] = "shared", NULL};
 
 static const char *const unknown_words[] = {
 	[UNKNOWN_WAIT] = "wait", [UNKNOWN_HOME] = "home", [UNKNOWN_END] = "end", NULL};
@@ -61,12 +62,24 @@ static const struct opt_row rows[] = {
 	 .offset = offsetof(struct migrate_args, pids),
 	 .words = pids_words},
 	{.long_name = "files",
-	 .arg = "copy|none",
+	 .arg = "copy|none|lazy|shared",
 	 .help = "files of the tree that are missing or different there: copy them (the "
-		 "default), or list them and refuse",
+		 "default), or list them and refuse; or leave them all here until they are used "
+		 "(lazy); or trust that they are the same there (shared)",
 	 .type = OPT_WORD,
 	 .offset = offsetof(struct migrate_args, files),
 	 .words = files_words},
+	{.long_name = "files-timeout",
+	 .arg = "SECONDS",
+	 .help = "with --files=lazy: how long this host may be silent before a read there fails "
+		 "(default 60); 0: for ever",
+	 .type = OPT_NUMBER,
+	 .offset = offsetof(struct migrate_args, files_timeout_s),
+	 .max = 1000000},
+	{.long_name = "no-background",
+	 .help = "with --files=lazy: fetch only what is used",
+	 .type = OPT_FLAG,
+	 .offset = offsetof(struct migrate_args, no_background)},
 	{.long_name = "overwrite-files",
 	 .help = "let copied files replace files with other content",
 	 .type = OPT_FLAG,
@@ -234,7 +247,13 @@ static int fill_options(const struct migrate_args *args, const struct opt_rest *
 	if (args->recover && !wire_token_valid(args->recover) &&
 	    parse_pid(args->recover, &opt->pid, err) < 0)
 		return err_wrap(err, "--recover");
-	opt->files.copy = args->files == FILES_COPY;
+	/* what lies in the host's own directories, as shared memory, is copied also when all else is lazy */
+	opt->files.copy = args->files == FILES_COPY || args->files == FILES_LAZY;
+	opt->files.mode = args->files == FILES_LAZY   ? WIRE_FILES_LAZY :
+			  args->files == FILES_SHARED ? WIRE_FILES_SHARED :
+							WIRE_FILES_COMPARE;
+	opt->files.timeout_ms = args->files_timeout_s * 1000;
+	opt->files.fill = !args->no_background;
 	opt->files.overwrite = args->overwrite_files;
 	opt->pids = (enum pids_mode)args->pids;
 	opt->mode_wanted = args->mode != MODE_DEFAULT;
@@ -270,6 +289,7 @@ static int run(int argc, char **argv)
 				    .mode = MODE_DEFAULT,
 				    .pids = PIDS_AUTO,
 				    .timeout_s = 10,
+				    .files_timeout_s = 60,
 				    .unknown_after_s = 60,
 				    .log = LOG_ARGS_DEFAULT,
 				    .kinds = KIND_ARGS_DEFAULT};

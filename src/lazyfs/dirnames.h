@@ -14,6 +14,7 @@ struct name {
 	struct name *same_bucket;
 	struct name *next, *prev; /* by age */
 	struct node *node;        /* NULL: the source has it, but here it was removed */
+	bool from_source;         /* it has it there, too, and it means the same */
 	uint64_t hash;
 	char text[];
 };

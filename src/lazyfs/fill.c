@@ -86,6 +86,14 @@ static void fill_node(struct pass *pass, struct node *n)
 		note(pass, ENOMEM);
 }
 
+int fill_one(struct lazyfs *fs, struct node *n)
+{
+	struct pass pass = {.fs = fs};
+
+	fill_node(&pass, n);
+	return pass.error;
+}
+
 struct pinned {
 	VEC(struct node *) v;
 };
@@ -192,6 +200,8 @@ static int run_pass(struct lazyfs *fs, bool polite)
 	struct pass pass = {.fs = fs, .polite = polite};
 
 	fill_named(&pass);
+	if (!pass.error && !atomic_load(&fs->stop) && !atomic_exchange(&fs->named_complete, true))
+		log_info("the files of the tree itself are here");
 	if (!fs->opt.everything)
 		fill_dir(&pass, &fs->root);
 	fill_contents(&pass);

@@ -12,6 +12,9 @@
 int fill_start(struct lazyfs *fs, struct err *err) must_check;
 void fill_join(struct lazyfs *fs);
 
+/* All of one file, link or directory but the entries of the latter; 0 or an errno value. */
+int fill_one(struct lazyfs *fs, struct node *n);
+
 /* One pass without regard for others: 0 if everything is here after it, else an errno value. */
 int fill_now(struct lazyfs *fs);
 

@@ -116,22 +116,30 @@ struct lazyfs *lazyfs_create(const struct remote_link *link, const struct want *
 }
 
 /* The kernel reads ahead 128 KiB by itself, whatever a file system says; root may change that. */
-static void set_read_ahead(const struct lazyfs *fs)
+void lazyfs_tune(dev_t dev)
 {
 	char text[16];
-	struct stat st;
 
-	/* not of our root: that would be a request which nobody serves yet */
-	if (fstatat(AT_FDCWD, "/proc/self", &st, 0) < 0 || stat(fs->opt.mountpoint, &st) < 0)
-		return;
 	snprintf(text, sizeof(text), "%d", READ_AHEAD_KIB);
-	if (io_write_textf(text, "/sys/class/bdi/%u:%u/read_ahead_kb", major(st.st_dev),
-			   minor(st.st_dev)) < 0)
+	if (io_write_textf(text, "/sys/class/bdi/%u:%u/read_ahead_kb", major(dev), minor(dev)) < 0)
 		log_debug("read_ahead_kb: %s", strerror(errno));
+}
+
+static int take_over(struct lazyfs *fs, struct err *err)
+{
+	char name[32];
+
+	snprintf(name, sizeof(name), "/dev/fd/%d", fs->opt.fuse_fd);
+	if (fuse_session_mount(fs->session, name) < 0)
+		return err_set(err, EIO, "cannot take the mounted file system over");
+	fs->mounted = true;
+	return 0;
 }
 
 int lazyfs_mount(struct lazyfs *fs, struct err *err)
 {
+	if (fs->opt.fuse_fd >= 0)
+		return take_over(fs, err);
 	fs->below = open(fs->opt.mountpoint, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (fs->below < 0)
 		return err_sys(err, "%.200s", fs->opt.mountpoint);
@@ -145,7 +153,12 @@ int lazyfs_mount(struct lazyfs *fs, struct err *err)
 
 static void *tune(void *arg)
 {
-	set_read_ahead(arg);
+	const struct lazyfs *fs = arg;
+	struct stat st;
+
+	/* a request to ourselves */
+	if (stat(fs->opt.mountpoint, &st) == 0)
+		lazyfs_tune(st.st_dev);
 	return NULL;
 }
 
@@ -160,7 +173,7 @@ static int loop(struct lazyfs *fs, struct err *err)
 		return err_nomem(err);
 	fuse_loop_cfg_set_max_threads(config, THREADS_MOST);
 	fuse_loop_cfg_set_idle_threads(config, THREADS_IDLE);
-	tuning = pthread_create(&tuner, NULL, tune, fs) == 0;
+	tuning = fs->opt.fuse_fd < 0 && pthread_create(&tuner, NULL, tune, fs) == 0;
 	rc = fuse_session_loop_mt(fs->session, config);
 	fuse_loop_cfg_destroy(config);
 	if (tuning)
@@ -188,6 +201,11 @@ static int finish(struct lazyfs *fs, struct err *err)
 	if (error)
 		return err_sysno(err, error, "not everything could be fetched; no file was placed");
 	return place_all(fs, err);
+}
+
+int lazyfs_fill(struct lazyfs *fs, struct err *err)
+{
+	return fs->filling ? 0 : fill_start(fs, err);
 }
 
 int lazyfs_run(struct lazyfs *fs, struct err *err)

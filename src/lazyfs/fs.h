@@ -12,6 +12,9 @@
  *	ops_*.c   the requests of the kernel
  *	fill      the rest, in the background
  *	place     all of it into the directory below the mount, when it ends
+ *	keep      or only what was changed, to its own paths
+ *	prime     many names at once
+ *	treeroot  a process that serves the root directory of one tree
  */
 #ifndef FERRY_LAZYFS_FS_H
 #define FERRY_LAZYFS_FS_H
@@ -22,7 +25,8 @@
 struct lazyfs;
 
 struct lazyfs_options {
-	const char *mountpoint;    /* absolute */
+	const char *mountpoint; /* absolute */
+	int fuse_fd; /* /dev/fuse, of a mount that exists already: there is no mountpoint then; -1 */
 	const char *source;        /* for df and the status: "USER@HOST" */
 	const char *mount_options; /* more for fuse_session_new(3), separated by commas; or NULL */
 	int cache_fd;              /* directory for cache files; stays the caller's */
@@ -40,6 +44,28 @@ struct lazyfs_options {
 /* Connects to the source; keeps @want and @opt. NULL + err. */
 struct lazyfs *lazyfs_create(const struct remote_link *link, const struct want *want,
 			     const struct lazyfs_options *opt, struct err *err) must_check;
+
+/*
+ * Asks the source for these paths, all at once, and for the directories on the way. What it does not have, or
+ * the tree may not see, is left out; paths that are known already stay as they are. 0 or an errno value.
+ */
+int lazyfs_prime(struct lazyfs *fs, const char *const *paths, size_t n);
+
+/* Begins to bring what @want names in the background; where opt.fill is set, lazyfs_run does. */
+int lazyfs_fill(struct lazyfs *fs, struct err *err) must_check;
+
+/* Asks the source whether it is there, so that either side notices a dead connection. 0 or an errno value. */
+int lazyfs_ping(struct lazyfs *fs, bool (*interrupted)(void *arg), void *arg);
+
+/* The kernel's read-ahead for the mount with this device number; needs root. */
+void lazyfs_tune(dev_t dev);
+
+/*
+ * After lazyfs_run: what programs made or changed becomes plain files of this host, where their paths
+ * are free, and else below @kept, a directory that is made for it; a list of it all is @kept.txt. What
+ * is missing of them is fetched. -1: something could not be written or is not complete; the list says what.
+ */
+int lazyfs_keep_changes(struct lazyfs *fs, const char *kept, struct err *err) must_check;
 
 /* From now on the mountpoint shows the files; requests wait until lazyfs_run. */
 int lazyfs_mount(struct lazyfs *fs, struct err *err) must_check;

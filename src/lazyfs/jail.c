@@ -46,7 +46,8 @@ int jail_init(struct jail *j, const char *root, const struct lf_creds *creds, si
 			   .self_fds = -1,
 			   .creds = creds,
 			   .n_creds = n_creds,
-			   .current = n_creds,
+			   .current = SIZE_MAX,
+			   .own = {.uid = geteuid(), .gid = getegid(), .reads_all = true},
 			   .switches = geteuid() == 0};
 	if (j->switches && !n_creds)
 		return err_set(err, EPERM, "it is not said as whom the tree reads its files");
@@ -90,11 +91,11 @@ static int set_caps(bool reads_all)
 /* Takes the rights of creds[i] on. The calls of libc would change all threads of the process. */
 static int become(struct jail *j, size_t i)
 {
-	const struct lf_creds *c = &j->creds[i];
+	const struct lf_creds *c = i < j->n_creds ? &j->creds[i] : &j->own;
 
 	if (!j->switches || j->current == i)
 		return 0;
-	j->current = j->n_creds;
+	j->current = SIZE_MAX;
 	if (syscall(SYS_setgroups, (size_t)c->n_groups, c->groups) < 0)
 		return -1;
 	/* these two do not say whether they failed: a second call tells what is in force */
@@ -130,7 +131,8 @@ bool jail_is_pseudo(int fd)
 	return false;
 }
 
-static int find_as(struct jail *j, size_t i, const char *path, struct stat *st_out)
+static int find_as(struct jail *j, size_t i, const char *path, const struct jail_held *held,
+		   struct stat *st_out)
 {
 	cleanup_close int fd = -1;
 
@@ -139,17 +141,18 @@ static int find_as(struct jail *j, size_t i, const char *path, struct stat *st_o
 	fd = resolve(j, path);
 	if (fd < 0 || fstat(fd, st_out) < 0)
 		return -1;
-	if (jail_is_pseudo(fd)) {
+	if (jail_is_pseudo(fd) || (j->switches && i == j->n_creds &&
+				   (st_out->st_dev != held->dev || st_out->st_ino != held->ino))) {
 		errno = EACCES;
 		return -1;
 	}
 	return steal_fd(&fd);
 }
 
-/* How many times a thing is tried: as each of the creds, or as ourselves. */
-static size_t attempts(const struct jail *j)
+/* How many times a thing is tried: as each of the creds, and what is held as ourselves; or only so. */
+static size_t attempts(const struct jail *j, const struct jail_held *held)
 {
-	return j->switches ? j->n_creds : 1;
+	return j->switches ? j->n_creds + (held ? 1 : 0) : 1;
 }
 
 static bool denied(int no)
@@ -157,10 +160,10 @@ static bool denied(int no)
 	return no == EACCES || no == EPERM;
 }
 
-int jail_find(struct jail *j, const char *path, struct stat *st_out)
+int jail_find(struct jail *j, const char *path, const struct jail_held *held, struct stat *st_out)
 {
-	for (size_t i = 0; i < attempts(j); i++) {
-		int fd = find_as(j, i, path, st_out);
+	for (size_t i = 0; i < attempts(j, held); i++) {
+		int fd = find_as(j, i, path, held, st_out);
 
 		if (fd >= 0 || !denied(errno))
 			return fd;
@@ -173,14 +176,14 @@ int jail_find(struct jail *j, const char *path, struct stat *st_out)
  * The type is checked before anything is opened: to open a device or a pipe has effects. The
  * descriptor leads to the same file whatever happens to its name.
  */
-static int open_as(struct jail *j, size_t i, const char *path, bool dir)
+static int open_as(struct jail *j, size_t i, const char *path, const struct jail_held *held, bool dir)
 {
 	int flags = O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK | (dir ? O_DIRECTORY : 0), fd;
 	cleanup_close int found = -1;
 	struct stat st;
 	char name[16];
 
-	found = find_as(j, i, path, &st);
+	found = find_as(j, i, path, held, &st);
 	if (found < 0)
 		return -1;
 	if (!(dir ? S_ISDIR(st.st_mode) : S_ISREG(st.st_mode))) {
@@ -193,10 +196,10 @@ static int open_as(struct jail *j, size_t i, const char *path, bool dir)
 	return fd < 0 && errno == EPERM ? openat(j->self_fds, name, flags) : fd;
 }
 
-int jail_open(struct jail *j, const char *path, bool dir)
+int jail_open(struct jail *j, const char *path, const struct jail_held *held, bool dir)
 {
-	for (size_t i = 0; i < attempts(j); i++) {
-		int fd = open_as(j, i, path, dir);
+	for (size_t i = 0; i < attempts(j, held); i++) {
+		int fd = open_as(j, i, path, held, dir);
 
 		if (fd >= 0 || !denied(errno))
 			return fd;

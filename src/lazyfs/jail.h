@@ -13,11 +13,19 @@
 
 #include <sys/stat.h>
 
+/* A file that the tree has open: it may have been opened with rights that no task has any more. */
+struct jail_held {
+	const char *path;
+	uint64_t dev, ino;
+};
+
 struct jail {
 	int root, self_fds; /* descriptors: the tree's root; /proc/self/fd */
 	const struct lf_creds *creds;
-	size_t n_creds, current; /* current: as whom we look at the moment; n_creds: nobody yet */
-	bool switches;           /* we are root: each access is made as one of the creds */
+	size_t n_creds,
+		current; /* current: as whom we look at the moment; n_creds: with our own rights */
+	struct lf_creds own;
+	bool switches; /* we are root: each access is made as one of the creds */
 };
 
 /*
@@ -29,11 +37,14 @@ int jail_init(struct jail *j, const char *root, const struct lf_creds *creds, si
 	      struct err *err) must_check;
 void jail_finish(struct jail *j);
 
-/* An O_PATH descriptor of @path (of the link, if it is one) and its state. -1 + errno. */
-int jail_find(struct jail *j, const char *path, struct stat *st_out);
+/*
+ * An O_PATH descriptor of @path (of the link, if it is one) and its state. -1 + errno. With @held, which may be NULL,
+ * that very file is also found with our own rights.
+ */
+int jail_find(struct jail *j, const char *path, const struct jail_held *held, struct stat *st_out);
 
 /* For reading: a regular file, or a directory if @dir. -1 + errno; EACCES for anything else. */
-int jail_open(struct jail *j, const char *path, bool dir);
+int jail_open(struct jail *j, const char *path, const struct jail_held *held, bool dir);
 
 /* Is the file system of this descriptor the kernel's own? */
 bool jail_is_pseudo(int fd);

@@ -157,10 +157,12 @@ bool node_add_name(struct node *dir, const char *text, struct node *n)
 {
 	struct name *e = dirnames_find(&dir->names, text);
 
-	if (e)
+	if (e) {
 		e->node = n; /* it was removed before */
-	else if (!dirnames_add(&dir->names, text, n))
+		e->from_source = false;
+	} else if (!dirnames_add(&dir->names, text, n)) {
 		return false;
+	}
 	n->n_names++;
 	if (S_ISDIR(n->attr.mode))
 		n->parent = dir;
@@ -171,8 +173,8 @@ void node_drop_name(struct lazyfs *fs, struct node *dir, struct name *name)
 {
 	struct node *n = name->node;
 
-	/* where the source is asked name by name, it must be remembered that this one is gone */
-	if (dir->blind)
+	/* where the source may be asked for this name again, it must be remembered that it is gone */
+	if (dir->blind || !dir->listed)
 		name->node = NULL;
 	else
 		dirnames_remove(&dir->names, name);
@@ -275,7 +277,7 @@ static int take_entries(void *arg, const struct lf_reply *reply)
 	return 0;
 }
 
-static int take_attr(void *arg, const struct lf_reply *reply)
+int node_take_attr(void *arg, const struct lf_reply *reply)
 {
 	if (reply->type != LF_ATTR)
 		return EPROTO;
@@ -283,8 +285,8 @@ static int take_attr(void *arg, const struct lf_reply *reply)
 	return 0;
 }
 
-/* A child that the source has; with the lock. An answer may come twice, when a connection broke in between. */
-static int add_child(struct lazyfs *fs, struct node *dir, const char *name, const struct lf_attr *attr)
+/* An answer may come twice, when a connection broke in between. */
+int node_add_child(struct lazyfs *fs, struct node *dir, const char *name, const struct lf_attr *attr)
 {
 	char path[LF_PATH_MAX + 1];
 	struct node *n = NULL;
@@ -303,6 +305,7 @@ static int add_child(struct lazyfs *fs, struct node *dir, const char *name, cons
 		node_release(fs, n);
 		return ENOMEM;
 	}
+	dirnames_find(&dir->names, name)->from_source = true;
 	return 0;
 }
 
@@ -331,7 +334,7 @@ static int list(struct lazyfs *fs, struct node *dir, const struct patience *p)
 	pthread_mutex_lock(&fs->lock);
 	vec_foreach (e, &l.v)
 		if (!error)
-			error = add_child(fs, dir, e->name, &e->attr);
+			error = node_add_child(fs, dir, e->name, &e->attr);
 	if (error == EACCES) {
 		dir->blind = true;
 		error = 0;
@@ -381,11 +384,11 @@ static int ask_name(struct lazyfs *fs, struct node *dir, const char *text, const
 
 	if (scope_join(path, dir->source, text) < 0)
 		return ENAMETOOLONG;
-	error = remote_ask(fs->remote, &q, p, take_attr, &attr);
+	error = remote_ask(fs->remote, &q, p, node_take_attr, &attr);
 	if (error)
 		return for_program(error);
 	pthread_mutex_lock(&fs->lock);
-	error = add_child(fs, dir, text, &attr);
+	error = node_add_child(fs, dir, text, &attr);
 	pthread_mutex_unlock(&fs->lock);
 	return error;
 }
@@ -395,7 +398,7 @@ static struct node *find_pinned(struct node *dir, const char *text, bool *known_
 {
 	struct name *e = dirnames_find(&dir->names, text);
 
-	*known_out = e || !dir->blind;
+	*known_out = e || (dir->listed && !dir->blind);
 	if (!e || !e->node)
 		return NULL;
 	e->node->pins++;
@@ -405,10 +408,11 @@ static struct node *find_pinned(struct node *dir, const char *text, bool *known_
 int node_lookup(struct lazyfs *fs, struct node *dir, const char *text, struct node **out,
 		const struct patience *p)
 {
-	int error = node_load(fs, dir, p);
 	bool known = false;
+	int error = 0;
 
-	for (int attempt = 0; attempt < 2 && !error; attempt++) {
+	/* what is known, then with a list of the directory, then by asking for this name */
+	for (int attempt = 0; attempt < 3 && !error; attempt++) {
 		pthread_mutex_lock(&fs->lock);
 		*out = find_pinned(dir, text, &known);
 		pthread_mutex_unlock(&fs->lock);
@@ -416,7 +420,7 @@ int node_lookup(struct lazyfs *fs, struct node *dir, const char *text, struct no
 			return 0;
 		if (known)
 			return ENOENT;
-		error = ask_name(fs, dir, text, p);
+		error = attempt ? ask_name(fs, dir, text, p) : node_load(fs, dir, p);
 	}
 	return error ? error : ENOENT;
 }
@@ -524,7 +528,7 @@ int node_revalidate(struct lazyfs *fs, struct node *n, const struct patience *p)
 
 	if (!fs->opt.refetch || !n->source || !S_ISREG(n->attr.mode))
 		return 0;
-	error = remote_ask(fs->remote, &q, p, take_attr, &now);
+	error = remote_ask(fs->remote, &q, p, node_take_attr, &now);
 	/* a name that is gone there stays here: it was the tree's */
 	if (error)
 		return error == EINTR ? EINTR : 0;
@@ -543,7 +547,7 @@ int node_revalidate(struct lazyfs *fs, struct node *n, const struct patience *p)
 int node_load_root(struct lazyfs *fs, const struct patience *p)
 {
 	struct lf_request q = {.type = LF_STAT, .path = "/"};
-	int error = remote_ask(fs->remote, &q, p, take_attr, &fs->root.attr);
+	int error = remote_ask(fs->remote, &q, p, node_take_attr, &fs->root.attr);
 
 	if (!error && !S_ISDIR(fs->root.attr.mode))
 		error = ENOTDIR;

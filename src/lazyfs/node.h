@@ -37,7 +37,7 @@ struct node {
 
 	struct node *parent; /* of directories */
 	struct names names;
-	bool listed;  /* names has what the source has */
+	bool listed;  /* names has all that the source has; else some, or none */
 	bool listing; /* somebody asks for that at the moment */
 	bool blind;   /* the source may not list it: names are asked for one by one */
 
@@ -45,6 +45,7 @@ struct node {
 	struct content *content; /* of regular files, once it is needed */
 	struct node *next_content;
 	bool xattrs_here;
+	bool attrs_changed; /* here, by a program */
 	VEC(struct xattr) xattrs;
 };
 
@@ -67,6 +68,7 @@ struct lazyfs {
 	pthread_t filler;
 	bool filling; /* the thread was started */
 	atomic_bool stop, complete;
+	atomic_bool named_complete; /* the files of the tree itself are */
 };
 
 static inline struct node *node_of(struct lazyfs *fs, fuse_ino_t ino)
@@ -92,6 +94,8 @@ void node_release(struct lazyfs *fs, struct node *n);
 bool node_add_name(struct node *dir, const char *text, struct node *n) must_check;
 /* Takes the name off; the node may be gone after it. */
 void node_drop_name(struct lazyfs *fs, struct node *dir, struct name *name);
+/* A name that the source has in this directory. 0 or ENOMEM; nothing happens if the name is known already. */
+int node_add_child(struct lazyfs *fs, struct node *dir, const char *name, const struct lf_attr *attr);
 /* The contents of a regular file; NULL: out of memory. */
 struct content *node_content(struct lazyfs *fs, struct node *n);
 void node_stat(struct lazyfs *fs, struct node *n, struct stat *st);
@@ -111,6 +115,9 @@ int node_load_xattrs(struct lazyfs *fs, struct node *n, const struct patience *p
 int node_revalidate(struct lazyfs *fs, struct node *n, const struct patience *p);
 /* Fills in what it knows of the root directory. */
 int node_load_root(struct lazyfs *fs, const struct patience *p);
+
+/* For remote_ask: an LF_ATTR into the struct lf_attr at @arg. */
+int node_take_attr(void *arg, const struct lf_reply *reply);
 
 int64_t now_ns(void);
 

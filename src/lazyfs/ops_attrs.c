@@ -80,6 +80,8 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int wh
 	if (what & FUSE_SET_ATTR_GID)
 		n->attr.gid = attr->st_gid;
 	set_times(n, attr, what, now_ns());
+	if (what & (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID | FUSE_SET_ATTR_MTIME))
+		n->attrs_changed = true;
 	pthread_mutex_unlock(&fs->lock);
 	reply_attr(fs, req, n);
 }
@@ -243,8 +245,10 @@ static void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const 
 	if (!error) {
 		pthread_mutex_lock(&fs->lock);
 		error = set_locked(n, name, value, bytes, flags);
-		if (!error)
+		if (!error) {
 			n->attr.id.ctime_ns = now_ns();
+			n->attrs_changed = true;
+		}
 		pthread_mutex_unlock(&fs->lock);
 	}
 	fuse_reply_err(req, error);
@@ -267,6 +271,7 @@ static void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
 			free(x->value);
 			*x = n->xattrs.v[--n->xattrs.n];
 			n->attr.id.ctime_ns = now_ns();
+			n->attrs_changed = true;
 		} else {
 			error = ENODATA;
 		}

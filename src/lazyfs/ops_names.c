@@ -316,6 +316,7 @@ static int exchange(struct node *from, struct name *a, struct node *to, struct n
 
 	a->node = b->node;
 	b->node = n;
+	a->from_source = b->from_source = false;
 	move_links(from, to, n);
 	move_links(to, from, a->node);
 	if (S_ISDIR(n->attr.mode))

@@ -227,6 +227,25 @@ static void place_dir(struct placing *p, struct node *dir)
 	}
 }
 
+int place_node(struct lazyfs *fs, struct node *n, int dirfd, const char *name, struct err *err)
+{
+	struct placing p = {.fs = fs, .top = dirfd, .err = err};
+
+	snprintf(p.path, sizeof(p.path), "%s", name);
+	if (S_ISREG(n->attr.mode))
+		place_file(&p, n);
+	else if (!S_ISDIR(n->attr.mode))
+		place_special(&p, n);
+	else if (mkdirat(dirfd, name, 0700) == 0)
+		place_attrs(&p, n);
+	else
+		failed(&p, "create");
+	vec_foreach (l, &p.links)
+		free(l->path);
+	vec_free(&p.links);
+	return p.failures ? -1 : 0;
+}
+
 int place_all(struct lazyfs *fs, struct err *err)
 {
 	struct placing p = {.fs = fs, .top = fs->below, .err = err};

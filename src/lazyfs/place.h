@@ -11,4 +11,11 @@
  */
 int place_all(struct lazyfs *fs, struct err *err) must_check;
 
+/*
+ * One file, link, fifo or directory (without what is in it) under a name that must be free there, with its attributes
+ * and what of its contents is here.
+ */
+int place_node(struct lazyfs *fs, struct node *n, int dirfd, const char *name, struct err *err)
+	must_check;
+
 #endif

@@ -579,3 +579,10 @@ void lf_reply_free(struct lf_reply *r)
 	vec_free(&r->entries);
 	vec_free(&r->xattrs);
 }
+
+bool lf_creds_same(const struct lf_creds *a, const struct lf_creds *b)
+{
+	return a->uid == b->uid && a->gid == b->gid && a->reads_all == b->reads_all &&
+	       a->n_groups == b->n_groups &&
+	       (!a->n_groups || !memcmp(a->groups, b->groups, a->n_groups * sizeof(a->groups[0])));
+}

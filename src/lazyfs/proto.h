@@ -166,6 +166,7 @@ int lf_get_reply(const struct frame *f, struct lf_reply *out, struct arena *aren
 void lf_hello_free(struct lf_hello *hello);
 void lf_reply_free(struct lf_reply *r);
 
+bool lf_creds_same(const struct lf_creds *a, const struct lf_creds *b);
 bool lf_ident_same(const struct lf_ident *a, const struct lf_ident *b);
 
 #endif

@@ -459,6 +459,8 @@ static void *run(void *arg)
 
 static void remote_free(struct remote *r)
 {
+	if (r->link.end)
+		r->link.end(r->link.arg);
 	if (r->wake >= 0)
 		close(r->wake);
 	lf_out_free(&r->queue);

@@ -18,6 +18,8 @@ struct remote_link {
 	int (*open)(void *arg, int *in_out, int *out_out, struct err *err);
 	/* After the descriptors have been closed. May be NULL. */
 	void (*close)(void *arg);
+	/* There will be no connection any more. May be NULL. */
+	void (*end)(void *arg);
 	void *arg;
 };
 

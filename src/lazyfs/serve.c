@@ -29,6 +29,8 @@ struct open_file {
 };
 
 struct server {
+	const struct serve_options *opt;
+	const struct serve_policy *policy; /* that is in force; NULL: the client's word */
 	int in, out;
 	struct frame_reader reader;
 	struct arena hello_arena, arena; /* arena: of one request */
@@ -60,6 +62,22 @@ static bool more_to_read(const struct server *s)
 	return poll(&p, 1, 0) == 1;
 }
 
+/* Waits until there is something to read, and not for ever where the client would say something now and then. */
+static int await_client(const struct server *s, struct err *err)
+{
+	struct pollfd p = {.fd = s->in, .events = POLLIN};
+	int n;
+
+	if (!s->opt->silent_ms)
+		return 0;
+	while ((n = poll(&p, 1, (int)s->opt->silent_ms)) < 0 && errno == EINTR)
+		;
+	if (n == 0)
+		return err_set(err, ETIMEDOUT, "the lazy file system is silent for %u seconds",
+			       s->opt->silent_ms / 1000);
+	return n < 0 ? err_sys(err, "poll") : 0;
+}
+
 /* 1: *f is the next frame; 0: the stream has ended between frames; -1. */
 static int next_frame(struct server *s, struct frame *f, struct err *err)
 {
@@ -73,6 +91,8 @@ static int next_frame(struct server *s, struct frame *f, struct err *err)
 		if (!space)
 			return err_nomem(err);
 		if ((s->answers.bytes > FLUSH_BYTES || !more_to_read(s)) && flush(s, err) < 0)
+			return -1;
+		if (await_client(s, err) < 0)
 			return -1;
 		do
 			n = read(s->in, space, room);
@@ -98,13 +118,49 @@ static int fail(struct server *s, const struct lf_request *q, int no, struct err
 	return answer(s, &r, err);
 }
 
+/* ---- what the tree has open ---- */
+
+static int held_cmp(const void *a, const void *b)
+{
+	return strcmp(((const struct jail_held *)a)->path, ((const struct jail_held *)b)->path);
+}
+
+int serve_policy_finish(struct serve_policy *p, struct err *err)
+{
+	if (p->held.n)
+		qsort(p->held.v, p->held.n, sizeof(*p->held.v), held_cmp);
+	vec_foreach (h, &p->held) {
+		const struct lf_export e = {.path = h->path};
+
+		if (!vec_push(&p->hello.exports, e))
+			return err_nomem(err);
+	}
+	return 0;
+}
+
+void serve_policy_free(struct serve_policy *p)
+{
+	vec_free(&p->held);
+	lf_hello_free(&p->hello);
+	arena_free(&p->arena);
+}
+
+static const struct jail_held *held(const struct server *s, const char *path)
+{
+	const struct jail_held key = {.path = path};
+
+	if (!s->policy || !s->policy->held.n)
+		return NULL;
+	return bsearch(&key, s->policy->held.v, s->policy->held.n, sizeof(key), held_cmp);
+}
+
 /* ---- names and attributes ---- */
 
 static int do_stat(struct server *s, const struct lf_request *q, struct err *err)
 {
 	struct lf_reply r = {.type = LF_ATTR, .id = q->id};
 	struct stat st;
-	cleanup_close int fd = jail_find(&s->jail, q->path, &st);
+	cleanup_close int fd = jail_find(&s->jail, q->path, held(s, q->path), &st);
 
 	if (fd < 0)
 		return fail(s, q, errno, err);
@@ -116,7 +172,7 @@ static int do_readlink(struct server *s, const struct lf_request *q, struct err 
 {
 	struct lf_reply r = {.type = LF_TARGET, .id = q->id};
 	struct stat st;
-	cleanup_close int fd = jail_find(&s->jail, q->path, &st);
+	cleanup_close int fd = jail_find(&s->jail, q->path, held(s, q->path), &st);
 	char target[PATH_MAX];
 	ssize_t n;
 
@@ -157,7 +213,7 @@ static int do_xattrs(struct server *s, const struct lf_request *q, struct err *e
 	struct lf_reply r = {.type = LF_XATTR_LIST, .id = q->id};
 	char path[64], *names = arena_alloc(&s->arena, XATTR_LIST_MAX);
 	struct stat st;
-	cleanup_close int fd = jail_find(&s->jail, q->path, &st);
+	cleanup_close int fd = jail_find(&s->jail, q->path, held(s, q->path), &st);
 	size_t total = 0;
 	ssize_t n;
 	int no = 0;
@@ -224,7 +280,7 @@ static int list_child(void *arg, const char *name)
 
 	if (scope_join(path, l->q->path, name) < 0)
 		return 0;
-	fd = jail_find(&l->s->jail, path, &st);
+	fd = jail_find(&l->s->jail, path, held(l->s, path), &st);
 	return fd < 0 ? 0 : list_add(l, name, &st);
 }
 
@@ -273,7 +329,7 @@ static int do_list(struct server *s, const struct lf_request *q, enum scope_plac
 	int fd, rc;
 
 	if (place == SCOPE_INSIDE) {
-		fd = jail_open(&s->jail, q->path, true);
+		fd = jail_open(&s->jail, q->path, held(s, q->path), true);
 		rc = fd < 0 ? fail(s, q, errno, err) : list_whole(&l, fd);
 	} else {
 		rc = scope_children(&s->scope, q->path, list_child, &l);
@@ -312,7 +368,7 @@ static int get_file(struct server *s, const char *path, struct open_file **out)
 			oldest = f;
 	}
 	close_file(oldest);
-	oldest->fd = jail_open(&s->jail, path, false);
+	oldest->fd = jail_open(&s->jail, path, held(s, path), false);
 	if (oldest->fd < 0)
 		return -1;
 	oldest->path = strdup(path);
@@ -462,7 +518,34 @@ static int handle(struct server *s, const struct frame *f, struct err *err)
 	}
 }
 
-/* The first frame decides what is served; what is wrong with it is told. */
+static void forget_rules(struct server *s)
+{
+	for (size_t i = 0; i < OPEN_FILES; i++)
+		close_file(&s->files[i]);
+	jail_finish(&s->jail);
+	scope_finish(&s->scope);
+}
+
+static int take_rules(struct server *s, const struct lf_hello *hello, struct err *err)
+{
+	if (scope_init(&s->scope, hello->exports.v, hello->exports.n, err) < 0)
+		return -1;
+	return jail_init(&s->jail, hello->root, hello->creds.v, hello->creds.n, err);
+}
+
+/* Another policy may be in force than a moment ago. */
+static int follow_policy(struct server *s, struct err *err)
+{
+	const struct serve_policy *now = s->opt->policy ? atomic_load(s->opt->policy) : NULL;
+
+	if (now == s->policy)
+		return 0;
+	forget_rules(s);
+	s->policy = now;
+	return take_rules(s, &now->hello, err);
+}
+
+/* The first frame decides what is served, where we do not know better; what is wrong with it is told. */
 static int begin(struct server *s, struct err *err)
 {
 	struct frame f;
@@ -474,8 +557,7 @@ static int begin(struct server *s, struct err *err)
 	if (rc < 0)
 		return -1;
 	if (lf_get_hello(&f, &s->hello, &s->hello_arena, &why) == 0 &&
-	    scope_init(&s->scope, s->hello.exports.v, s->hello.exports.n, &why) == 0 &&
-	    jail_init(&s->jail, s->hello.root, s->hello.creds.v, s->hello.creds.n, &why) == 0)
+	    (s->opt->policy ? follow_policy(s, &why) : take_rules(s, &s->hello, &why)) == 0)
 		return lf_put_empty(&s->answers, LF_READY) < 0 ? err_nomem(err) : flush(s, err);
 	if (lf_put_refused(&s->answers, why.text) < 0 || flush(s, err) < 0)
 		return -1;
@@ -490,19 +572,16 @@ static int session(struct server *s, struct err *err)
 
 	if (begin(s, err) < 0)
 		return -1;
-	log_info("serving %zu paths below %s", s->scope.n, s->hello.root);
+	log_info("serving %zu paths", s->scope.n);
 	while (!s->bye && (rc = next_frame(s, &f, err)) == 1)
-		if (handle(s, &f, err) < 0)
+		if (follow_policy(s, err) < 0 || handle(s, &f, err) < 0)
 			return -1;
 	return s->bye || rc == 0 ? 0 : -1;
 }
 
 static void server_free(struct server *s)
 {
-	for (size_t i = 0; i < OPEN_FILES; i++)
-		close_file(&s->files[i]);
-	jail_finish(&s->jail);
-	scope_finish(&s->scope);
+	forget_rules(s);
 	lf_hello_free(&s->hello);
 	lf_out_free(&s->answers);
 	frame_reader_finish(&s->reader);
@@ -514,8 +593,9 @@ static void server_free(struct server *s)
 	free(s);
 }
 
-int lazyfs_serve(int in, int out, struct err *err)
+int lazyfs_serve(int in, int out, const struct serve_options *opt, bool *bye_out, struct err *err)
 {
+	static const struct serve_options any = {0};
 	struct server *s = calloc(1, sizeof(*s));
 	int rc;
 
@@ -527,6 +607,7 @@ int lazyfs_serve(int in, int out, struct err *err)
 		close(out);
 		return err_nomem(err);
 	}
+	s->opt = opt ? opt : &any;
 	s->in = in;
 	s->out = out;
 	s->jail = (struct jail){.root = -1, .self_fds = -1};
@@ -534,6 +615,8 @@ int lazyfs_serve(int in, int out, struct err *err)
 	/* fewer, larger pieces to ssh; a socket or a small limit is no reason to stop */
 	(void)fcntl(out, F_SETPIPE_SZ, 1024 * 1024);
 	rc = session(s, err);
+	if (bye_out)
+		*bye_out = s->bye;
 	log_info("%llu requests, %llu bytes sent", (unsigned long long)s->requests,
 		 (unsigned long long)s->sent_bytes);
 	server_free(s);

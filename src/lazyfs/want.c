@@ -15,8 +15,7 @@ static bool below(const char *path, const char *dir)
 	return !strncmp(path, dir, n) && (!path[n] || path[n] == '/');
 }
 
-/* Is it of a kind that each host has of its own? */
-static bool local(const char *path)
+bool want_local(const char *path)
 {
 	return below(path, "/proc") || below(path, "/sys") || below(path, "/dev");
 }
@@ -27,7 +26,7 @@ static int add_file(const struct snapshot *snap, const RegFileEntry *reg, struct
 	struct lf_export e = {.path = reg->name};
 	struct want_file f = {.size = reg->has_size ? reg->size : UINT64_MAX};
 
-	if (!lf_path_valid(reg->name) || !reg->name[1] || local(reg->name) ||
+	if (!lf_path_valid(reg->name) || !reg->name[1] || want_local(reg->name) ||
 	    (reg->has_ext && reg->ext) || snapshot_remap(snap, reg->id))
 		return 0;
 	/* images of old versions do not say what it is; to be whole means nothing for a file */
@@ -40,13 +39,6 @@ static int add_file(const struct snapshot *snap, const RegFileEntry *reg, struct
 	if ((!reg->has_mode || S_ISREG(reg->mode)) && !vec_push(&out->files, f))
 		return err_nomem(err);
 	return 0;
-}
-
-static bool same_creds(const struct lf_creds *a, const struct lf_creds *b)
-{
-	return a->uid == b->uid && a->gid == b->gid && a->reads_all == b->reads_all &&
-	       a->n_groups == b->n_groups &&
-	       (!a->n_groups || !memcmp(a->groups, b->groups, a->n_groups * sizeof(a->groups[0])));
 }
 
 static int add_creds(const CredsEntry *entry, struct want *out, struct err *err)
@@ -62,7 +54,7 @@ static int add_creds(const CredsEntry *entry, struct want *out, struct err *err)
 	};
 
 	vec_foreach (have, &out->hello.creds)
-		if (same_creds(have, &c))
+		if (lf_creds_same(have, &c))
 			return 0;
 	if (c.n_groups > LF_GROUPS_MAX || out->hello.creds.n == LF_CREDS_MAX)
 		return err_set(err, E2BIG, "the tree's tasks have too many different rights");

@@ -11,6 +11,9 @@
 
 struct snapshot;
 
+/* Is the path of a kind that each host has of its own: below /proc, /sys or /dev? */
+bool want_local(const char *path) must_check;
+
 struct want_file {
 	const char *path;
 	uint64_t size; /* at the dump; UINT64_MAX: not known */

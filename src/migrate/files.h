@@ -20,8 +20,11 @@
 #define FILE_BLOCK_BYTES (1u << 20)
 
 struct file_policy {
-	bool copy;      /* --files=copy; else whatever is missing or different is refused */
-	bool overwrite; /* --overwrite-files */
+	enum wire_files mode;
+	bool copy;           /* --files=copy; else whatever is missing or different is refused */
+	bool overwrite;      /* --overwrite-files */
+	uint64_t timeout_ms; /* lazy: see lazyfs_options */
+	bool fill;
 };
 
 struct file_totals {

@@ -43,30 +43,31 @@ bool lane_hello_parse(const uint8_t hello[LANE_HELLO_BYTES], char token_out[WIRE
 	uint8_t kind = hello[LANE_KIND_AT];
 
 	if (memcmp(hello, LANE_MAGIC, LANE_MAGIC_BYTES) != 0 ||
-	    (kind != LANE_DEMAND && kind != LANE_BULK))
+	    (kind != LANE_DEMAND && kind != LANE_BULK && kind != LANE_FILES))
 		return false;
 	memcpy(token_out, hello + LANE_MAGIC_BYTES, WIRE_TOKEN_CHARS);
 	token_out[WIRE_TOKEN_CHARS] = '\0';
-	*kind_out = kind == LANE_DEMAND ? LANE_DEMAND : LANE_BULK;
+	*kind_out = (enum lane_kind)kind;
 	return wire_token_valid(token_out);
 }
 
-/* The address of the door of @token, through the directory of records. Returns that, open. */
-static int door_address(const char *token, struct sockaddr_un *addr, struct err *err)
+int lane_door_address(const char *token, enum lane_kind kind, struct sockaddr_un *addr,
+		      struct err *err)
 {
 	int dirfd = record_directory(err);
 
 	if (dirfd < 0)
 		return -1;
 	*addr = (struct sockaddr_un){.sun_family = AF_UNIX};
-	snprintf(addr->sun_path, sizeof(addr->sun_path), "/proc/self/fd/%d/%s.join", dirfd, token);
+	snprintf(addr->sun_path, sizeof(addr->sun_path), "/proc/self/fd/%d/%s.%s", dirfd, token,
+		 kind == LANE_FILES ? "files" : "join");
 	return dirfd;
 }
 
-static int open_door(const char *token, struct err *err)
+int lane_door_open(const char *token, enum lane_kind kind, struct err *err)
 {
 	struct sockaddr_un addr;
-	cleanup_close int dirfd = door_address(token, &addr, err);
+	cleanup_close int dirfd = lane_door_address(token, kind, &addr, err);
 	cleanup_close int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
 	if (dirfd < 0)
@@ -74,6 +75,22 @@ static int open_door(const char *token, struct err *err)
 	if (fd < 0 || bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 || listen(fd, BACKLOG) < 0)
 		return err_sys(err, "cannot open the door for more connections");
 	return steal_fd(&fd);
+}
+
+void lane_door_close(int door, const char *token, enum lane_kind kind)
+{
+	struct sockaddr_un addr;
+	struct err ignored;
+	int dirfd;
+
+	if (door < 0)
+		return;
+	close(door);
+	dirfd = lane_door_address(token, kind, &addr, &ignored);
+	if (dirfd >= 0) {
+		unlink(addr.sun_path);
+		close(dirfd);
+	}
 }
 
 static int watch(struct hall *h, int fd, struct err *err)
@@ -97,7 +114,7 @@ struct hall *hall_open(const char *token, const char *address, struct err *err)
 	if (h->epoll < 0)
 		err_sys(err, "epoll");
 	else
-		h->door = open_door(token, err);
+		h->door = lane_door_open(token, LANE_BULK, err);
 	if (h->door >= 0 && address)
 		h->tcp = tcp_listen(address, 0, &h->port, err);
 	if (h->door < 0 || (address && h->tcp < 0) || watch(h, h->door, err) < 0 ||
@@ -134,22 +151,11 @@ static void drop_guest(struct hall *h, size_t i, const char *why)
 
 void hall_close(struct hall *h)
 {
-	struct sockaddr_un addr;
-	struct err ignored;
-	int dirfd;
-
 	if (!h)
 		return;
 	while (h->n)
 		drop_guest(h, 0, "no more are taken");
-	if (h->door >= 0) {
-		close(h->door);
-		dirfd = door_address(h->token, &addr, &ignored);
-		if (dirfd >= 0) {
-			unlink(addr.sun_path);
-			close(dirfd);
-		}
-	}
+	lane_door_close(h->door, h->token, LANE_BULK);
 	if (h->tcp >= 0)
 		close(h->tcp);
 	if (h->epoll >= 0)
@@ -185,26 +191,25 @@ static void welcome(struct hall *h, int listener)
 	h->n++;
 }
 
-/* recvmsg that takes two descriptors along, if there are any. */
-static ssize_t receive(struct guest *g)
+ssize_t lane_door_receive(int conn, uint8_t *buf, size_t room, int *in_out, int *out_out)
 {
 	union {
 		struct cmsghdr head;
 		char room[CMSG_SPACE(2 * sizeof(int))];
 	} control;
-	struct iovec iov = {g->hello + g->have, sizeof(g->hello) - g->have};
+	struct iovec iov = {buf, room};
 	struct msghdr msg = {.msg_iov = &iov,
 			     .msg_iovlen = 1,
 			     .msg_control = &control,
 			     .msg_controllen = sizeof(control)};
-	ssize_t n = recvmsg(g->conn, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-	struct cmsghdr *c = n > 0 && !g->tcp ? CMSG_FIRSTHDR(&msg) : NULL;
+	ssize_t n = recvmsg(conn, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	struct cmsghdr *c = n > 0 ? CMSG_FIRSTHDR(&msg) : NULL;
 	int fds[2];
 
-	if (c && c->cmsg_type == SCM_RIGHTS && c->cmsg_len == CMSG_LEN(sizeof(fds)) && g->in < 0) {
+	if (c && c->cmsg_type == SCM_RIGHTS && c->cmsg_len == CMSG_LEN(sizeof(fds)) && *in_out < 0) {
 		memcpy(fds, CMSG_DATA(c), sizeof(fds));
-		g->in = fds[0];
-		g->out = fds[1];
+		*in_out = fds[0];
+		*out_out = fds[1];
 	}
 	return n;
 }
@@ -216,7 +221,7 @@ static const char *admit(struct hall *h, struct guest *g, struct lane *out)
 	enum lane_kind kind;
 	uint8_t answer;
 
-	if (!lane_hello_parse(g->hello, token, &kind))
+	if (!lane_hello_parse(g->hello, token, &kind) || kind == LANE_FILES)
 		return "it is no lane";
 	if (CRYPTO_memcmp(token, h->token, WIRE_TOKEN_CHARS) != 0)
 		return "it has another token";
@@ -235,7 +240,8 @@ static const char *admit(struct hall *h, struct guest *g, struct lane *out)
 static int hear_guest(struct hall *h, size_t i, struct lane *out)
 {
 	struct guest *g = &h->guests[i];
-	ssize_t n = receive(g);
+	ssize_t n = lane_door_receive(g->conn, g->hello + g->have, sizeof(g->hello) - g->have,
+				      &g->in, &g->out);
 	const char *why;
 
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
@@ -336,7 +342,7 @@ int lane_join(int in, int out, struct err *err)
 	if (rc == 0 && !lane_hello_parse(hello, token, &kind))
 		rc = err_set(err, EPROTO, "that is no lane of a migration");
 	if (rc == 0) {
-		dirfd = door_address(token, &addr, err);
+		dirfd = lane_door_address(token, kind, &addr, err);
 		rc = dirfd < 0 ? -1 : 0;
 	}
 	if (rc == 0 && (door < 0 || connect(door, (struct sockaddr *)&addr, sizeof(addr)) < 0 ||

@@ -8,6 +8,8 @@
  * a unix socket in the directory of records, and stays until that one lets go. Or
  * it is a plain TCP connection, where the user has asked for that.
  *
+ * Files that stay at home for a while have a lane, too (files_door.h), which may be opened again and again.
+ *
  * A lane begins with 48 bytes of the source's: who it is for (the token, which
  * the first ssh connection has carried) and what it is for. The target answers
  * with the byte of its kind; what follows is the business of the two ends.
@@ -20,6 +22,7 @@
 enum lane_kind {
 	LANE_DEMAND = 'd', /* pages that threads wait for */
 	LANE_BULK = 'b',
+	LANE_FILES = 'f', /* files that programs use: files_door.h; no hall takes it */
 };
 
 struct lane {

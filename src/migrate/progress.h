@@ -45,6 +45,7 @@ struct progress_summary {
 	uint64_t zero_bytes; /* of pages that went without their bytes */
 	uint64_t round_bytes;
 	unsigned int files, rounds;
+	bool files_lazy;
 	struct progress_lazy lazy;
 };
 

@@ -32,13 +32,6 @@ static void on_progress(void *arg, uint64_t done_bytes, uint64_t total_bytes)
 	progress_bytes(s->opt->progress, done_bytes, total_bytes);
 }
 
-static void on_refused(void *arg, const char *text)
-{
-	struct source *s = arg;
-
-	progress_refused(s->opt->progress, text);
-}
-
 int source_check_interrupt(struct source *s, struct err *err)
 {
 	return link_check(s->link, err);
@@ -70,6 +63,10 @@ static void add_options(const struct source *s, Wire__Needs *msg)
 	msg->ghost_limit = k->ghost_limit;
 	msg->has_overwrite_files = true;
 	msg->overwrite_files = opt->files.overwrite;
+	msg->has_files_mode = msg->has_files_timeout_ms = msg->has_files_fill = true;
+	msg->files_mode = opt->files.mode;
+	msg->files_timeout_ms = opt->files.timeout_ms;
+	msg->files_fill = opt->files.fill;
 	msg->external = (char **)k->external;
 	while (k->external && k->external[msg->n_external])
 		msg->n_external++;
@@ -115,47 +112,6 @@ int source_preflight(struct source *s, struct err *err)
 	return rc < 0 ? -1 : hear_verdict(s, err);
 }
 
-/* Links that the capture made for deleted files (--link-remap): a restore opens them. In @arena. */
-static const char **link_paths(struct source *s, struct arena *arena)
-{
-	const struct snapshot *snap = capture_state(s->capture)->snap;
-	const char **paths = arena_array(arena, const char *, snap->remaps.n + 1);
-	size_t n = 0;
-
-	vec_foreach (remap, &snap->remaps) {
-		const FileEntry *link = NULL;
-
-		/* remaps are few, and not yet indexed */
-		vec_foreach (file, &snap->files) {
-			if ((*remap)->remap_type == REMAP_TYPE__LINKED &&
-			    (*file)->id == (*remap)->remap_id)
-				link = *file;
-		}
-		if (paths && link && link->reg)
-			paths[n++] = link->reg->name;
-	}
-	return paths;
-}
-
-static int send_files(struct source *s, struct err *err)
-{
-	const char **extra = NULL;
-
-	arena_free(&s->paths_arena);
-	wire__file_list__init(&s->paths);
-	if (s->frozen && !(extra = link_paths(s, &s->paths_arena)))
-		return err_nomem(err);
-	if (needs_paths(s->opt->pid, extra, &s->paths_arena, &s->paths, err) < 0)
-		return -1;
-	return files_send(s->files, &s->ch, &s->paths, on_refused, on_progress, s, err);
-}
-
-int source_files(struct source *s, struct err *err)
-{
-	s->files = file_source_create(&s->opt->files, err);
-	return s->files ? send_files(s, err) : -1;
-}
-
 /* ---- frozen ---- */
 
 int source_freeze(struct source *s, struct err *err)
@@ -184,11 +140,6 @@ void source_undo_freeze(struct source *s)
 
 	if (source_end_freeze(s, CAPTURE_THAW, &err) < 0)
 		log_error("thaw: %s", err.text);
-}
-
-int source_changes(struct source *s, struct err *err)
-{
-	return send_files(s, err);
 }
 
 static int send_state(struct source *s, struct store *store, struct err *err)
@@ -317,6 +268,8 @@ int source_commit(struct source *s, struct err *err)
 	s->home = home_write(s->opt->settle.token, s->ch.peer, &s->kept, s->serve, err);
 	if (s->home < 0 || keeper_arm(s->link, &s->kept, err) < 0)
 		return -1;
+	if (s->opt->files.mode == WIRE_FILES_LAZY && files_home_release(&s->files_home, err) < 0)
+		return -1;
 	if (say_commit(s, &why) == 0) {
 		runs_there(s);
 		return 0;
@@ -353,7 +306,9 @@ void source_undo_commit(struct source *s)
 
 int source_farewell(struct source *s, struct err *err)
 {
-	left_note(&s->paths);
+	/* these may be written to again only by a tree that has them itself */
+	if (s->opt->files.mode == WIRE_FILES_COMPARE)
+		left_note(&s->paths);
 	return channel_send(&s->ch, MSG_BYE, NULL, err);
 }
 
@@ -371,7 +326,8 @@ static void tell_moved(struct source *s)
 				       .rounds = s->rounds,
 				       .round_bytes = s->round_bytes,
 				       .lazy = s->lazy,
-				       .memory_bytes = s->memory_bytes};
+				       .memory_bytes = s->memory_bytes,
+				       .files_lazy = s->opt->files.mode == WIRE_FILES_LAZY};
 	struct file_totals files;
 
 	file_source_totals(s->files, &files);
@@ -386,7 +342,8 @@ int migrate_source(const struct migrate_options *opt, int in, int out, int link,
 			   .link = link,
 			   .mode = opt->mode,
 			   .lanes = {LANE_NONE, LANE_NONE},
-			   .home = -1};
+			   .home = -1,
+			   .files_home = {.control = -1}};
 	int rc;
 
 	channel_init(&s.ch, in, out, WIRE_SOURCE, opt->settle.remote->host);
@@ -407,6 +364,7 @@ int migrate_source(const struct migrate_options *opt, int in, int out, int link,
 		close(s.home);
 	capture_close(s.capture);
 	file_source_free(s.files);
+	files_home_close(&s.files_home);
 	arena_free(&s.paths_arena);
 	vec_free(&s.kept);
 	channel_finish(&s.ch);

@@ -9,6 +9,7 @@
 #include "base/arena.h"
 #include "capture/capture.h"
 #include "migrate/files.h"
+#include "migrate/files_home.h"
 #include "migrate/home.h"
 #include "migrate/keeper.h"
 #include "migrate/lane.h"
@@ -48,6 +49,7 @@ struct source {
 	struct capture_session *capture;
 	bool frozen;
 	struct file_source *files;
+	struct files_home files_home;
 	struct arena paths_arena;
 	Wire__FileList paths; /* of the last look */
 	kept_tasks kept;      /* armed: the tree would stay stopped without us */
@@ -95,6 +97,7 @@ int source_check_interrupt(struct source *s, struct err *err) must_check;
 int source_hello(struct source *s, struct err *err) must_check;
 int source_preflight(struct source *s, struct err *err) must_check;
 int source_files(struct source *s, struct err *err) must_check;
+void source_undo_files(struct source *s);
 int source_lanes(struct source *s, struct err *err) must_check;
 void source_undo_lanes(struct source *s);
 int source_precopy(struct source *s, struct err *err) must_check;

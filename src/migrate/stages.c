@@ -11,7 +11,7 @@
 const struct stage stages[] = {
 	{WIRE_STAGE_HELLO, source_hello, NULL, target_hello, NULL, false},
 	{WIRE_STAGE_PREFLIGHT, source_preflight, NULL, target_preflight, NULL, false},
-	{WIRE_STAGE_FILES, source_files, NULL, target_files, target_undo_files, false},
+	{WIRE_STAGE_FILES, source_files, source_undo_files, target_files, target_undo_files, false},
 	{WIRE_STAGE_LANES, source_lanes, source_undo_lanes, target_lanes, target_undo_lanes, false},
 	{WIRE_STAGE_PRECOPY, source_precopy, source_undo_precopy, target_precopy,
 	 target_undo_precopy, false},

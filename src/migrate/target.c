@@ -111,36 +111,7 @@ int target_preflight(struct target *t, struct err *err)
 	return rc;
 }
 
-static int tell_done(struct target *t, struct err *err)
-{
-	Wire__Stage msg = WIRE__STAGE__INIT;
-
-	msg.id = t->ch.stage;
-	return channel_send(&t->ch, MSG_DONE, &msg.base, err);
-}
-
-int target_files(struct target *t, struct err *err)
-{
-	t->files = file_target_create(t->same_kernel, err);
-	if (!t->files || files_receive(t->files, &t->ch, err) < 0)
-		return -1;
-	return tell_done(t, err);
-}
-
-void target_undo_files(struct target *t)
-{
-	if (t->files)
-		files_undo(t->files);
-}
-
 /* ---- frozen ---- */
-
-int target_changes(struct target *t, struct err *err)
-{
-	if (files_receive(t->files, &t->ch, err) < 0 || files_place(t->files, err) < 0)
-		return -1;
-	return tell_done(t, err);
-}
 
 static void tell_progress(void *arg, uint64_t done_bytes, uint64_t total_bytes)
 {
@@ -235,7 +206,7 @@ int target_commit(struct target *t, struct err *err)
 	struct err late;
 	int record;
 
-	if (await_commit(t, err) < 0)
+	if (await_commit(t, err) < 0 || target_commit_files(t, err) < 0)
 		return -1;
 	record = record_claim(t->token, pid, err);
 	if (record < 0)
@@ -252,7 +223,8 @@ int target_commit(struct target *t, struct err *err)
 		log_error("%s", late.text);
 	if (t->lazy)
 		target_fill_go(t);
-	files_keep(t->files);
+	if (t->files)
+		files_keep(t->files);
 	msg.pid = (uint32_t)pid;
 	if (channel_send(&t->ch, MSG_RUNNING, &msg.base, &late) < 0)
 		log_warn("the source could not be told: %s", late.text);
@@ -270,7 +242,7 @@ int target_farewell(struct target *t, struct err *err)
 
 int migrate_target(int in, int out, struct err *err)
 {
-	struct target t = {.fill_wake = -1};
+	struct target t = {.fill_wake = -1, .root = TREEROOT_NONE};
 	struct err late;
 	int rc;
 
@@ -285,6 +257,7 @@ int migrate_target(int in, int out, struct err *err)
 	target_undo_lanes(&t);
 	target_undo_precopy(&t);
 	file_target_free(t.files);
+	treeroot_close(&t.root);
 	if (t.needs)
 		wire_free(t.needs);
 	channel_finish(&t.ch);

@@ -7,6 +7,7 @@
 #ifndef FERRY_MIGRATE_TARGET_H
 #define FERRY_MIGRATE_TARGET_H
 
+#include "lazyfs/treeroot.h"
 #include "mem/guardian.h"
 #include "migrate/files.h"
 #include "migrate/lane_source.h"
@@ -25,6 +26,8 @@ struct target {
 	struct kind_options kinds;
 	struct restore_options restore_opt;
 	struct file_target *files;
+	struct treeroot root; /* --files=lazy */
+	bool lazy_root;
 	struct store *store;
 	struct restore_session *restore;
 	uint64_t told_ns; /* when progress was sent last */
@@ -62,6 +65,7 @@ int target_hello(struct target *t, struct err *err) must_check;
 int target_preflight(struct target *t, struct err *err) must_check;
 int target_files(struct target *t, struct err *err) must_check;
 void target_undo_files(struct target *t);
+int target_commit_files(struct target *t, struct err *err) must_check; /* the tree is about to run */
 int target_lanes(struct target *t, struct err *err) must_check;
 void target_undo_lanes(struct target *t);
 int target_precopy(struct target *t, struct err *err) must_check;

@@ -168,14 +168,30 @@ static int check_task(struct restore_session *s, struct rtask *t, struct err *er
 	return 0;
 }
 
-int restore_check(struct restore_session *s, struct err *err)
+static int check_tasks(struct restore_session *s, struct err *err)
 {
-	if (check_pids(s, err) < 0)
-		return -1;
 	vec_foreach (tp, &s->tasks)
 		if (check_task(s, *tp, err) < 0)
 			return task_wrap(*tp, err);
 	return broker_check(&s->r, err);
+}
+
+int restore_check(struct restore_session *s, struct err *err)
+{
+	struct err late;
+	int rc = check_pids(s, err);
+
+	/* the paths are looked up where the tree will see them */
+	if (rc == 0 && s->opt.root_mount)
+		rc = mounts_enter(s, err);
+	if (rc == 0)
+		rc = check_tasks(s, err);
+	if (mounts_leave(s, rc < 0 ? &late : err) < 0) {
+		if (rc < 0)
+			log_error("%s", late.text);
+		rc = -1;
+	}
+	return rc;
 }
 
 bool restore_new_pidns(const struct restore_session *s)

@@ -34,7 +34,7 @@ struct restore_session *restore_open(struct store *store, const struct restore_o
 		return NULL;
 	}
 	s->opt = *opt;
-	s->pidns_fd = s->old_mnt_fd = s->old_root_fd = s->old_cwd_fd = -1;
+	s->pidns_fd = s->mnt_fd = s->old_mnt_fd = s->old_root_fd = s->old_cwd_fd = -1;
 	s->r.opt = opt->kinds;
 	s->r.store = store;
 	s->r.snap = snapshot_load(store, err);
@@ -143,6 +143,19 @@ pid_t restore_wait_pid(const struct restore_session *s)
 	return s->init_pid ? s->init_pid : s->tasks.v[0]->pid;
 }
 
+/* Names that were only for the restore go, where the tree sees them. The tree runs: failure is only told. */
+static void commit_files(struct restore_session *s)
+{
+	struct err err;
+
+	if (mounts_enter(s, &err) == 0)
+		broker_commit(s->r.broker);
+	else
+		log_warn("names that were made for the restore stay: %s", err.text);
+	if (mounts_leave(s, &err) < 0)
+		log_error("%s", err.text);
+}
+
 int restore_commit(struct restore_session *s, struct err *err)
 {
 	if (!s->built)
@@ -150,7 +163,7 @@ int restore_commit(struct restore_session *s, struct err *err)
 	s->committed = true;
 	if (switch_go(s, err) < 0)
 		return -1;
-	broker_commit(s->r.broker);
+	commit_files(s);
 	return 0;
 }
 
@@ -208,6 +221,8 @@ static void close_pidfds(struct restore_session *s)
 			close((*hp)->pidfd);
 	if (s->pidns_fd >= 0)
 		close(s->pidns_fd);
+	if (s->mnt_fd >= 0)
+		close(s->mnt_fd);
 }
 
 void restore_close(struct restore_session *s)

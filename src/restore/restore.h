@@ -48,6 +48,12 @@ struct restore_options {
 	bool sibling;       /* -S: the root becomes our sibling, a child of our parent */
 	bool leave_stopped; /* -s: stop the tree (SIGSTOP) instead of running it */
 	const struct restore_lazy *lazy; /* NULL: all memory is there when the tree runs */
+	/*
+	 * A mount that is attached nowhere (fsmount(2)): it becomes the root directory of the tree, in a mount
+	 * namespace of its own, with this host's /dev, /proc and /sys in it. Closed and set to -1
+	 * when it is in place. NULL: the tree has our root directory.
+	 */
+	int *root_mount;
 };
 
 /* Blocks until the images it needs have arrived in the store. */

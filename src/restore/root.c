@@ -420,36 +420,3 @@ int task_born(struct restore_session *s, struct rtask *t, struct err *err)
 	t->seized = true;
 	return 0;
 }
-
-/* ---- the mount namespace ---- */
-
-int mounts_enter(struct restore_session *s, struct err *err)
-{
-	if (!s->new_pidns)
-		return 0;
-	s->old_mnt_fd = open("/proc/thread-self/ns/mnt", O_RDONLY | O_CLOEXEC);
-	s->old_root_fd = open("/", O_PATH | O_CLOEXEC);
-	s->old_cwd_fd = open(".", O_PATH | O_CLOEXEC);
-	if (s->old_mnt_fd < 0 || s->old_root_fd < 0 || s->old_cwd_fd < 0)
-		return err_sys(err, "cannot open our mount namespace");
-	if (unshare(CLONE_FS | CLONE_NEWNS) < 0)
-		return err_sys(err, "cannot make a mount namespace for the tree's /proc");
-	if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
-		return err_sys(err, "cannot keep the tree's mounts to itself");
-	return 0;
-}
-
-/* setns() goes to the root of the namespace, which need not have been ours. */
-int mounts_leave(struct restore_session *s, struct err *err)
-{
-	int fds[3] = {steal_fd(&s->old_mnt_fd), steal_fd(&s->old_root_fd), steal_fd(&s->old_cwd_fd)},
-	    r = 0;
-
-	if (fds[0] >= 0 && (setns(fds[0], CLONE_NEWNS) < 0 || fchdir(fds[1]) < 0 ||
-			    chroot(".") < 0 || fchdir(fds[2]) < 0))
-		r = err_sys(err, "cannot go back to our mount namespace");
-	for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
-		if (fds[i] >= 0)
-			close(fds[i]);
-	return r;
-}

@@ -5,6 +5,7 @@
  *	plan.c     who forks whom, which areas are inherited; no side effects
  *	check.c    can it work here; no side effects
  *	region.c   one shared mapping, free in every task: the blob and its slots
+ *	mounts.c   a mount namespace, and a root that came from elsewhere
  *	root.c     the first task (and the init of a new pid namespace)
  *	births.c   the other tasks: sessions, groups, zombies
  *	space.c    address spaces: areas, contents, protections
@@ -90,6 +91,7 @@ struct restore_session {
 	bool new_pidns;
 	pid_t init_pid; /* of the new namespace; 0 if there is none */
 	int pidns_fd;
+	int mnt_fd; /* the tree's mount namespace; -1: it is ours, or not made yet */
 	int old_mnt_fd, old_root_fd, old_cwd_fd; /* between mounts_enter and mounts_leave */
 
 	/* region.c */
@@ -153,18 +155,21 @@ int task_wrap(const struct rtask *t, struct err *err);
 
 /* ---- root.c ---- */
 
-/*
- * With a new pid namespace the tree gets a mount namespace, too, for its /proc: from enter to leave this
- * thread is in it, so that what the broker opens belongs to it.
- */
-int mounts_enter(struct restore_session *s, struct err *err) must_check;
-int mounts_leave(struct restore_session *s, struct err *err) must_check;
-
 int root_create(struct restore_session *s, struct err *err) must_check;
 /* The real pid of a task or thread of the tree. */
 int real_pid(struct restore_session *s, pid_t vpid, pid_t *out, struct err *err) must_check;
 /* Notes that a task exists now: its pid, and that it dies with us. */
 int task_born(struct restore_session *s, struct rtask *t, struct err *err) must_check;
+
+/* ---- mounts.c ---- */
+
+/*
+ * With a new pid namespace the tree gets a mount namespace, too, for its /proc; and with a root of its own
+ * (restore_options.root_mount). From enter to leave this thread is in it, so that what is opened belongs to it. It
+ * is made by the first enter. Nothing happens where the tree has no mount namespace.
+ */
+int mounts_enter(struct restore_session *s, struct err *err) must_check;
+int mounts_leave(struct restore_session *s, struct err *err) must_check;
 
 /* ---- births.c ---- */
 

@@ -68,6 +68,7 @@ enum msg_type {
 	MSG_DRAINED = 26,     /* target: nothing is missing any more */
 	MSG_ROUND_PAGES = 27, /* source: u64 pid in the images, u64 address, pages */
 	MSG_ROUND_END = 28,   /* source; answer: MSG_DONE */
+	MSG_LAZY_LIST = 29,   /* source: paths of the tree whose files stay at home */
 };
 
 enum wire_file_state {
@@ -87,6 +88,13 @@ enum wire_fate {
 	WIRE_FATE_RUNNING = 1, /* it ran there: never run it at home again */
 	WIRE_FATE_FILLING = 2, /* it runs there, and needs pages from home */
 	WIRE_FATE_LOST = 3, /* it ran there without all of its pages, and was ended with its agent */
+};
+
+/* Where the files of the tree are. */
+enum wire_files {
+	WIRE_FILES_COMPARE = 0, /* both sides have them; the source decides about what differs */
+	WIRE_FILES_LAZY = 1,    /* at the source, until they are used */
+	WIRE_FILES_SHARED = 2,  /* the same on both sides */
 };
 
 /* How memory moves: bits. */

@@ -33,7 +33,7 @@ static void *serve(void *arg)
 	int fd = (int)(intptr_t)arg;
 	struct err err;
 
-	(void)!lazyfs_serve(fd, fcntl(fd, F_DUPFD_CLOEXEC, 3), &err);
+	(void)!lazyfs_serve(fd, fcntl(fd, F_DUPFD_CLOEXEC, 3), NULL, NULL, &err);
 	return NULL;
 }
 

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * A root directory for one tree, with the files of the host that it came from: a
+ * lazy file system that is mounted nowhere but in the tree's own mount namespace
+ * (restore_options.root_mount), served by a process of its own.
+ *
+ * That process lives as long as the mount, which lives as long as a task of the
+ * tree. Until treeroot_commit it also ends with its maker, and leaves nothing; after it, it
+ * keeps at the end what the tree has changed (lazyfs_keep_changes).
+ */
+#ifndef FERRY_LAZYFS_TREEROOT_H
+#define FERRY_LAZYFS_TREEROOT_H
+
+#include "lazyfs/fs.h"
+
+struct treeroot_options {
+	const struct remote_link *link; /* used in the new process */
+	const struct want *want;
+	const char *source;    /* the other host, for the status */
+	const char *cache_dir; /* where the cache is made */
+	const char *kept;      /* absolute: see lazyfs_keep_changes */
+	uint64_t timeout_ms;   /* see lazyfs_options */
+	bool fill;             /* after the commit, bring the files of the tree */
+	bool ping;             /* ask the source now and then whether it is there */
+	const int *fds;        /* that the link needs; all others are closed in the new process */
+	size_t n_fds;
+};
+
+struct treeroot {
+	int control; /* to the process; -1: there is none */
+	int mount;   /* attached nowhere yet; -1: taken */
+};
+
+#define TREEROOT_NONE ((struct treeroot){.control = -1, .mount = -1})
+
+/* Can it be done here? -1: the sentence ends in the remedy. */
+int treeroot_probe(struct err *err) must_check;
+
+/* Makes the mount and starts the process, which begins to connect. */
+int treeroot_start(const struct treeroot_options *opt, struct treeroot *out, struct err *err)
+	must_check;
+
+/* Waits until the source has answered, or @watch_fd (-1: none) is readable: then it is over. */
+int treeroot_await(struct treeroot *t, int watch_fd, struct err *err) must_check;
+
+/*
+ * The tree is stopped, and these are its files: their names and attributes come now, those of
+ * the directories on the way too, and these files are what the background brings.
+ */
+int treeroot_prime(struct treeroot *t, const char *const *paths, size_t n, struct err *err)
+	must_check;
+
+/* Say this before the tree runs: from now on the process goes on without us. */
+int treeroot_commit(struct treeroot *t, struct err *err) must_check;
+
+/* The tree will not run, or does already and needs us no more. */
+void treeroot_abandon(struct treeroot *t);
+void treeroot_close(struct treeroot *t);
+
+#endif

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * --files=lazy at home: a process that hands out the files of the tree, for as
+ * long as the tree runs at the destination and needs them. It opens the
+ * connection, and opens it again when it breaks: ssh goes in the direction that
+ * the migration has gone, so the destination needs no way back.
+ *
+ * What it hands out is said here and not by the destination: what the tasks
+ * could read, and the very files that they had open. Read-only (lazyfs/serve.h).
+ */
+#ifndef FERRY_MIGRATE_FILES_HOME_H
+#define FERRY_MIGRATE_FILES_HOME_H
+
+#include "migrate/connect.h"
+
+struct files_home {
+	int control; /* to the process; -1: there is none */
+};
+
+/* Starts it; 0: the destination has taken the connection. Until files_home_open nothing but "/" is told. */
+int files_home_start(const struct remote *remote, const char *token, struct files_home *out,
+		     struct err *err) must_check;
+
+/* From now on: the files of the tree of @root, which is stopped; @list are the paths that it has. */
+int files_home_open(struct files_home *h, pid_t root, const Wire__FileList *list, struct err *err)
+	must_check;
+
+/* Say this before the commit: it goes on without us, until the destination needs nothing more. */
+int files_home_release(struct files_home *h, struct err *err) must_check;
+
+/* It ends: the tree stays here. */
+void files_home_end(struct files_home *h);
+void files_home_close(struct files_home *h);
+
+#endif

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The source's part of the files of the tree: they are compared and copied
+ * (files.h), or stay here and are handed out (files_home.h), or are the same there.
+ */
+#include "lazyfs/want.h"
+#include "migrate/needs.h"
+#include "migrate/source.h"
+
+#include <errno.h>
+
+/* What each host has of its own is never lazy: these go one way, all other paths the other. In s->paths_arena. */
+static int split_paths(struct source *s, Wire__FileList *own, Wire__FileList *lazy, struct err *err)
+{
+	const Wire__FileList *all = &s->paths;
+
+	wire__file_list__init(own);
+	wire__file_list__init(lazy);
+	own->files = arena_array(&s->paths_arena, Wire__FileNote *, all->n_files + 1);
+	lazy->files = arena_array(&s->paths_arena, Wire__FileNote *, all->n_files + 1);
+	if (!own->files || !lazy->files)
+		return err_nomem(err);
+	for (size_t i = 0; i < all->n_files; i++) {
+		Wire__FileList *to = want_local(all->files[i]->path) ? own : lazy;
+
+		to->files[to->n_files++] = all->files[i];
+	}
+	return 0;
+}
+
+/* Links that the capture made for deleted files (--link-remap): a restore opens them. In @arena. */
+static const char **link_paths(struct source *s, struct arena *arena)
+{
+	const struct snapshot *snap = capture_state(s->capture)->snap;
+	const char **paths = arena_array(arena, const char *, snap->remaps.n + 1);
+	size_t n = 0;
+
+	vec_foreach (remap, &snap->remaps) {
+		const FileEntry *link = NULL;
+
+		/* remaps are few, and not yet indexed */
+		vec_foreach (file, &snap->files) {
+			if ((*remap)->remap_type == REMAP_TYPE__LINKED &&
+			    (*file)->id == (*remap)->remap_id)
+				link = *file;
+		}
+		if (paths && link && link->reg)
+			paths[n++] = link->reg->name;
+	}
+	return paths;
+}
+
+static void on_refused(void *arg, const char *text)
+{
+	struct source *s = arg;
+
+	progress_refused(s->opt->progress, text);
+}
+
+static void on_progress(void *arg, uint64_t done_bytes, uint64_t total_bytes)
+{
+	struct source *s = arg;
+
+	progress_bytes(s->opt->progress, done_bytes, total_bytes);
+}
+
+static int look_at_paths(struct source *s, struct err *err)
+{
+	const char **extra = NULL;
+
+	arena_free(&s->paths_arena);
+	wire__file_list__init(&s->paths);
+	if (s->frozen && !(extra = link_paths(s, &s->paths_arena)))
+		return err_nomem(err);
+	return needs_paths(s->opt->pid, extra, &s->paths_arena, &s->paths, err);
+}
+
+static int send_files(struct source *s, const Wire__FileList *list, struct err *err)
+{
+	return files_send(s->files, &s->ch, list, on_refused, on_progress, s, err);
+}
+
+/* ---- lazy ---- */
+
+static int hear_door(struct source *s, struct err *err)
+{
+	Wire__Doors *doors = channel_expect(&s->ch, MSG_DOORS, err);
+	int rc = 0;
+
+	if (!doors)
+		return -1;
+	if (doors->cannot)
+		rc = err_set(err, ENOTSUP, "%s: %s", s->ch.peer, doors->cannot);
+	wire_free(doors);
+	return rc;
+}
+
+static int begin_lazy(struct source *s, struct err *err)
+{
+	void *done;
+
+	if (hear_door(s, err) < 0 ||
+	    files_home_start(s->opt->settle.remote, s->opt->settle.token, &s->files_home, err) < 0)
+		return -1;
+	/* the destination has the root directory of the tree */
+	done = channel_expect(&s->ch, MSG_DONE, err);
+	if (!done)
+		return -1;
+	wire_free(done);
+	return 0;
+}
+
+int source_files(struct source *s, struct err *err)
+{
+	Wire__FileList own, lazy;
+
+	s->files = file_source_create(&s->opt->files, err);
+	if (!s->files)
+		return -1;
+	if (s->opt->files.mode == WIRE_FILES_SHARED)
+		return 0;
+	if (s->opt->files.mode == WIRE_FILES_COMPARE)
+		return look_at_paths(s, err) < 0 ? -1 : send_files(s, &s->paths, err);
+	if (begin_lazy(s, err) < 0 || look_at_paths(s, err) < 0 ||
+	    split_paths(s, &own, &lazy, err) < 0)
+		return -1;
+	return send_files(s, &own, err);
+}
+
+int source_changes(struct source *s, struct err *err)
+{
+	Wire__FileList own, lazy;
+
+	if (s->opt->files.mode == WIRE_FILES_SHARED)
+		return 0;
+	if (look_at_paths(s, err) < 0)
+		return -1;
+	if (s->opt->files.mode == WIRE_FILES_COMPARE)
+		return send_files(s, &s->paths, err);
+	if (split_paths(s, &own, &lazy, err) < 0 ||
+	    files_home_open(&s->files_home, s->opt->pid, &lazy, err) < 0 ||
+	    channel_send(&s->ch, MSG_LAZY_LIST, &lazy.base, err) < 0)
+		return -1;
+	return send_files(s, &own, err);
+}
+
+void source_undo_files(struct source *s)
+{
+	/* if nobody knows whether the tree runs there, it may need its files */
+	if (s->fate == SETTLED_LEFT)
+		files_home_close(&s->files_home);
+	else
+		files_home_end(&s->files_home);
+}

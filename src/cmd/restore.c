@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/timeline.h"
 #include "cmd/common.h"
+#include "cmd/lazy_root.h"
 #include "mem/lazy_sock.h"
 #include "store/store.h"
 
@@ -22,6 +23,7 @@ struct restore_args {
 	bool detached, sibling, exec_cmd, leave_stopped, lazy;
 	const char *pidfile, *timeline;
 	unsigned int pids;
+	struct lazy_root_args files;
 	struct image_args images;
 };
 
@@ -64,6 +66,7 @@ static const struct opt_row rows[] = {
 	 .help = "let the tree run before its memory is there: 'lazy-pages' brings it",
 	 .type = OPT_FLAG,
 	 .offset = offsetof(struct restore_args, lazy)},
+	LAZY_ROOT_ROWS(struct restore_args, files),
 	{.long_name = "root",
 	 .arg = "DIR",
 	 .help = "open the paths of the tree below DIR",
@@ -104,6 +107,11 @@ static int check_args(const struct restore_args *args, const struct opt_rest *re
 		return err_set(
 			err, 0,
 			"--lazy-pages excludes -D - and --remote: all memory comes with the images");
+	if (args->files.host && images_are_streamed(&args->images.place))
+		return err_set(err, 0,
+			       "--lazy-files excludes -D - and --remote: all images are needed first");
+	if (args->files.host && args->images.kinds.root)
+		return err_set(err, 0, "--lazy-files excludes --root");
 	if (image_store_check(&args->images.place, IMAGES_READ, err) < 0)
 		return -1;
 	if (args->sibling && !args->detached)
@@ -130,12 +138,15 @@ static int announce(void *arg, pid_t vpid, pid_t pid, int uffd, struct err *err)
 }
 
 static int restore_tree(struct restore_session *s, struct image_env *env,
-			const struct restore_args *args, int lazy_sock, struct err *err)
+			const struct restore_args *args, int lazy_sock, struct treeroot *root,
+			struct err *err)
 {
 	struct restore *state = restore_state(s);
 	struct err late;
 	pid_t pid;
 
+	if (args->files.host && lazy_root_open(&args->files, state->snap, root, err) < 0)
+		return -1;
 	if (restore_check(s, err) < 0 || signals_check(err) < 0 ||
 	    check_pages(state, args->lazy, err) < 0 || restore_build(s, NULL, NULL, err) < 0 ||
 	    store_arrived(state->store, err) < 0)
@@ -145,7 +156,8 @@ static int restore_tree(struct restore_session *s, struct image_env *env,
 		return -1;
 	if (image_env_action(env, "post-restore", pid, err) < 0 ||
 	    image_env_action(env, "pre-resume", pid, err) < 0 || signals_check(err) < 0 ||
-	    (args->lazy && lazy_sock_finish(lazy_sock, err) < 0) || restore_commit(s, err) < 0) {
+	    (args->lazy && lazy_sock_finish(lazy_sock, err) < 0) ||
+	    (args->files.host && treeroot_commit(root, err) < 0) || restore_commit(s, err) < 0) {
 		if (args->pidfile)
 			unlinkat(env->work_fd, args->pidfile, 0);
 		return -1;
@@ -195,7 +207,10 @@ static int after_restore(const struct restore_args *args, char **command, pid_t 
 
 static int run(int argc, char **argv)
 {
-	struct restore_args args = {.pids = RESTORE_PIDS_SAME, .images = IMAGE_ARGS_DEFAULT};
+	struct restore_args args = {.pids = RESTORE_PIDS_SAME,
+				    .files = LAZY_ROOT_ARGS_DEFAULT,
+				    .images = IMAGE_ARGS_DEFAULT};
+	struct treeroot root = TREEROOT_NONE;
 	struct image_env env = {.images_fd = -1, .work_fd = -1};
 	struct restore_options opt = {.kinds = &env.kinds};
 	struct restore_session *s = NULL;
@@ -216,6 +231,7 @@ static int run(int argc, char **argv)
 	opt.pids = (enum restore_pids)args.pids;
 	opt.sibling = args.sibling;
 	opt.leave_stopped = args.leave_stopped;
+	opt.root_mount = args.files.host ? &root.mount : NULL;
 	signals_hold(&saved);
 	rc = args.timeline ? timeline_open(args.timeline, "restore", &err) : 0;
 	if (rc == 0)
@@ -229,7 +245,7 @@ static int run(int argc, char **argv)
 	}
 	if (rc == 0) {
 		s = restore_open(env.store, &opt, &err);
-		rc = s ? restore_tree(s, &env, &args, lazy_sock, &err) : -1;
+		rc = s ? restore_tree(s, &env, &args, lazy_sock, &root, &err) : -1;
 	}
 	/* the daemon must not wait for us as long as we wait for the tree */
 	if (lazy_sock >= 0)
@@ -237,6 +253,10 @@ static int run(int argc, char **argv)
 	if (rc == 0)
 		pid = restore_wait_pid(s);
 	restore_close(s);
+	if (rc < 0)
+		treeroot_abandon(&root);
+	else
+		treeroot_close(&root);
 	image_env_close(&env);
 	if (rc < 0)
 		signals_discard();

@@ -208,6 +208,8 @@ static void *listen_to_maker(void *arg)
 		return NULL;
 	/* without a maker the tree will never be; whoever has been built of it is being killed */
 	remove_cache(a);
+	if (a->opt->link->end)
+		a->opt->link->end(a->opt->link->arg);
 	_exit(1);
 }
 

@@ -13,6 +13,10 @@
 
 #include "lazyfs/fs.h"
 
+/* Where caches are made, and what trees have changed is kept, if nobody says otherwise. */
+#define TREEROOT_CACHE_DIR "/var/tmp"
+#define TREEROOT_KEPT_DIR "/var/lib/ferry/files"
+
 struct treeroot_options {
 	const struct remote_link *link; /* used in the new process */
 	const struct want *want;

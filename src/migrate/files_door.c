@@ -14,9 +14,6 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-#define CACHE_DIR "/var/tmp"
-#define KEPT_DIR "/var/lib/ferry/files"
-
 enum {
 	FIRST_MS = 30000, /* until the first connection */
 	AGAIN_MS = 1000,  /* then it is waited for again and again */
@@ -142,7 +139,7 @@ int files_door_open(const struct files_door_options *opt, struct treeroot *out, 
 		.link = &link,
 		.want = &want,
 		.source = opt->source,
-		.cache_dir = CACHE_DIR,
+		.cache_dir = TREEROOT_CACHE_DIR,
 		.timeout_ms = opt->timeout_ms,
 		.fill = opt->fill,
 		.ping = true,
@@ -152,7 +149,7 @@ int files_door_open(const struct files_door_options *opt, struct treeroot *out, 
 	char kept[PATH_MAX];
 	int rc = door.fd < 0 ? -1 : 0;
 
-	snprintf(kept, sizeof(kept), "%s/%s", KEPT_DIR, opt->token);
+	snprintf(kept, sizeof(kept), "%s/%s", TREEROOT_KEPT_DIR, opt->token);
 	snprintf(door.token, sizeof(door.token), "%s", opt->token);
 	t.kept = kept;
 	if (rc == 0 && (!vec_push(&want.hello.creds, nobody) || !vec_push(&want.hello.exports, all)))

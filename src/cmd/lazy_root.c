@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cmd/lazy_root.h"
+
+#include "snapshot/snapshot.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <string.h>
+
+/* remote_link, in the process that serves the files */
+struct files_ssh {
+	struct remote remote;
+	struct connection conn;
+};
+
+static int link_open(void *arg, int *in_out, int *out_out, struct err *err)
+{
+	struct files_ssh *l = arg;
+
+	if (connect_agent(&l->remote, "agent --files", &l->conn, err) < 0)
+		return -1;
+	*in_out = l->conn.in;
+	*out_out = l->conn.out;
+	return 0;
+}
+
+static void link_close(void *arg)
+{
+	connection_end(((struct files_ssh *)arg)->conn.pid, 1000);
+}
+
+/* All that the images name, which are what is exported but for the root directory itself. */
+static int prime(struct treeroot *root, const struct want *want, struct err *err)
+{
+	cleanup_free const char **paths = calloc(want->hello.exports.n + 1, sizeof(*paths));
+	size_t n = 0;
+
+	if (!paths)
+		return err_nomem(err);
+	vec_foreach (e, &want->hello.exports)
+		if (e->path[1])
+			paths[n++] = e->path;
+	return treeroot_prime(root, paths, n, err);
+}
+
+int lazy_root_open(const struct lazy_root_args *args, const struct snapshot *snap,
+		   struct treeroot *root, struct err *err)
+{
+	struct files_ssh ssh = {
+		.remote = {.ssh = args->ssh, .host = args->host, .ferry = args->remote_ferry}};
+	const struct remote_link link = {.open = link_open, .close = link_close, .arg = &ssh};
+	char token[WIRE_TOKEN_CHARS + 1], kept[PATH_MAX];
+	struct want want = {0};
+	struct treeroot_options opt = {
+		.link = &link,
+		.want = &want,
+		.source = args->host,
+		.cache_dir = TREEROOT_CACHE_DIR,
+		.kept = kept,
+		.timeout_ms = args->timeout_s * 1000,
+		.fill = !args->no_background,
+	};
+	int rc = token_make(token, err);
+
+	snprintf(kept, sizeof(kept), "%s/%s", TREEROOT_KEPT_DIR, rc == 0 ? token : "");
+	if (rc == 0)
+		rc = want_make(snap, "/", true, &want, err);
+	/* the process has a copy of its own of all that is here */
+	if (rc == 0)
+		rc = treeroot_start(&opt, root, err);
+	if (rc == 0 && (treeroot_await(root, -1, err) < 0 || prime(root, &want, err) < 0)) {
+		treeroot_close(root);
+		rc = -1;
+	}
+	want_free(&want);
+	return rc;
+}

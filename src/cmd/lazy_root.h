@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+/* ferry restore --lazy-files: a root directory for the tree (lazyfs/treeroot.h), by ssh from where it was dumped. */
+#ifndef FERRY_CMD_LAZY_ROOT_H
+#define FERRY_CMD_LAZY_ROOT_H
+
+#include "lazyfs/treeroot.h"
+#include "migrate/connect.h"
+
+struct snapshot;
+
+struct lazy_root_args {
+	const char *host; /* NULL: the tree has our files */
+	const char *ssh, *remote_ferry;
+	uint64_t timeout_s;
+	bool no_background;
+};
+
+#define LAZY_ROOT_ARGS_DEFAULT                \
+	{                                     \
+		.ssh = "ssh", .timeout_s = 60 \
+	}
+
+#define LAZY_ROOT_ROWS(Args, at)                                                                       \
+	{.long_name = "lazy-files",                                                                    \
+	 .arg = "[USER@]HOST",                                                                         \
+	 .help = "the tree has the files of HOST, by ssh, which come when they are used",              \
+	 .type = OPT_TEXT,                                                                             \
+	 .offset = offsetof(Args, at.host)},                                                           \
+		{.long_name = "files-timeout",                                                         \
+		 .arg = "SECONDS",                                                                     \
+		 .help = "with --lazy-files: how long HOST may be silent before a read fails "         \
+			 "(default 60); 0: for ever",                                                  \
+		 .type = OPT_NUMBER,                                                                   \
+		 .offset = offsetof(Args, at.timeout_s),                                               \
+		 .max = 1000000},                                                                      \
+		{.long_name = "no-background",                                                         \
+		 .help = "with --lazy-files: fetch only what is used",                                 \
+		 .type = OPT_FLAG,                                                                     \
+		 .offset = offsetof(Args, at.no_background)},                                          \
+		{.long_name = "ssh",                                                                   \
+		 .arg = "COMMAND",                                                                     \
+		 .help = "with --lazy-files: how to reach HOST (default: ssh); split at blanks, HOST " \
+			 "and the remote command are appended",                                        \
+		 .type = OPT_TEXT,                                                                     \
+		 .offset = offsetof(Args, at.ssh)},                                                    \
+	{                                                                                              \
+		.long_name = "remote-ferry", .arg = "PATH",                                            \
+		.help = "with --lazy-files: ferry on HOST (default: from PATH there, or else the "     \
+			"path of this one)",                                                           \
+		.type = OPT_TEXT, .offset = offsetof(Args, at.remote_ferry)                            \
+	}
+
+/*
+ * Connects, and looks the files of @snap up. Then root->mount is for the restore, and the rest goes as in treeroot.h.
+ */
+int lazy_root_open(const struct lazy_root_args *args, const struct snapshot *snap,
+		   struct treeroot *root, struct err *err) must_check;
+
+#endif

@@ -1,0 +1,343 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# timeout: 600
+#
+# ferry migrate --files=lazy to a host that has none of the programs' files: what they open later
+# comes from home, what they write is theirs to keep, and a failure on either side is one of the
+# stated ones. FERRY_FULL=1 takes a larger data base.
+# shellcheck disable=SC2016,SC2015,SC2154 # expanded in the hosts; "complain" always fails
+. "$(dirname "$0")/../hosts/lib.sh"
+
+work=/srv/app
+a_work() { echo "$(files_of a)$work"; }
+b_work() { echo "$(files_of b)$work"; }
+
+fresh() {
+	rm -rf "$(a_work)" "$(b_work)" "$(files_of b)/var/lib/ferry/files"
+	mkdir -p "$(a_work)"
+}
+
+# start COMMAND...: on a, in the work folder, which it alone has; prints its PID.
+start() {
+	on a sh -c 'cd '$work' && exec setsid -f sh -c "echo \$\$ >pid; exec \"\$@\"" sh "$@" <"/dev/null" >out 2>&1' sh "$@"
+	wait_for 10 [ -s "$(a_work)/pid" ] || complain "does not start" || return 1
+	cat "$(a_work)/pid"
+}
+
+# seen PID FILE: where the machine finds a file of the migrated tree.
+seen() {
+	echo "$(files_of b)/proc/$1/root$2"
+}
+
+# go PID NAME: lets the program on b go on, by a file that it waits for.
+go() {
+	touch "$(seen "$1" "$work/$2")" || complain "cannot write to the tree's files"
+}
+
+# field PID NAME: a number of the mount's status.
+field() {
+	on b timeout 20 ferry lazyfs --status --json "/proc/$1/root" |
+		python3 -c "import json, sys; print(json.load(sys.stdin)['$2'])"
+}
+
+field_is() {
+	[ "$(field "$1" "$2")" = "$3" ]
+}
+
+running() { # HOST NAME: is there a process with this command name?
+	on "$1" pgrep -x "$2" >/dev/null
+}
+
+# Nothing is left of it on either side when the program has ended.
+all_gone() {
+	wait_for 20 nothing_runs || complain "left: $(on a pgrep -ax ferry-files) $(on b pgrep -ax ferry-lazyfs)" || return 1
+	[ -z "$(ls -A "$(files_of b)/var/tmp")" ] || complain "the cache stays: $(ls -A "$(files_of b)/var/tmp")" || return 1
+	[ -z "$(ls -A "$(files_of b)/run/ferry")" ] || complain "left in /run/ferry: $(ls -A "$(files_of b)/run/ferry")"
+}
+
+nothing_runs() {
+	! running a ferry-files && ! running b ferry-lazyfs
+}
+
+listed() { # WORD PATH: in the list of what was kept
+	cat "$(files_of b)"/var/lib/ferry/files/*.txt 2>/dev/null | grep -q "^$1 *$2\( \|$\)" ||
+		complain "the list does not say '$1 $2': $(cat "$(files_of b)"/var/lib/ferry/files/*.txt 2>&1)"
+}
+
+# ---- the programs ----
+
+# A module, a package and a configuration that were never read before; a helper that is a program of
+# its own; a file that is renamed and one that is opened anew.
+python_program() {
+	local pid received total
+	fresh
+	mkdir -p "$(a_work)/plugins"
+	echo 'def answer(): return "later"' >"$(a_work)/plugins/late.py"
+	echo 'color = red' >"$(a_work)/config"
+	printf '#!/usr/bin/python3\nimport sys\nprint("helped", sys.argv[1])\n' >"$(a_work)/helper"
+	chmod 755 "$(a_work)/helper"
+	head -c 50000000 /dev/urandom >"$(a_work)/data"
+	cat >"$(a_work)/program.py" <<-'END'
+		import os, sys, time
+		data = open("data", "rb")
+		log = open("log", "a", buffering=1)
+		log.write("before\n")
+		while not os.path.exists("go"):
+		    time.sleep(0.02)
+		sys.path.insert(0, "/srv/app/plugins")
+		import late, json, xml.dom.minidom, subprocess
+		log.write(json.dumps([late.answer()]) + "\n")
+		log.write(open("/srv/app/config").read())
+		log.write(subprocess.run(["/srv/app/helper", "me"], stdout=subprocess.PIPE).stdout.decode())
+		data.seek(30000000)
+		log.write(data.read(16).hex() + "\n")
+		os.rename("log", "log.1")
+		log = open("log", "w", buffering=1)
+		log.write("reopened\n")
+		os.remove("config")
+		open("/tmp/scratch", "w").write("scratch\n")
+		open("done", "w").close()
+		while not os.path.exists("end"):
+		    time.sleep(0.02)
+	END
+	on b test -e /usr/bin/python3 && complain "b has a python" && return 1
+	pid=$(start python3 program.py) || return 1
+	wait_for 10 grep -q before "$(a_work)/log" || complain "does not run" || return 1
+	must_migrate a "$pid" --files=lazy --no-background && moved a "$pid" || return 1
+	echo changed >>"$(seen "$pid" $work/config)"
+	go "$pid" go || return 1
+	wait_for 30 [ -e "$(seen "$pid" $work/done)" ] || complain "does not go on: $(tail -n 1 "$(seen "$pid" $work/out)" "$(b_work)/out")" || return 1
+	received=$(field "$pid" received_bytes)
+	total=$(on a du -scb /usr/lib/python3.11 $work | tail -n 1 | cut -f 1)
+	echo "$received bytes of $total came"
+	[ "$received" -lt $((total / 4)) ] || complain "$received of $total bytes came" || return 1
+	go "$pid" end
+	wait_for 10 gone b "$pid" || complain "does not end" || return 1
+	all_gone || return 1
+	python_results
+}
+
+# What it has written is at its own paths; what it only read did not come along.
+python_results() {
+	printf 'before\n["later"]\ncolor = red\nchanged\nhelped me\n%s\n' \
+		"$(tail -c +30000001 "$(a_work)/data" | head -c 16 | od -An -v -tx1 | tr -d ' \n')" |
+		cmp - "$(b_work)/log.1" || complain "wrong log: $(cat "$(b_work)/log.1")" || return 1
+	[ "$(cat "$(b_work)/log")" = reopened ] || complain "the new log is not there" || return 1
+	[ "$(cat "$(files_of b)/tmp/scratch")" = scratch ] || complain "/tmp/scratch is not there" || return 1
+	[ ! -e "$(b_work)/data" ] || complain "what was only read is there, too" || return 1
+	[ "$(cat "$(a_work)/log")" = before ] || complain "the log at home was changed" || return 1
+	listed placed $work/log.1 && listed placed $work/log && listed placed /tmp/scratch
+}
+
+# In the middle of a transaction: the data base, its journal and its locks; a name that is taken on b.
+sqlite() {
+	local pid mib=64 received
+	[ -z "${FERRY_FULL:-}" ] || mib=1024
+	[ -x /usr/bin/sqlite3 ] || skip_case "no sqlite3"
+	fresh
+	python3 - "$(a_work)/db" $mib <<-'END'
+		import os, sqlite3, sys
+		db = sqlite3.connect(sys.argv[1])
+		db.execute("create table big (n integer primary key, b blob)")
+		db.execute("create table t (n integer)")
+		block = os.urandom(1 << 20)
+		for i in range(int(sys.argv[2])):
+		    db.execute("insert into big values (?, ?)", (i, block))
+		db.commit()
+	END
+	on a mkfifo $work/in
+	pid=$(start sh -c 'exec 3<>in; exec sqlite3 -bail db <in') || return 1
+	echo "begin immediate; insert into t values (1); update big set b = zeroblob(1000) where n = 3;" >"$(a_work)/in"
+	wait_for 5 [ -e "$(a_work)/db-journal" ] || complain "no transaction" || return 1
+	sleep 0.2
+	must_migrate a "$pid" --files=lazy --no-background --file-locks && moved a "$pid" || return 1
+	printf 'insert into t values (2);\ncommit;\nselect count(*) from t;\nselect length(b) from big where n = %d;\n' $((mib - 1)) >"$(seen "$pid" $work/in)"
+	wait_for 20 grep -q '^1048576$' "$(seen "$pid" $work/out)" || complain "no answer: $(cat "$(seen "$pid" $work/out)")" || return 1
+	received=$(field "$pid" received_bytes)
+	echo "$received bytes came"
+	[ "$received" -lt $((mib * 1048576 / 4)) ] || complain "$received bytes of $mib MiB came" || return 1
+	mkdir -p "$(b_work)" && echo mine >"$(b_work)/out"
+	printf '.quit\n' >"$(seen "$pid" $work/in)"
+	wait_for 10 gone b "$pid" || complain "does not end" || return 1
+	all_gone || return 1
+	[ "$(sqlite3 "$(b_work)/db" 'select group_concat(n) from t; select count(*), sum(length(b)) from big; pragma integrity_check')" = "1,2
+$mib|$(((mib - 1) * 1048576 + 1000))
+ok" ] || complain "the data base on b is wrong" || return 1
+	[ ! -e "$(b_work)/db-journal" ] || complain "the journal stays" || return 1
+	[ "$(cat "$(b_work)/out")" = mine ] || complain "a file of b was overwritten" || return 1
+	listed placed $work/db && listed kept $work/out
+}
+
+# A master and its worker: a log that is renamed and opened anew on a signal; files that are served for the first time.
+nginx_server() {
+	local pid log=$work/logs/access.log
+	[ -x /usr/sbin/nginx ] || skip_case "no nginx"
+	fresh
+	on a mkdir -p $work/logs $work/html $work/tmp
+	chmod 777 "$(a_work)/html"
+	echo first >"$(a_work)/html/first.html"
+	head -c 3000000 /dev/urandom >"$(a_work)/html/large.bin"
+	cat >"$(a_work)/nginx.conf" <<-END
+		worker_processes 1;
+		daemon off;
+		pid $work/logs/nginx.pid;
+		error_log $work/logs/error.log;
+		events { worker_connections 16; }
+		http {
+			access_log $log;
+			client_body_temp_path $work/tmp; proxy_temp_path $work/tmp; fastcgi_temp_path $work/tmp;
+			uwsgi_temp_path $work/tmp; scgi_temp_path $work/tmp;
+			server { listen 127.0.0.1:8080; root $work/html; }
+		}
+	END
+	pid=$(start nginx -e $work/logs/error.log -c $work/nginx.conf) || return 1
+	wait_for 10 on a curl -sf http://127.0.0.1:8080/first.html >/dev/null || complain "does not serve" || return 1
+	must_migrate a "$pid" --files=lazy && moved a "$pid" || return 1
+	[ "$(on b curl -sf http://127.0.0.1:8080/first.html)" = first ] || complain "does not serve on b" || return 1
+	on b curl -sf http://127.0.0.1:8080/large.bin | cmp - "$(a_work)/html/large.bin" || complain "a new file is wrong" || return 1
+	echo made >"$(seen "$pid" $work/html/made.html)"
+	[ "$(on b curl -sf http://127.0.0.1:8080/made.html)" = made ] || complain "a file that was made on b is not served" || return 1
+	mv "$(seen "$pid" $log)" "$(seen "$pid" $log.1)" && on b kill -USR1 "$pid"
+	wait_for 10 [ -e "$(seen "$pid" $log)" ] || complain "the log is not opened anew" || return 1
+	on b curl -sf http://127.0.0.1:8080/first.html?again >/dev/null
+	wait_for 10 grep -q again "$(seen "$pid" $log)" || complain "the new log is not written" || return 1
+	on b kill -QUIT "$pid"
+	wait_for 10 gone b "$pid" || complain "does not end" || return 1
+	all_gone || return 1
+	grep -q again "$(b_work)/logs/access.log" && [ "$(grep -c first.html "$(b_work)/logs/access.log.1")" = 2 ] ||
+		complain "the logs are not on b" || return 1
+	listed placed $work/html/made.html
+}
+
+# ---- other ways ----
+
+# dump, the images are copied, restore: by ssh back to where the files are.
+restore_command() {
+	local pid images=/var/tmp/images
+	fresh
+	pid=$(start_reader) || return 1
+	on a mkdir -p $images && on a timeout 60 ferry dump -t "$pid" -D $images || complain "cannot dump" || return 1
+	mkdir -p "$(files_of b)$images" && cp "$(files_of a)$images"/* "$(files_of b)$images"
+	on b timeout 60 ferry restore -d -D $images --lazy-files nowhere.invalid 2>"$TEST_TMP/restore.err" &&
+		complain "restored from nowhere" && return 1
+	grep -q . "$TEST_TMP/restore.err" || complain "no reason is given" || return 1
+	on b timeout 60 ferry restore -d -D $images --lazy-files ferry-a --pids=auto || complain "cannot restore" || return 1
+	rm -rf "$(files_of b)$images" "$(files_of a)$images"
+	go "$pid" one && go "$pid" two
+	wait_for 20 gone b "$pid" || complain "does not end" || return 1
+	all_gone || return 1
+	[ "$(cat "$(b_work)/log")" = "before
+one: 300000 bytes
+two: 300000 bytes" ] || complain "wrong log: $(cat "$(b_work)/log")"
+}
+
+# A program that waits for a file and reads what it is told.
+write_reader() {
+	cat >"$(a_work)/reader.py" <<-'END'
+		import errno, os, time
+		log = open("log", "a", buffering=1)
+		log.write("before\n")
+		for step in ("one", "two"):
+		    while not os.path.exists(step):
+		        time.sleep(0.02)
+		    try:
+		        with open("/srv/app/late/" + step + ".data", "rb") as file:
+		            log.write(f"{step}: {len(file.read())} bytes\n")
+		    except OSError as e:
+		        log.write(f"{step}: {errno.errorcode[e.errno]}\n")
+	END
+	mkdir -p "$(a_work)/late"
+	head -c 300000 /dev/urandom >"$(a_work)/late/one.data"
+	head -c 300000 /dev/urandom >"$(a_work)/late/two.data"
+}
+
+start_reader() {
+	write_reader
+	local pid
+	pid=$(start python3 reader.py) || return 1
+	wait_for 10 grep -q before "$(a_work)/log" || complain "does not run" || return 1
+	echo "$pid"
+}
+
+# The connection breaks: it is made again, and nothing is lost. Then the source is killed: EIO in time,
+# the program goes on with what is here, and what it wrote is kept.
+source_killed() {
+	local pid
+	fresh
+	pid=$(start_reader) || return 1
+	must_migrate a "$pid" --files=lazy --files-timeout=3 && moved a "$pid" || return 1
+	wait_for 30 field_is "$pid" named_complete True || complain "the files of the program do not come" || return 1
+	on b pkill -KILL -f 'ferry agent --join'
+	wait_for 20 field_is "$pid" connects 2 || complain "the connection is not made again" || return 1
+	go "$pid" one || return 1
+	wait_for 20 grep -q '^one: 300000 bytes$' "$(seen "$pid" $work/log)" ||
+		complain "after the connection broke: $(cat "$(seen "$pid" $work/log)")" || return 1
+	on a pkill -KILL -x ferry-files
+	on b pkill -KILL -f 'ferry agent --join'
+	go "$pid" two || return 1
+	wait_for 30 gone b "$pid" || complain "hangs without its source" || return 1
+	all_gone || return 1
+	[ "$(cat "$(b_work)/log")" = "before
+one: 300000 bytes
+two: EIO" ] || complain "wrong log: $(cat "$(b_work)/log")"
+}
+
+# The agent on b dies while it builds the tree: the program runs on at home, and nothing is left on b.
+agent_killed() {
+	local pid line
+	fresh
+	pid=$(start_bench a anon 64) || return 1
+	mkdir -p "$(a_work)"
+	MIGRATE_LIMIT=60 hosts_exec "$dir" a timeout -k 5 60 ferry migrate --json --files=lazy "$pid" ferry-b </dev/null 2>"$TEST_TMP/migrate.err" |
+		while read -r line; do
+			[[ $line == *'"stage"'*'"state"'* ]] || continue
+			# the attendant was forked by the agent, and has its command line
+			on b sh -c 'for p in $(pgrep -x ferry); do [ "$(tr "\0" " " </proc/$p/cmdline)" = "ferry agent " ] && kill -KILL $p; done'
+		done
+	grep -q . "$TEST_TMP/migrate.err" || complain "migrate says nothing" || return 1
+	at_home a "$pid" || return 1
+	all_gone || return 1
+	bench_report a "$pid" >/dev/null
+}
+
+# Refused before anything is stopped, with the remedy.
+no_fuse() {
+	local pid
+	fresh
+	pid=$(start_reader) || return 1
+	mv "$(files_of b)/dev/fuse" "$(files_of b)/dev/fuse.away"
+	refused "FUSE modprobe" a "$pid" --files=lazy
+	local status=$?
+	mv "$(files_of b)/dev/fuse.away" "$(files_of b)/dev/fuse"
+	[ $status = 0 ] && at_home a "$pid" && nothing_runs || return 1
+	[ ! -e "$(b_work)" ] || complain "something was made on b"
+}
+
+# shared: what is the same there is not looked at; what is missing ends it, and the program runs on at home.
+shared() {
+	local pid
+	fresh
+	pid=$(start_bench a anon 1) || return 1
+	refused "/opt/bench-victim" a "$pid" --files=shared || return 1
+	at_home a "$pid" || return 1
+	hosts_put "$dir" b "$(files_of a)/opt/bench-victim" /opt/bench-victim
+	mkdir -p "$(files_of b)/srv/work/bench"
+	cp -a "$(files_of a)/srv/work/bench/." "$(files_of b)/srv/work/bench/"
+	must_migrate a "$pid" --files=shared && moved a "$pid" && bench_report b "$pid" >/dev/null
+}
+
+begin --lacks /usr/bin/python3 --lacks /usr/bin/python3.11 --lacks /usr/lib/python3.11 --lacks /usr/lib/python3 \
+	--lacks /usr/bin/sqlite3 --lacks /usr/lib/x86_64-linux-gnu/libsqlite3.so.0 \
+	--lacks /usr/sbin/nginx --lacks /usr/lib/nginx --lacks /usr/share/nginx
+[ -c /dev/fuse ] || {
+	echo "no /dev/fuse"
+	exit 77
+}
+test_case "python: modules, a configuration, a helper, logs" python_program
+test_case "sqlite3 inside a transaction" sqlite
+test_case "nginx: new files, a log that is opened anew" nginx_server
+test_case "restore --lazy-files" restore_command
+test_case "the source is killed after the commit" source_killed
+test_case "the destination is killed before the commit" agent_killed
+test_case "no FUSE at the destination" no_fuse
+test_case "files=shared" shared

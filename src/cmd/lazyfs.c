@@ -223,6 +223,7 @@ static struct lazyfs *mount_it(struct job *job, const struct want *want, struct 
 	const struct lazyfs_options opt = {
 		.mountpoint = job->mountpoint,
 		.fuse_fd = -1,
+		.local_root = -1,
 		.source = job->host,
 		.mount_options = a->mount_options,
 		.cache_fd = job->cache_fd,

@@ -27,7 +27,7 @@ struct content *content_create(struct content_env *env, const char *path, const 
 	}
 	c->env = env;
 	c->refs = 1;
-	c->fd = -1;
+	c->fd = c->local = -1;
 	if (id)
 		c->id = *id;
 	c->size = c->source_size = path ? c->id.size : 0;
@@ -53,6 +53,8 @@ void content_put(struct content *c)
 		return;
 	if (c->fd >= 0)
 		close(c->fd);
+	if (c->local >= 0)
+		close(c->local);
 	cache_name(c, name);
 	if (c->number && unlinkat(c->env->cache_fd, name, 0) < 0)
 		log_warn("cache file %s: %s", name, strerror(errno));

@@ -22,10 +22,16 @@
 struct content_env {
 	struct remote *remote;
 	int cache_fd; /* directory of the cache files */
+	/*
+	 * The root directory of this host, whose files are used where they are the same (a mount that the host can see
+	 * must not: it would ask itself); -1.
+	 */
+	int local_root;
 	bool refetch; /* a file that was changed at the source is fetched anew; otherwise its missing blocks are EIO */
 	atomic_uint_least64_t next_number; /* names of cache files */
 	atomic_uint_least64_t demand_ms;   /* when somebody waited for a block last */
 	atomic_uint_least64_t stale_files, fetch_errors;
+	atomic_uint_least64_t local_bytes; /* that were the same here, and did not come from the source */
 };
 
 struct fetch;
@@ -41,6 +47,9 @@ struct content {
 	struct blocks here;
 	struct fetch *fetches;
 	unsigned int generation; /* raised when the contents are begun anew */
+	int local;               /* a file of this host that is the same so far; -1 */
+	bool no_local;           /* there is none */
+	bool comparing;          /* somebody does */
 	int fd;                  /* the cache file, or -1 */
 	unsigned int pins;       /* who uses fd */
 	uint64_t number;         /* its name; 0: there is none yet */

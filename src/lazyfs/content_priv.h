@@ -21,6 +21,13 @@ int content_ensure(struct content *c, uint64_t at, uint64_t end, uint64_t ahead_
 int content_demand(struct content *c, uint64_t at, uint64_t end, uint64_t ahead_to,
 		   const struct patience *p);
 
+/*
+ * Where a file of this host has the same path and size: is it the same around block @first, by its digest? Then
+ * the missing blocks up to @end, and more, are taken from it (the lock is not held meanwhile). What is missing after it is for
+ * the source. 0 or an errno value.
+ */
+int content_use_local(struct content *c, uint64_t first, uint64_t end, const struct patience *p);
+
 /* Forgets everything and begins with another content of the source's. */
 int content_restart(struct content *c, const struct lf_ident *id);
 

@@ -235,6 +235,7 @@ int content_restart(struct content *c, const struct lf_ident *id)
 	c->generation++;
 	c->id = *id;
 	c->size = c->source_size = id->size;
+	c->no_local = true;
 	c->stale = false;
 	return error;
 }
@@ -292,6 +293,10 @@ int content_ensure(struct content *c, uint64_t at, uint64_t end, uint64_t ahead_
 				error = c->last_error;
 			if (c->last_error == ESTALE && c->env->refetch)
 				error = begin_anew(c, p);
+			continue;
+		}
+		if (!c->no_local && c->env->local_root >= 0) {
+			error = content_use_local(c, first, stop, p);
 			continue;
 		}
 		error = ask_range(c, first, stop, true);

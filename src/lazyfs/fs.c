@@ -103,6 +103,7 @@ struct lazyfs *lazyfs_create(const struct remote_link *link, const struct want *
 	fs->want = want;
 	fs->below = -1;
 	fs->env.cache_fd = opt->cache_fd;
+	fs->env.local_root = opt->local_root;
 	fs->env.refetch = opt->refetch;
 	pthread_mutex_init(&fs->lock, NULL);
 	wait_cond_init(&fs->cond);

@@ -30,9 +30,10 @@ struct lazyfs_options {
 	const char *source;        /* for df and the status: "USER@HOST" */
 	const char *mount_options; /* more for fuse_session_new(3), separated by commas; or NULL */
 	int cache_fd;              /* directory for cache files; stays the caller's */
-	uint64_t timeout_ms;       /* of silence after which a read fails with EIO; 0: it waits */
-	bool refetch;              /* what was changed at the source is fetched anew */
-	bool fill;                 /* bring everything in the background */
+	int local_root;      /* this host's "/", whose files are used where they are the same; -1 */
+	uint64_t timeout_ms; /* of silence after which a read fails with EIO; 0: it waits */
+	bool refetch;        /* what was changed at the source is fetched anew */
+	bool fill;           /* bring everything in the background */
 	bool place; /* when it is unmounted, bring the rest and leave the files in the directory */
 	bool everything;  /* the scope is all of the source's root */
 	bool allow_other; /* other users than ours may use it */

@@ -33,11 +33,13 @@ int64_t lf_limit(uint16_t type)
 	case LF_XATTRS:
 	case LF_READ:
 	case LF_SEEK:
+	case LF_DIGEST:
 	case LF_TARGET:
 		return REQUEST_MAX;
 	case LF_FAILED:
 	case LF_ATTR:
 	case LF_POSITION:
+	case LF_SUM:
 		return 256;
 	case LF_ENTRIES:
 		return LF_LIST_BYTES + KIB(1);
@@ -282,6 +284,9 @@ int lf_put_reply(struct lf_out *out, const struct lf_reply *r)
 	case LF_POSITION:
 		put64(out, r->position);
 		break;
+	case LF_SUM:
+		put(out, r->sum, sizeof(r->sum));
+		break;
 	}
 	return end(out, start, r->type);
 }
@@ -479,9 +484,10 @@ int lf_get_request(const struct frame *f, struct lf_request *out, struct arena *
 	out->bytes = get32(&in);
 	get_ident(&in, &out->want);
 	out->path = get_text(&in, arena);
-	in.bad |= f->type < LF_STAT || f->type > LF_SEEK || !lf_path_valid(out->path) ||
+	in.bad |= f->type < LF_STAT || f->type > LF_DIGEST || !lf_path_valid(out->path) ||
 		  out->offset > INT64_MAX ||
 		  (f->type == LF_READ && (out->bytes == 0 || out->bytes > LF_READ_MAX)) ||
+		  (f->type == LF_DIGEST && (out->bytes == 0 || out->bytes > LF_DIGEST_MAX)) ||
 		  (f->type == LF_SEEK && out->bytes != SEEK_DATA && out->bytes != SEEK_HOLE);
 	return finish(&in, f, err);
 }
@@ -535,6 +541,14 @@ static void get_data(struct in *in, struct lf_reply *out)
 	out->data = take(in, bytes);
 }
 
+static void get_sum(struct in *in, struct lf_reply *out)
+{
+	const uint8_t *p = take(in, sizeof(out->sum));
+
+	if (p)
+		memcpy(out->sum, p, sizeof(out->sum));
+}
+
 int lf_get_reply(const struct frame *f, struct lf_reply *out, struct arena *arena, struct err *err)
 {
 	struct in in = begin_get(f);
@@ -567,6 +581,9 @@ int lf_get_reply(const struct frame *f, struct lf_reply *out, struct arena *aren
 	case LF_POSITION:
 		out->position = get64(&in);
 		in.bad |= out->position > INT64_MAX;
+		break;
+	case LF_SUM:
+		get_sum(&in, out);
 		break;
 	default:
 		in.bad = true;

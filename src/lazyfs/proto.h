@@ -20,7 +20,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define LF_VERSION 1u
+#define LF_VERSION 2u
 
 /* Numbers are on the wire and never reused; they begin where those of wire/msg.h do not reach. */
 enum lf_type {
@@ -34,6 +34,7 @@ enum lf_type {
 	LF_XATTRS = 267,   /* answer: LF_XATTR_LIST */
 	LF_READ = 268,     /* answer: LF_DATA */
 	LF_SEEK = 269,     /* answer: LF_POSITION */
+	LF_DIGEST = 270,   /* answer: LF_SUM */
 	LF_FAILED = 280,   /* source: errno */
 	LF_ATTR = 281,
 	LF_ENTRIES = 282,
@@ -41,12 +42,15 @@ enum lf_type {
 	LF_XATTR_LIST = 284,
 	LF_DATA = 285,
 	LF_POSITION = 286,
+	LF_SUM = 287,
 };
 
 enum {
-	LF_PATH_MAX = 4095,       /* bytes of a path, without NUL */
-	LF_READ_MAX = 512 * 1024, /* bytes of one LF_READ */
-	LF_EXTENTS_MAX = 128,     /* of one LF_DATA */
+	LF_PATH_MAX = 4095,              /* bytes of a path, without NUL */
+	LF_READ_MAX = 512 * 1024,        /* bytes of one LF_READ */
+	LF_DIGEST_MAX = 8 * 1024 * 1024, /* bytes that one LF_DIGEST is about */
+	LF_SUM_BYTES = 32,               /* SHA-256 */
+	LF_EXTENTS_MAX = 128,            /* of one LF_DATA */
 	LF_LIST_BYTES = 128 * 1024,
 	LF_EXPORTS_MAX = 65536,
 	LF_CREDS_MAX = 256,
@@ -89,11 +93,11 @@ struct lf_hello {
 };
 
 struct lf_request {
-	uint16_t type; /* LF_STAT to LF_SEEK */
+	uint16_t type; /* LF_STAT to LF_DIGEST */
 	uint64_t id;
-	uint64_t offset;      /* READ, SEEK */
-	uint32_t bytes;       /* READ; SEEK: SEEK_DATA or SEEK_HOLE */
-	struct lf_ident want; /* READ, SEEK */
+	uint64_t offset;      /* READ, SEEK, DIGEST */
+	uint32_t bytes;       /* READ, DIGEST; SEEK: SEEK_DATA or SEEK_HOLE */
+	struct lf_ident want; /* READ, SEEK, DIGEST */
 	const char *path;     /* "/", or "/a/b" below the tree's root */
 };
 
@@ -122,6 +126,7 @@ struct lf_reply {
 	VEC(struct lf_xattr) xattrs;
 	const uint8_t *target; /* TARGET, not ended by NUL */
 	uint64_t target_bytes;
+	uint8_t sum[LF_SUM_BYTES]; /* SUM: of the bytes from the offset on, up to the end of the file at most */
 	uint64_t position; /* POSITION; DATA: where it begins */
 	uint64_t covered;  /* DATA: how far it tells; what no extent has is a hole */
 	struct lf_extent extents[LF_EXTENTS_MAX];

@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <openssl/evp.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/xattr.h>
@@ -468,6 +469,36 @@ static int do_read(struct server *s, const struct lf_request *q, struct err *err
 	return answer(s, &r, err);
 }
 
+/* So that the client can use a file of its own that is the same. */
+static int do_digest(struct server *s, const struct lf_request *q, struct err *err)
+{
+	uint64_t at = q->offset, end = MIN(q->offset + q->bytes, q->want.size);
+	struct lf_reply r = {.type = LF_SUM, .id = q->id};
+	EVP_MD_CTX *ctx = EVP_MD_CTX_new();
+	struct open_file *f;
+	int no = 0;
+
+	if (!ctx || !EVP_DigestInit_ex(ctx, EVP_sha256(), NULL))
+		no = ENOMEM;
+	if (!no && wanted_file(s, q, &f) < 0)
+		no = errno;
+	while (!no && at < end) {
+		size_t n = (size_t)MIN(end - at, (uint64_t)LF_READ_MAX);
+
+		if (io_pread_full(f->fd, s->buf, n, (off_t)at) < 0)
+			no = unchanged(f->fd, &q->want) ? errno : ESTALE;
+		else if (!EVP_DigestUpdate(ctx, s->buf, n))
+			no = EIO;
+		at += n;
+	}
+	if (!no && !EVP_DigestFinal_ex(ctx, r.sum, NULL))
+		no = EIO;
+	if (!no && !unchanged(f->fd, &q->want))
+		no = ESTALE;
+	EVP_MD_CTX_free(ctx);
+	return no ? fail(s, q, no, err) : answer(s, &r, err);
+}
+
 static int do_seek(struct server *s, const struct lf_request *q, struct err *err)
 {
 	struct lf_reply r = {.type = LF_POSITION, .id = q->id};
@@ -513,6 +544,8 @@ static int handle(struct server *s, const struct frame *f, struct err *err)
 		return do_xattrs(s, &q, err);
 	case LF_READ:
 		return do_read(s, &q, err);
+	case LF_DIGEST:
+		return do_digest(s, &q, err);
 	default:
 		return do_seek(s, &q, err);
 	}

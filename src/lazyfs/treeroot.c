@@ -249,6 +249,7 @@ static struct lazyfs *set_up(struct attendant *a, struct err *err)
 		.source = t->source,
 		.fuse_fd = a->fuse_fd,
 		.cache_fd = a->cache_fd,
+		.local_root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC),
 		.timeout_ms = t->timeout_ms,
 		.everything = true,
 		.allow_other = true,

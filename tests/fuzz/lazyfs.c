@@ -26,6 +26,7 @@ size_t fuzz_seed(uint8_t *out, size_t cap)
 		{.type = LF_FAILED, .id = 4, .error = 5},
 		{.type = LF_ATTR, .id = 5},
 		{.type = LF_POSITION, .id = 6, .position = 77},
+		{.type = LF_SUM, .id = 9, .sum = {1, 2}},
 		{.type = LF_TARGET, .id = 7, .target = (const uint8_t *)"to", .target_bytes = 2},
 	};
 	const struct lf_request q = {.type = LF_READ, .id = 8, .bytes = 4096, .path = "/a/b"};

@@ -94,6 +94,7 @@ static int set_up(void **state)
 	e.path = f->dir;
 	assert_true(vec_push(&f->hello.exports, e) && vec_push(&f->hello.creds, root));
 	f->env.cache_fd = f->cache_fd;
+	f->env.local_root = -1;
 	f->env.remote = remote_open(&link, &f->hello, &err);
 	assert_non_null(f->env.remote);
 	*state = f;
@@ -293,6 +294,57 @@ static void holes(void **state)
 	content_destroy(c);
 }
 
+/* The file of the source is also below "host", with this difference from it at its end. */
+static void write_host_copy(struct fixture *f, const uint8_t *model, const char *end)
+{
+	char command[256], path[200];
+	cleanup_close int fd = -1;
+
+	snprintf(command, sizeof(command), "mkdir -p %s/host%s", f->dir, f->dir);
+	assert_int_equal(system(command), 0);
+	snprintf(path, sizeof(path), "%s/host%s", f->dir, f->path);
+	fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
+	assert_true(fd >= 0);
+	assert_int_equal(io_write_full(fd, model, FILE_BYTES - 77), 0);
+	assert_int_equal(io_pwrite_full(fd, end, strlen(end), FILE_BYTES - 100), 0);
+	snprintf(path, sizeof(path), "%s/host", f->dir);
+	f->env.local_root = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	assert_true(f->env.local_root >= 0);
+}
+
+/* A file that this host has is used instead of the source's, where it is the same and only there. */
+static void local_files(void **state)
+{
+	static const char *const ends[] = {"", "different"};
+	struct patience p = patience_start(20000, NULL, NULL);
+	cleanup_free uint8_t *model = malloc(MODEL_BYTES);
+	struct fixture *f = *state;
+
+	for (size_t i = 0; i < ARRAY_SIZE(ends); i++) {
+		struct remote_state before, after;
+		struct content *c;
+
+		write_source(f, 3, model);
+		write_host_copy(f, model, ends[i]);
+		c = open_content(f);
+		remote_get_state(f->env.remote, &before);
+		assert_int_equal(content_write(c, "mine", 4, 300010, &p), 0);
+		memcpy(model + 300010, "mine", 4);
+		expect(c, 10000, 50000, model);
+		expect(c, 0, FILE_BYTES - 77, model);
+		remote_get_state(f->env.remote, &after);
+		/* the block that was written to came from there, too, but for the four bytes */
+		assert_int_equal(atomic_load(&f->env.local_bytes), FILE_BYTES - 77);
+		if (i == 0)
+			assert_true(after.received_bytes - before.received_bytes < 1000);
+		else
+			assert_true(after.received_bytes - before.received_bytes > FILE_BYTES / 2);
+		content_destroy(c);
+		close(f->env.local_root);
+		f->env.local_root = -1;
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -301,6 +353,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(change_is_seen, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(gives_up, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(holes, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(local_files, set_up, tear_down),
 	};
 
 	signal(SIGPIPE, SIG_IGN);

@@ -123,8 +123,9 @@ static void fetched(struct remote_call *call, int error, const struct lf_reply *
 		if (error)
 			note_error(c, f, error);
 	}
-	pthread_cond_broadcast(&c->cond);
 	pthread_mutex_unlock(&c->lock);
+	/* whoever is woken needs the lock */
+	pthread_cond_broadcast(&c->cond);
 	content_put(c);
 	free(f);
 }

@@ -21,7 +21,7 @@ struct migrate_args {
 	const char *ssh, *remote_ferry, *recover;
 	unsigned int pids, files, on_unknown;
 	uint64_t timeout_s, files_timeout_s, unknown_after_s, max_rounds, max_downtime_ms, bandwidth;
-	unsigned int mode;
+	unsigned int mode, transport;
 	bool plain_tcp, overwrite_files, no_background, json, quiet;
 	struct log_args log;
 	struct kind_args kinds;
@@ -36,6 +36,9 @@ static const char *const files_words[] = {
 
 static const char *const unknown_words[] = {
 	[UNKNOWN_WAIT] = "wait", [UNKNOWN_HOME] = "home", [UNKNOWN_END] = "end", NULL};
+
+static const char *const transport_words[] = {
+	[TRANSPORT_SSH] = "ssh", [TRANSPORT_AUTO] = "auto", [TRANSPORT_TLS] = "tls", NULL};
 
 static const char *const mode_words[] = {"stop", "precopy", "postcopy", "hybrid", NULL};
 static const enum wire_mode modes[] = {WIRE_MODE_STOP, WIRE_MODE_PRECOPY, WIRE_MODE_POSTCOPY,
@@ -109,6 +112,13 @@ static const struct opt_row rows[] = {
 	 .type = OPT_BYTES,
 	 .offset = offsetof(struct migrate_args, bandwidth),
 	 .max = UINT64_MAX},
+	{.long_name = "transport",
+	 .arg = "ssh|auto|tls",
+	 .help = "over which connection everything moves: that of ssh (the default); one with TLS, to a "
+		 "port that is opened for it, if it can be reached (auto), or else not at all (tls)",
+	 .type = OPT_WORD,
+	 .offset = offsetof(struct migrate_args, transport),
+	 .words = transport_words},
 	{.long_name = "insecure-plain-tcp",
 	 .help = "send memory over TCP, faster than ssh but not encrypted: for networks that you trust",
 	 .type = OPT_FLAG,
@@ -259,6 +269,9 @@ static int fill_options(const struct migrate_args *args, const struct opt_rest *
 	opt->mode_wanted = args->mode != MODE_DEFAULT;
 	opt->mode = opt->mode_wanted ? modes[args->mode] : WIRE_MODE_HYBRID;
 	opt->plain_tcp = args->plain_tcp;
+	opt->transport = (enum transport)args->transport;
+	if (args->plain_tcp && opt->transport == TRANSPORT_TLS)
+		return err_set(err, 0, "--insecure-plain-tcp and --transport=tls exclude each other");
 	opt->max_rounds = (unsigned int)args->max_rounds;
 	opt->max_downtime_ms = (unsigned int)args->max_downtime_ms;
 	opt->bandwidth = args->bandwidth;

@@ -25,6 +25,7 @@ struct guest {
 	int conn;    /* to "agent --join", or the lane itself (TCP) */
 	int in, out; /* what --join has brought; -1: nothing yet */
 	bool tcp;
+	struct tunnel *tunnel; /* of TLS; then conn is its end */
 	uint8_t hello[LANE_HELLO_BYTES];
 	size_t have;
 };
@@ -33,6 +34,7 @@ struct hall {
 	char token[WIRE_TOKEN_CHARS + 1];
 	int epoll, door, tcp;
 	uint16_t port;
+	const struct tls *tls;
 	struct guest guests[MAX_GUESTS]; /* oldest first */
 	size_t n;
 };
@@ -43,7 +45,7 @@ bool lane_hello_parse(const uint8_t hello[LANE_HELLO_BYTES], char token_out[WIRE
 	uint8_t kind = hello[LANE_KIND_AT];
 
 	if (memcmp(hello, LANE_MAGIC, LANE_MAGIC_BYTES) != 0 ||
-	    (kind != LANE_DEMAND && kind != LANE_BULK && kind != LANE_FILES))
+	    (kind != LANE_DEMAND && kind != LANE_BULK && kind != LANE_FILES && kind != LANE_TRUNK))
 		return false;
 	memcpy(token_out, hello + LANE_MAGIC_BYTES, WIRE_TOKEN_CHARS);
 	token_out[WIRE_TOKEN_CHARS] = '\0';
@@ -100,7 +102,7 @@ static int watch(struct hall *h, int fd, struct err *err)
 	return epoll_ctl(h->epoll, EPOLL_CTL_ADD, fd, &ev) < 0 ? err_sys(err, "epoll") : 0;
 }
 
-struct hall *hall_open(const char *token, const char *address, struct err *err)
+struct hall *hall_open(const char *token, const char *address, const struct tls *tls, struct err *err)
 {
 	struct hall *h = calloc(1, sizeof(*h));
 
@@ -110,6 +112,7 @@ struct hall *hall_open(const char *token, const char *address, struct err *err)
 	}
 	snprintf(h->token, sizeof(h->token), "%s", token);
 	h->door = h->tcp = -1;
+	h->tls = tls;
 	h->epoll = epoll_create1(EPOLL_CLOEXEC);
 	if (h->epoll < 0)
 		err_sys(err, "epoll");
@@ -132,6 +135,7 @@ static void close_guest(struct guest *g)
 		close(g->in);
 	if (g->out >= 0)
 		close(g->out);
+	tunnel_abort(g->tunnel);
 }
 
 static void forget_guest(struct hall *h, size_t i)
@@ -176,19 +180,28 @@ int hall_fd(const struct hall *h)
 static void welcome(struct hall *h, int listener)
 {
 	int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	struct guest g = {.conn = fd, .in = -1, .out = -1, .tcp = listener == h->tcp};
 	struct err err;
 
 	if (fd < 0)
 		return;
 	if (h->n == MAX_GUESTS)
 		drop_guest(h, 0, "too many, and it says nothing");
-	h->guests[h->n] = (struct guest){.conn = fd, .in = -1, .out = -1, .tcp = listener == h->tcp};
-	if (watch(h, fd, &err) < 0) {
+	if (g.tcp)
+		tcp_prepare(fd);
+	if (g.tcp && h->tls) {
+		g.tunnel = tunnel_open(h->tls, fd, NULL, NULL, &g.conn, &err);
+		if (!g.tunnel) {
+			log_warn("%s", err.text);
+			return;
+		}
+	}
+	if (watch(h, g.conn, &err) < 0) {
 		log_warn("%s", err.text);
-		close(fd);
+		close_guest(&g);
 		return;
 	}
-	h->n++;
+	h->guests[h->n++] = g;
 }
 
 ssize_t lane_door_receive(int conn, uint8_t *buf, size_t room, int *in_out, int *out_out)
@@ -227,11 +240,15 @@ static const char *admit(struct hall *h, struct guest *g, struct lane *out)
 		return "it has another token";
 	if (!g->tcp && g->in < 0)
 		return "it brings no connection";
-	*out = g->tcp ? (struct lane){.kind = kind, .in = g->conn, .out = g->conn, .hold = -1} :
+	if (kind == LANE_TRUNK && !g->tunnel)
+		return "it is not secret";
+	*out = g->tcp ? (struct lane){.kind = kind,
+				      .in = g->conn,
+				      .out = g->conn,
+				      .hold = -1,
+				      .tunnel = g->tunnel} :
 			(struct lane){.kind = kind, .in = g->in, .out = g->out, .hold = g->conn};
 	lane_set_up(out);
-	if (g->tcp)
-		tcp_prepare(g->conn);
 	answer = (uint8_t)kind;
 	return write(out->out, &answer, 1) == 1 ? NULL : "it is gone already";
 }
@@ -243,11 +260,14 @@ static int hear_guest(struct hall *h, size_t i, struct lane *out)
 	ssize_t n = lane_door_receive(g->conn, g->hello + g->have, sizeof(g->hello) - g->have,
 				      &g->in, &g->out);
 	const char *why;
+	struct err end;
 
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return 0;
 	if (n <= 0) {
-		drop_guest(h, i, "it ended before it said what it is");
+		err_set(&end, EPIPE, "it ended before it said what it is");
+		(void)tunnel_explain(g->tunnel, &end);
+		drop_guest(h, i, end.text);
 		return 0;
 	}
 	g->have += (size_t)n;

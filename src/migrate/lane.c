@@ -69,6 +69,24 @@ int lane_dial_tcp(const char *host, uint16_t port, const char *token, enum lane_
 	return greet(out, token, host, err);
 }
 
+int lane_dial_tls(const struct tls *tls, const char *host, uint16_t port, const char *token,
+		  enum lane_kind kind, struct lane *out, struct err *err)
+{
+	int fd = tcp_connect(host, port, CONNECT_MS, err);
+	struct tunnel *tunnel;
+
+	*out = LANE_NONE;
+	if (fd < 0)
+		return -1;
+	tunnel = tunnel_open(tls, fd, host, NULL, &fd, err);
+	if (!tunnel)
+		return err_wrap(err, "%s, port %u", host, port);
+	*out = (struct lane){
+		.kind = kind, .in = fd, .out = fd, .hold = -1, .tunnel = tunnel, .flush = true};
+	lane_set_up(out);
+	return greet(out, token, host, err);
+}
+
 int lane_heard(struct lane *lane, int timeout_ms, const char *host, struct err *err)
 {
 	struct pollfd pfd = {.fd = lane->in, .events = POLLIN};
@@ -83,7 +101,8 @@ int lane_heard(struct lane *lane, int timeout_ms, const char *host, struct err *
 	n = read(lane->in, &answer, 1);
 	if (n == 1 && answer == (uint8_t)lane->kind)
 		return 0;
-	return err_set(err, EPIPE, "%s: one more connection is refused", host);
+	err_set(err, EPIPE, "%s: one more connection is refused", host);
+	return tunnel_explain(lane->tunnel, err);
 }
 
 void lane_close(struct lane *lane)
@@ -96,5 +115,9 @@ void lane_close(struct lane *lane)
 		close(lane->hold);
 	if (lane->ssh > 0)
 		connection_end(lane->ssh, SSH_END_MS);
+	if (lane->flush)
+		tunnel_finish(lane->tunnel);
+	else
+		tunnel_abort(lane->tunnel);
 	*lane = LANE_NONE;
 }

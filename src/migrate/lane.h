@@ -6,7 +6,7 @@
  * The source opens them. A lane is another ssh session that runs "ferry agent
  * --join" there: it hands its stdin and stdout to the agent of the migration, over
  * a unix socket in the directory of records, and stays until that one lets go. Or
- * it is a plain TCP connection, where the user has asked for that.
+ * it is a connection with TLS (transport.h); or plain TCP, where the user has asked for that.
  *
  * Files that stay at home for a while have a lane, too (files_door.h), which may be opened again and again.
  *
@@ -18,18 +18,22 @@
 #define FERRY_MIGRATE_LANE_H
 
 #include "migrate/connect.h"
+#include "wire/tunnel.h"
 
 enum lane_kind {
 	LANE_DEMAND = 'd', /* pages that threads wait for */
 	LANE_BULK = 'b',
 	LANE_FILES = 'f', /* files that programs use: files_door.h; no hall takes it */
+	LANE_TRUNK = 't', /* the messages of the migration, over TLS */
 };
 
 struct lane {
 	enum lane_kind kind;
-	int in, out; /* may be the same; nonblocking */
-	int hold;    /* target: keeps "agent --join" there; -1: none */
-	pid_t ssh;   /* source: 0: none */
+	int in, out;           /* may be the same; nonblocking */
+	int hold;              /* target: keeps "agent --join" there; -1: none */
+	pid_t ssh;             /* source: 0: none */
+	struct tunnel *tunnel; /* NULL: none */
+	bool flush;            /* source: what was written must get there before it is closed */
 };
 
 #define LANE_NONE ((struct lane){.in = -1, .out = -1, .hold = -1})
@@ -42,6 +46,9 @@ int lane_dial_ssh(const struct remote *remote, const char *token, enum lane_kind
 int lane_dial_tcp(const char *host, uint16_t port, const char *token, enum lane_kind kind,
 		  struct lane *out, struct err *err) must_check;
 
+int lane_dial_tls(const struct tls *tls, const char *host, uint16_t port, const char *token,
+		  enum lane_kind kind, struct lane *out, struct err *err) must_check;
+
 /* Waits for the answer of the other side. The lane stays the caller's to close. */
 int lane_heard(struct lane *lane, int timeout_ms, const char *host, struct err *err) must_check;
 
@@ -53,8 +60,12 @@ void lane_close(struct lane *lane);
 /* Where lanes arrive. Connections that say nothing, or the wrong thing, are dropped. */
 struct hall;
 
-/* @address: not NULL: by TCP, too, on this address; hall_port says the port. */
-struct hall *hall_open(const char *token, const char *address, struct err *err) must_check;
+/*
+ * @address: not NULL: by TCP, too, on this address; hall_port says the port. @tls: those who come
+ * there must speak it (NULL: they must not); it must outlive the hall and its lanes.
+ */
+struct hall *hall_open(const char *token, const char *address, const struct tls *tls,
+		       struct err *err) must_check;
 void hall_close(struct hall *hall); /* NULL allowed */
 uint16_t hall_port(const struct hall *hall);
 

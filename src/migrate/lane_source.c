@@ -86,6 +86,10 @@ static int take_lane(struct lane_source *s, struct err *err)
 
 	if (n <= 0)
 		return n;
+	if (lane.kind == LANE_TRUNK) { /* there is one already */
+		lane_close(&lane);
+		return 0;
+	}
 	to = lane.kind == LANE_DEMAND ? &s->next_demand : &s->next_bulk;
 	lane_close(to);
 	*to = lane;

@@ -90,6 +90,8 @@ static int hear_verdict(struct source *s, struct err *err)
 	else if (v->n_refused)
 		rc = err_set(err, ENOTSUP, "%s: %s (and %zu more)", host, v->refused[0],
 			     v->n_refused - 1);
+	else
+		rc = transport_choose(&s->transport, v, &s->ch, s->opt->progress, err);
 	wire_free(v);
 	return rc;
 }
@@ -104,6 +106,8 @@ int source_preflight(struct source *s, struct err *err)
 	if (!s->capture || capture_check(s->capture, err) < 0 || source_choose(s, err) < 0)
 		return -1;
 	rc = needs_gather(s->opt->pid, &arena, &needs, err);
+	if (rc == 0)
+		rc = transport_offer(&s->transport, s->opt, &needs, err);
 	if (rc == 0) {
 		add_options(s, &needs);
 		rc = channel_send(&s->ch, MSG_NEEDS, &needs.base, err);
@@ -368,5 +372,6 @@ int migrate_source(const struct migrate_options *opt, int in, int out, int link,
 	arena_free(&s.paths_arena);
 	vec_free(&s.kept);
 	channel_finish(&s.ch);
+	tls_free(s.transport.tls);
 	return rc;
 }

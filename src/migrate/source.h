@@ -15,6 +15,7 @@
 #include "migrate/lane.h"
 #include "migrate/pages.h"
 #include "migrate/progress.h"
+#include "migrate/transport.h"
 
 enum pids_mode { PIDS_SAME = 0, PIDS_AUTO = 1, PIDS_NEW = 2 }; /* on the wire */
 
@@ -24,8 +25,9 @@ struct migrate_options {
 	struct file_policy files;
 	enum pids_mode pids;
 	enum wire_mode mode;
-	bool mode_wanted;        /* the user's word: refuse rather than do it in another way */
-	bool plain_tcp;          /* lanes by TCP, not encrypted */
+	bool mode_wanted; /* the user's word: refuse rather than do it in another way */
+	bool plain_tcp;   /* lanes by TCP, not encrypted */
+	enum transport transport;
 	uint64_t bandwidth;      /* bytes a second for rounds of pre-copy; 0: as fast as it goes */
 	unsigned int max_rounds; /* 0: as many as pay */
 	unsigned int max_downtime_ms; /* 0: no limit */
@@ -59,6 +61,8 @@ struct source {
 	pid_t new_pid;
 	bool new_pid_namespace;
 	enum settled fate; /* when the commit failed */
+
+	struct transport_source transport;
 
 	/* pre-copy: precopy.c */
 	struct precopy *precopy;

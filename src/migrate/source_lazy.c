@@ -34,6 +34,13 @@ static int dial(struct source *s, enum lane_kind kind, struct lane *lane, struct
 {
 	const struct settle_options *settle = &s->opt->settle;
 
+	/* when it does not work any more there is still ssh */
+	if (s->transport.used) {
+		if (lane_dial_tls(s->transport.tls, s->transport.address, s->transport.port,
+				  settle->token, kind, lane, err) == 0)
+			return 0;
+		log_warn("%s", err->text);
+	}
 	if (s->door_port)
 		return lane_dial_tcp(s->door_address, s->door_port, settle->token, kind, lane, err);
 	return lane_dial_ssh(settle->remote, settle->token, kind, lane, err);

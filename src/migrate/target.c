@@ -105,8 +105,12 @@ int target_preflight(struct target *t, struct err *err)
 		return -1;
 	take_options(t);
 	rc = verdict_make(&arena, t->needs, &verdict, err);
+	if (rc == 0 && !verdict.n_refused)
+		transport_open(t, &arena, &verdict);
 	if (rc == 0)
 		rc = channel_send(&t->ch, MSG_VERDICT, &verdict.base, err);
+	if (rc == 0 && verdict.has_port)
+		rc = transport_await(t, err);
 	arena_free(&arena);
 	return rc;
 }
@@ -261,5 +265,6 @@ int migrate_target(int in, int out, struct err *err)
 	if (t.needs)
 		wire_free(t.needs);
 	channel_finish(&t.ch);
+	tls_free(t.tls);
 	return rc;
 }

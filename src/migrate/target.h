@@ -11,6 +11,7 @@
 #include "mem/guardian.h"
 #include "migrate/files.h"
 #include "migrate/lane_source.h"
+#include "migrate/transport.h"
 #include "restore/restore.h"
 #include "wire/channel.h"
 
@@ -37,6 +38,7 @@ struct target {
 
 	/* post-copy: target_lazy.c */
 	enum wire_mode mode;
+	struct tls *tls; /* of those who come to the hall by TCP; NULL: none */
 	struct hall *hall;
 	struct lane_source *lanes;
 	struct guardian *guardian;

@@ -23,22 +23,10 @@ enum {
 
 /* ---- lanes ---- */
 
-/* The address at which the source has reached us: sshd tells it. */
-static const char *own_address(char *buf, size_t size)
-{
-	const char *text = getenv("SSH_CONNECTION");
-	char address[64];
-
-	if (!text || sscanf(text, "%*s %*s %63s", address) != 1)
-		return "127.0.0.1";
-	snprintf(buf, size, "%s", address);
-	return buf;
-}
-
 static int open_doors(struct target *t, struct err *err)
 {
 	char buf[64];
-	const char *address = t->needs->plain_tcp ? own_address(buf, sizeof(buf)) : NULL;
+	const char *address = NULL;
 	Wire__Doors doors = WIRE__DOORS__INIT;
 	struct err why;
 
@@ -46,7 +34,10 @@ static int open_doors(struct target *t, struct err *err)
 		doors.cannot = why.text;
 		return channel_send(&t->ch, MSG_DOORS, &doors.base, err);
 	}
-	t->hall = hall_open(t->token, address, err);
+	if (t->needs->plain_tcp)
+		address = transport_own_address(buf, sizeof(buf)) ? buf : "127.0.0.1";
+	if (!t->hall)
+		t->hall = hall_open(t->token, address, NULL, err);
 	if (!t->hall)
 		return -1;
 	t->lanes = lane_source_create(t->hall, err);

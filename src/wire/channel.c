@@ -23,6 +23,8 @@ void channel_init(struct channel *ch, int in, int out, enum wire_side side, cons
 	*ch = (struct channel){.in = in,
 			       .out = out,
 			       .side = side,
+			       .old_in = -1,
+			       .old_out = -1,
 			       .stage = WIRE_STAGE_HELLO,
 			       .peer = peer,
 			       .timeout_ms = -1,
@@ -37,19 +39,50 @@ void channel_init(struct channel *ch, int in, int out, enum wire_side side, cons
 #endif
 }
 
+int channel_switch(struct channel *ch, int fd, struct tunnel *tunnel, struct err *err)
+{
+	struct frame f;
+	int rc = frame_peek(&ch->reader, &f, err);
+
+	if (rc > 0)
+		err_set(err, EPROTO, "%s: message %u on a connection that is not used any more",
+			ch->peer, f.type);
+	if (rc) {
+		close(fd);
+		tunnel_abort(tunnel);
+		return -1;
+	}
+	ch->old_in = ch->in;
+	ch->old_out = ch->out;
+	ch->in = ch->out = fd;
+	ch->tunnel = tunnel;
+	set_nonblocking(fd);
+	return 0;
+}
+
+static void close_both(int in, int out)
+{
+	if (in >= 0)
+		close(in);
+	if (out >= 0 && out != in)
+		close(out);
+}
+
 void channel_finish(struct channel *ch)
 {
-	if (ch->in >= 0)
-		close(ch->in);
-	if (ch->out >= 0 && ch->out != ch->in)
-		close(ch->out);
-	ch->in = ch->out = -1;
+	close_both(ch->in, ch->out);
+	tunnel_finish(ch->tunnel);
+	close_both(ch->old_in, ch->old_out);
+	ch->tunnel = NULL;
+	ch->in = ch->out = ch->old_in = ch->old_out = -1;
 	frame_reader_finish(&ch->reader);
 }
 
 static int broken(struct channel *ch, int no, const char *what, struct err *err)
 {
 	ch->broken = true;
+	if (tunnel_fault(ch->tunnel, err))
+		return err_wrap(err, "the connection to %s", ch->peer);
 	if (!no)
 		return err_set(err, EPIPE, "the connection to %s ended", ch->peer);
 	return err_sysno(err, no, "the connection to %s: cannot %s", ch->peer, what);

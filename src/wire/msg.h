@@ -69,6 +69,7 @@ enum msg_type {
 	MSG_ROUND_PAGES = 27, /* source: u64 pid in the images, u64 address, pages */
 	MSG_ROUND_END = 28,   /* source; answer: MSG_DONE */
 	MSG_LAZY_LIST = 29,   /* source: paths of the tree whose files stay at home */
+	MSG_TRANSPORT = 30,   /* source: over which connection everything goes from now on */
 };
 
 enum wire_file_state {

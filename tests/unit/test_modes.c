@@ -129,6 +129,8 @@ static void need_records(void)
 /* The far end of a lane's ssh: what sshd gives "ferry agent --join". */
 struct joining {
 	int fd, rc;
+	struct hall *hall;
+	struct lane lane;
 };
 
 static void *join_main(void *arg)
@@ -175,7 +177,7 @@ static void a_lane_goes_through_the_door(void **state)
 
 	need_records();
 	assert_int_equal(token_make(token, &err), 0);
-	hall = hall_open(token, NULL, &err);
+	hall = hall_open(token, NULL, NULL, &err);
 	assert_non_null(hall);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
 	j.fd = pair[1];
@@ -209,7 +211,7 @@ static void strangers_are_no_lanes(void **state)
 	need_records();
 	assert_int_equal(token_make(token, &err), 0);
 	assert_int_equal(token_make(other, &err), 0);
-	hall = hall_open(token, "127.0.0.1", &err);
+	hall = hall_open(token, "127.0.0.1", NULL, &err);
 	assert_non_null(hall);
 	assert_int_not_equal(hall_port(hall), 0);
 	for (int i = 0; i < 2; i++) {
@@ -234,6 +236,57 @@ static void strangers_are_no_lanes(void **state)
 	assert_int_equal(j.rc, -1);
 	close(pair[0]);
 	hall_close(hall);
+}
+
+static void *work_main(void *arg)
+{
+	struct joining *j = arg;
+
+	j->rc = take_lane(j->hall, &j->lane);
+	return NULL;
+}
+
+/* With TLS the token alone is nothing. */
+static void who_does_not_know_the_secret(void **state)
+{
+	struct secret secret = {.key = {1, 2, 3}}, guess = {.key = {1, 2, 4}};
+	char token[WIRE_TOKEN_CHARS + 1];
+	struct joining j = {0};
+	struct tls *server, *right, *wrong;
+	struct lane lane;
+	struct err err;
+	pthread_t thread;
+
+	need_records();
+	assert_int_equal(token_make(token, &err), 0);
+	server = tls_with_secret(TLS_SERVER, &secret, &err);
+	right = tls_with_secret(TLS_CLIENT, &secret, &err);
+	wrong = tls_with_secret(TLS_CLIENT, &guess, &err);
+	assert_true(server && right && wrong);
+	j.hall = hall_open(token, "127.0.0.1", server, &err);
+	assert_non_null(j.hall);
+	assert_int_equal(pthread_create(&thread, NULL, work_main, &j), 0);
+	assert_int_equal(lane_dial_tls(wrong, "127.0.0.1", hall_port(j.hall), token, LANE_TRUNK,
+				       &lane, &err),
+			 -1);
+	assert_non_null(strstr(err.text, "refuses our secret"));
+	assert_int_equal(lane_dial_tcp("127.0.0.1", hall_port(j.hall), token, LANE_BULK, &lane, &err),
+			 0);
+	assert_int_equal(lane_heard(&lane, 3000, "here", &err), -1);
+	lane_close(&lane);
+	assert_int_equal(lane_dial_tls(right, "127.0.0.1", hall_port(j.hall), token, LANE_TRUNK,
+				       &lane, &err),
+			 0);
+	assert_int_equal(lane_heard(&lane, 10000, "here", &err), 0);
+	pthread_join(thread, NULL);
+	assert_int_equal(j.rc, 1);
+	assert_int_equal(j.lane.kind, LANE_TRUNK);
+	lane_close(&j.lane);
+	lane_close(&lane);
+	hall_close(j.hall);
+	tls_free(server);
+	tls_free(right);
+	tls_free(wrong);
 }
 
 /* ---- the record at home ---- */
@@ -284,6 +337,7 @@ int main(void)
 		cmocka_unit_test(the_area_refuses_what_are_no_pages),
 		cmocka_unit_test(a_lane_goes_through_the_door),
 		cmocka_unit_test(strangers_are_no_lanes),
+		cmocka_unit_test(who_does_not_know_the_secret),
 		cmocka_unit_test(the_record_at_home_knows_the_tree),
 	};
 

@@ -176,9 +176,8 @@ gone:
 static bool wait_for_news(struct keeper *k, int ms)
 {
 	struct pollfd p[] = {{.fd = k->control, .events = POLLIN}, {.fd = k->over, .events = POLLIN}};
-	int n;
 
-	while ((n = poll(p, ARRAY_SIZE(p), ms)) < 0 && errno == EINTR)
+	while (poll(p, ARRAY_SIZE(p), ms) < 0 && errno == EINTR)
 		;
 	if (p[0].revents && !obey(k))
 		return false;

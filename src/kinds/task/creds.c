@@ -81,29 +81,43 @@ static uint64_t words_to_caps(size_t n, const uint32_t *w)
 	return (n > 0 ? w[0] : 0) | (n > 1 ? (uint64_t)w[1] << 32 : 0);
 }
 
-static uint64_t own_caps(size_t field)
-{
-	struct proc_status st;
-	struct err err;
-	uint64_t caps;
+struct own_caps {
+	uint64_t effective, permitted;
+};
 
-	if (proc_status(getpid(), &st, &err))
-		return 0;
-	caps = *(uint64_t *)((char *)&st + field);
-	proc_status_finish(&st);
+/* Asked for each limit of each task: a call, not a file of /proc. */
+static struct own_caps own_caps(void)
+{
+	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct data[2] = {0};
+
+	if (syscall(SYS_capget, &head, data))
+		return (struct own_caps){0};
+	return (struct own_caps){
+		.effective = data[0].effective | (uint64_t)data[1].effective << 32,
+		.permitted = data[0].permitted | (uint64_t)data[1].permitted << 32,
+	};
+}
+
+static uint64_t own_bounding_set(void)
+{
+	uint64_t caps = 0;
+
+	for (int i = 0; i < 64; i++)
+		if (prctl(PR_CAPBSET_READ, i) == 1)
+			caps |= 1ULL << i;
 	return caps;
 }
 
 bool have_capability(int cap)
 {
-	return own_caps(offsetof(struct proc_status, cap_eff)) >> cap & 1;
+	return own_caps().effective >> cap & 1;
 }
 
 static int creds_check(struct restore *r, const struct snap_task *t, size_t thread, struct err *err)
 {
 	const CredsEntry *e = t->core[thread]->thread_core->creds;
-	uint64_t lacking = words_to_caps(e->n_cap_prm, e->cap_prm) &
-			   ~own_caps(offsetof(struct proc_status, cap_prm));
+	uint64_t lacking = words_to_caps(e->n_cap_prm, e->cap_prm) & ~own_caps().permitted;
 
 	if (lacking && thread == 0)
 		log_warn("pid %u had capabilities that we do not have and cannot give it: %llx",
@@ -124,13 +138,12 @@ static void emit_ids(const CredsEntry *e, struct script *s)
 static void emit_caps(const CredsEntry *e, struct script *s)
 {
 	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
-	uint64_t mine = own_caps(offsetof(struct proc_status, cap_prm));
+	uint64_t mine = own_caps().permitted;
 	uint64_t prm = words_to_caps(e->n_cap_prm, e->cap_prm) & mine;
 	uint64_t eff = words_to_caps(e->n_cap_eff, e->cap_eff) & mine;
 	uint64_t inh = words_to_caps(e->n_cap_inh, e->cap_inh),
 		 amb = words_to_caps(e->n_cap_amb, e->cap_amb) & prm;
-	uint64_t drop = own_caps(offsetof(struct proc_status, cap_bnd)) &
-			~words_to_caps(e->n_cap_bnd, e->cap_bnd);
+	uint64_t drop = own_bounding_set() & ~words_to_caps(e->n_cap_bnd, e->cap_bnd);
 	struct __user_cap_data_struct data[2];
 	int i;
 

@@ -363,8 +363,8 @@ static int describe_exe(struct capture_session *s, const struct live_task *t, Mm
 int areas_describe(struct capture_session *s, struct live_task *t, struct err *err)
 {
 	MmEntry *mm = snap_new(s->c.snap, MmEntry, mm_entry);
-	mem_ranges guards = {0};
-	int rc;
+	mem_ranges found = {0};
+	int rc = 0;
 
 	if (!mm)
 		return err_nomem(err);
@@ -372,9 +372,10 @@ int areas_describe(struct capture_session *s, struct live_task *t, struct err *e
 	if (areas_allowed(s, t->facts.pid, &t->vmas, err) || describe_exe(s, t, mm, err) ||
 	    describe_marks(s, t, mm, err))
 		return -1;
-	rc = mem_find_guards(t->facts.pid, &guards, err);
+	if (!t->seen)
+		rc = mem_find_guards(t->facts.pid, &found, err);
 	if (rc == 0)
-		rc = describe_vmas(s, t, &guards, mm, err);
-	vec_free(&guards);
+		rc = describe_vmas(s, t, t->seen ? &t->seen->guards : &found, mm, err);
+	vec_free(&found);
 	return rc;
 }

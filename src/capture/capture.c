@@ -204,7 +204,9 @@ int capture_freeze(struct capture_session *s, unsigned int timeout_ms, struct er
 	raise_fd_limit();
 	if (session_allowed(s, err))
 		return -1;
-	return freeze_tree(s, timeout_ms, err);
+	if (freeze_tree(s, timeout_ms, err))
+		return -1;
+	return seen_confirm_start(s, err);
 }
 
 /* ---- collect ---- */
@@ -248,16 +250,30 @@ static void read_offsets(pid_t pid, int64_t out[2])
 		out[1] = sec * 1000000000LL + ns;
 }
 
-static Timespec *clock_of(struct snapshot *snap, clockid_t clock, int64_t shift_ns)
+static int64_t clock_now(clockid_t clock)
+{
+	struct timespec ts;
+
+	clock_gettime(clock, &ts);
+	return ts.tv_sec * 1000000000LL + ts.tv_nsec;
+}
+
+void capture_clocks(pid_t pid, int64_t *monotonic_ns, int64_t *boottime_ns)
+{
+	int64_t ours[2], theirs[2];
+
+	read_offsets(getpid(), ours);
+	read_offsets(pid, theirs);
+	*monotonic_ns = clock_now(CLOCK_MONOTONIC) + theirs[0] - ours[0];
+	*boottime_ns = clock_now(CLOCK_BOOTTIME) + theirs[1] - ours[1];
+}
+
+static Timespec *new_timespec(struct snapshot *snap, int64_t ns)
 {
 	Timespec *e = snap_new(snap, Timespec, timespec);
-	struct timespec ts;
-	int64_t ns;
 
 	if (!e)
 		return NULL;
-	clock_gettime(clock, &ts);
-	ns = ts.tv_sec * 1000000000LL + ts.tv_nsec + shift_ns;
 	e->tv_sec = (uint64_t)(ns / 1000000000LL);
 	e->tv_nsec = (uint64_t)(ns % 1000000000LL);
 	return e;
@@ -267,15 +283,14 @@ static Timespec *clock_of(struct snapshot *snap, clockid_t clock, int64_t shift_
 static int describe_clocks(struct capture_session *s, struct err *err)
 {
 	struct snapshot *snap = s->c.snap;
-	int64_t ours[2], theirs[2];
+	int64_t monotonic_ns, boottime_ns;
 
-	read_offsets(getpid(), ours);
-	read_offsets(s->root, theirs);
+	capture_clocks(s->root, &monotonic_ns, &boottime_ns);
 	snap->timens = snap_new(snap, TimensEntry, timens_entry);
 	if (!snap->timens)
 		return err_nomem(err);
-	snap->timens->monotonic = clock_of(snap, CLOCK_MONOTONIC, theirs[0] - ours[0]);
-	snap->timens->boottime = clock_of(snap, CLOCK_BOOTTIME, theirs[1] - ours[1]);
+	snap->timens->monotonic = new_timespec(snap, monotonic_ns);
+	snap->timens->boottime = new_timespec(snap, boottime_ns);
 	snap->timens_id = snap->tasks.v[0]->ids->time_ns_id == 5 ? 0 :
 								   snap->tasks.v[0]->ids->time_ns_id;
 	return snap->timens->monotonic && snap->timens->boottime ? 0 : err_nomem(err);
@@ -314,6 +329,7 @@ struct portion {
 	int fd;
 	mem_ranges plan;
 	const mem_ranges *rest; /* instead of the plan: what pre-copy has left to send */
+	mem_ranges hot;         /* of it, what must not come late */
 	struct snap_pagemap *pm;
 };
 typedef VEC(struct portion) portions;
@@ -330,17 +346,21 @@ static struct snap_pagemap *new_pagemap(struct capture_session *s, bool shmem, u
 	return pm;
 }
 
-static int plan_task(struct precopy *precopy, const struct live_task *t, struct portion *p,
+static int plan_task(const struct memory_options *how, const struct live_task *t, struct portion *p,
 		     struct err *err)
 {
-	if (precopy && precopy_plan(precopy, t, &p->rest, err))
+	if (how->serve && hot_pages(t, &p->hot, err))
+		return -1;
+	if (how->precopy && precopy_plan(how->precopy, t, &p->hot, &p->rest, err))
 		return -1;
 	return p->rest ? 0 : drain_plan_task(t->facts.pid, t->facts.snap->mm, &p->plan, err);
 }
 
-static int plan_memory(struct capture_session *s, struct precopy *precopy, portions *out,
+static int plan_memory(struct capture_session *s, const struct memory_options *how, portions *out,
 		       struct err *err)
 {
+	int rc;
+
 	vec_foreach (t, &s->tasks) {
 		struct portion p = {.task = *t, .fd = -1};
 
@@ -350,10 +370,12 @@ static int plan_memory(struct capture_session *s, struct precopy *precopy, porti
 		if (!p.pm)
 			return err_nomem(err);
 		(*t)->facts.snap->pagemap = p.pm;
-		if (plan_task(precopy, *t, &p, err))
-			return -1;
+		/* also after a failure: what it has is freed with the others */
+		rc = plan_task(how, *t, &p, err);
 		if (!vec_push(out, p))
-			return err_nomem(err);
+			rc = err_nomem(err);
+		if (rc)
+			return -1;
 	}
 	vec_foreach (m, &s->c.shmem) {
 		struct portion p = {.fd = m->fd, .pm = new_pagemap(s, true, m->shmid)};
@@ -380,9 +402,11 @@ static int drain_portion(struct drain *d, const struct portion *p, struct serve 
 		return drain_file(d, p->fd, &p->plan, p->pm, err);
 	t = &p->task->facts;
 	d->lazy = serve ? &lazy : NULL;
+	d->now = &p->hot;
 	rc = p->rest ? precopy_drain(precopy, d, p->task, p->pm, err) :
 		       drain_task(d, t->pid, t->snap->mm, &p->plan, p->pm, err);
 	d->lazy = NULL;
+	d->now = NULL;
 	if (rc == 0 && serve)
 		return serve_add(serve, t->vpid, t->pid, &lazy, err);
 	vec_free(&lazy);
@@ -441,7 +465,7 @@ int capture_memory(struct capture_session *s, const struct memory_options *how, 
 		return -1;
 	d.progress = how->progress;
 	d.arg = how->arg;
-	rc = plan_memory(s, how->precopy, &all, err);
+	rc = plan_memory(s, how, &all, err);
 	if (rc == 0 && how->announce) {
 		d.announced = true;
 		rc = announce(s, &all, how, err);
@@ -451,6 +475,7 @@ int capture_memory(struct capture_session *s, const struct memory_options *how, 
 	drain_finish(&d);
 	vec_foreach (p, &all) {
 		vec_free(&p->plan);
+		vec_free(&p->hot);
 	}
 	vec_free(&all);
 	log_info("memory: %lu pages, %lu zero pages left out, %lu sent before",
@@ -479,6 +504,8 @@ int capture_finish(struct capture_session *s, enum capture_end end, struct err *
 
 	if (!s->frozen)
 		return 0;
+	if (capture_confirm(s, &one))
+		log_debug("%s", one.text);
 	/* A program that runs on finds its files as before, as with CRIU; a stopped one may be restored. */
 	if (end == CAPTURE_THAW)
 		s->c.saved = false;
@@ -512,6 +539,7 @@ void capture_close(struct capture_session *s)
 		log_error("%s", err.text);
 	forget_tree(s);
 	sleeps_finish(&s->own_sleeps);
+	seen_forget(s);
 	snapshot_free(s->c.snap);
 	free(s);
 }

@@ -69,8 +69,19 @@ struct capture *capture_state(struct capture_session *s);
  */
 void capture_expect_tracking(struct capture_session *s, bool expected);
 
+/* The clocks as a task sees them, now. */
+void capture_clocks(pid_t pid, int64_t *monotonic_ns, int64_t *boottime_ns);
+
 /* All refusals of one look at the running tree; -1 and the first of them (the rest are logged as errors). */
 int capture_check(struct capture_session *s, struct err *err) must_check;
+
+/*
+ * Optional, right before the freeze: what is slow to read of large tasks is read while they run, and the freeze goes by
+ * it (seen.c). Then capture_confirm must follow, in the freeze and before anything is final: -1, EAGAIN if the program has
+ * changed something in the moment in between.
+ */
+int capture_look_ahead(struct capture_session *s, struct err *err) must_check;
+int capture_confirm(struct capture_session *s, struct err *err) must_check;
 
 /* Gives up after @timeout_ms (0: no limit) with the tree running again. */
 int capture_freeze(struct capture_session *s, unsigned int timeout_ms, struct err *err) must_check;

@@ -309,6 +309,7 @@ static int run_on(struct live_task *t, struct live_thread *th, long ns, struct e
 	    read_thread(th, err))
 		return -1;
 	proc_vmas_finish(&t->vmas);
+	t->seen = NULL;
 	return proc_vmas_read(t->facts.pid, true, &t->vmas, err);
 }
 
@@ -348,6 +349,7 @@ static void abort_rseq(int mem_fd, struct live_thread *th)
 
 	if (pt_get_rseq(th->tid, &conf, &err) || !conf.pointer)
 		return;
+	th->rseq = conf.pointer;
 	if (pread(mem_fd, &cs_addr, 8, (off_t)(conf.pointer + 8)) == 8 && cs_addr &&
 	    pread(mem_fd, cs, sizeof(cs), (off_t)cs_addr) == (ssize_t)sizeof(cs) &&
 	    th->regs.rip - cs[1] < cs[2])
@@ -392,7 +394,7 @@ static int read_states(struct capture_session *s, struct err *err)
 		mem_fd = io_openf(O_RDONLY, "/proc/%d/mem", t->facts.pid);
 		if (mem_fd < 0)
 			return err_sys(err, "cannot open the memory of pid %d", t->facts.pid);
-		if (proc_vmas_read(t->facts.pid, true, &t->vmas, err))
+		if (seen_read(s, t, err))
 			return -1;
 		leftovers = visit_has_leftovers(t->facts.pid, &t->vmas);
 		vec_foreach (th, &t->threads) {

@@ -668,8 +668,30 @@ static int add_vdso(struct tracked *t, const MmEntry *mm, struct err *err)
 	return rc;
 }
 
-int precopy_plan(struct precopy *p, const struct live_task *live, const mem_ranges **plan_out,
-		 struct err *err)
+/* What is kept of @again is sent again. */
+static int plan_again(struct tracked *t, const mem_ranges *again, struct err *err)
+{
+	mem_ranges common = {0}, kept = {0}, plan = {0};
+	int rc = -1;
+
+	if (!mem_ranges_common(&t->kept, again, &common, err) &&
+	    !mem_ranges_without(&t->kept, &common, &kept, err) &&
+	    !mem_ranges_union(&t->plan, &common, &plan, err)) {
+		vec_free(&t->kept);
+		vec_free(&t->plan);
+		t->kept = kept;
+		t->plan = plan;
+		rc = 0;
+	} else {
+		vec_free(&kept);
+		vec_free(&plan);
+	}
+	vec_free(&common);
+	return rc;
+}
+
+int precopy_plan(struct precopy *p, const struct live_task *live, const mem_ranges *again,
+		 const mem_ranges **plan_out, struct err *err)
 {
 	struct tracked *t = find_tracked(p, live->facts.pid, live->stat.start_time);
 	const MmEntry *mm = live->facts.snap->mm;
@@ -684,7 +706,7 @@ int precopy_plan(struct precopy *p, const struct live_task *live, const mem_rang
 		return -1;
 	rc = track_scan(t->track, a.track, a.mm.n_vmas, p->going_on ? TRACK_PROTECT : 0,
 			&t->regions, err);
-	if (rc < 0 || sort_pages(t, err) || add_vdso(t, mm, err))
+	if (rc < 0 || sort_pages(t, err) || plan_again(t, again, err) || add_vdso(t, mm, err))
 		return -1;
 	t->lost = rc == 1;
 	*plan_out = &t->plan;

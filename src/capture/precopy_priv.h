@@ -47,12 +47,12 @@ struct tracked *precopy_add(struct precopy *p, pid_t pid, uint64_t start_time, s
 	must_check;
 
 /*
- * Inside a freeze: what is left to send of a task, whose areas @mm describes. *plan_out
+ * Inside a freeze: what is left to send of a task; pages of @again are, even if the receiver has them. *plan_out
  * is NULL if the task is not tracked, so that all of it is to be sent; else it lives until
  * precopy_drain, which takes the place of drain_task.
  */
-int precopy_plan(struct precopy *p, const struct live_task *t, const mem_ranges **plan_out,
-		 struct err *err) must_check;
+int precopy_plan(struct precopy *p, const struct live_task *t, const mem_ranges *again,
+		 const mem_ranges **plan_out, struct err *err) must_check;
 int precopy_drain(struct precopy *p, struct drain *d, const struct live_task *t,
 		  struct snap_pagemap *pm, struct err *err) must_check;
 

@@ -11,6 +11,9 @@
 #include "capture/sleeps.h"
 #include "kernel/proc.h"
 #include "kernel/ptrace.h"
+#include "mem/ranges.h"
+
+#include <pthread.h>
 
 struct live_thread {
 	pid_t tid;
@@ -18,6 +21,15 @@ struct live_thread {
 	int group_sig;                /* it is in a group stop by this signal, or 0 */
 	struct user_regs_struct regs; /* its own; what it gets back */
 	uint64_t sigmask;
+	uint64_t rseq; /* address of its area, or 0 */
+};
+
+/* The areas of a task that ran. */
+struct seen_areas {
+	pid_t pid;
+	uint64_t start_time;
+	proc_vmas vmas;
+	mem_ranges guards;
 };
 
 struct live_task {
@@ -25,9 +37,10 @@ struct live_task {
 	struct proc_stat stat;
 	VEC(struct live_thread) threads; /* leader first; empty for zombies */
 	proc_vmas vmas;
-	struct live_task *parent; /* in the tree, NULL for the root */
-	bool shares_files;        /* its descriptor table is the parent's */
-	bool keep_left;           /* what a killed ferry left may be in use, see visit_way_home() */
+	const struct seen_areas *seen; /* where the flags of vmas come from; NULL: from the freeze */
+	struct live_task *parent;      /* in the tree, NULL for the root */
+	bool shares_files;             /* its descriptor table is the parent's */
+	bool keep_left; /* what a killed ferry left may be in use, see visit_way_home() */
 };
 
 /* An entry of files.img that executables and mappings of one file share, in all tasks. */
@@ -68,6 +81,11 @@ struct capture_session {
 	bool tracked; /* pre-copy watches its memory */
 	struct sleeps own_sleeps;
 	struct sleeps *sleeps; /* of this session, or of all stops of a pre-copy */
+	VEC(struct seen_areas) seen;
+	pthread_t confirm_thread;
+	bool confirming; /* there is that thread, which reads tasks */
+	int confirm_rc;
+	struct err confirm_err;
 	VEC(struct mapped_file) mapped;
 	VEC(struct known_mapping) known;
 	ino_t own_ns[CAPTURE_NS_COUNT]; /* our namespaces; 0: not asked yet */
@@ -102,6 +120,15 @@ bool area_has_own_pages(const struct proc_vma *v);
 int areas_allowed(const struct capture_session *s, pid_t pid, const proc_vmas *vmas, struct err *err)
 	must_check;
 int areas_describe(struct capture_session *s, struct live_task *t, struct err *err) must_check;
+
+/* seen.c: the areas of a frozen task into t->vmas, with flags. */
+int seen_read(const struct capture_session *s, struct live_task *t, struct err *err) must_check;
+/* In the freeze: a thread looks again at what was not looked at in it. capture_confirm ends it. */
+int seen_confirm_start(struct capture_session *s, struct err *err) must_check;
+void seen_forget(struct capture_session *s);
+
+/* hot.c: pages that should not come late. */
+int hot_pages(const struct live_task *t, mem_ranges *out, struct err *err) must_check;
 
 /* fds.c: gather descriptions into c.fds and give each its kind. */
 int fds_gather(struct capture_session *s, struct err *err) must_check;

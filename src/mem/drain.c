@@ -256,6 +256,7 @@ struct chunk {
 	const VmaEntry *area;
 	uint64_t at;
 	size_t bytes;
+	bool now; /* it must not come later */
 };
 
 /* One chunk of an area: it is passed on now, or noted for later. @data: what was read ahead, or NULL. */
@@ -265,9 +266,9 @@ static int drain_chunk(struct drain *d, const struct task_memory *mem, const str
 	bool skip_zero = !d->announced && (c->area->status & VMA_ANON_PRIVATE) &&
 			 !(c->area->status & VMA_VDSO);
 	size_t half = c->bytes / 2 & ~(PAGE_BYTES - 1);
-	struct chunk first = {c->area, c->at, half};
-	struct chunk second = {c->area, c->at + half, c->bytes - half};
-	uint32_t flags = entry_flags(c->area);
+	struct chunk first = {c->area, c->at, half, c->now};
+	struct chunk second = {c->area, c->at + half, c->bytes - half, c->now};
+	uint32_t flags = entry_flags(c->area) & ~(c->now ? PE_LAZY : 0);
 
 	if (!data && task_memory_read(mem, c->at, d->buf, c->bytes, err) == 0)
 		data = d->buf;
@@ -303,13 +304,28 @@ static int pass_kept(struct drain *d, struct snap_pagemap *pm, size_t *at, uint6
 struct chunk_walk {
 	const MmEntry *mm;
 	const mem_ranges *plan;
-	size_t range, area;
+	const mem_ranges *now; /* chunks are within or without; NULL: none */
+	size_t range, area, hint;
 	uint64_t at; /* in the range; 0: at its start */
 };
+
+/* Until @end, or less: the end of what has the same answer as @at. *now_out: do not let it come later. */
+static uint64_t same_until(const mem_ranges *now, size_t *hint, uint64_t at, uint64_t end,
+			   bool *now_out)
+{
+	*now_out = false;
+	while (now && *hint < now->n && now->v[*hint].end <= at)
+		++*hint;
+	if (!now || *hint == now->n)
+		return end;
+	*now_out = now->v[*hint].start <= at;
+	return MIN(end, *now_out ? now->v[*hint].end : now->v[*hint].start);
+}
 
 /* The next chunk; 0: there is none, 1, or -1. */
 static int next_chunk(struct chunk_walk *w, struct chunk *c, struct err *err)
 {
+	uint64_t end;
 	const struct mem_range *r;
 
 	if (w->range == w->plan->n)
@@ -320,7 +336,8 @@ static int next_chunk(struct chunk_walk *w, struct chunk *c, struct err *err)
 	if (!c->area)
 		return err_set(err, EPROTO, "a page at %llx is outside of all areas",
 			       (unsigned long long)c->at);
-	c->bytes = MIN(MIN(r->end, c->area->end) - c->at, (uint64_t)DRAIN_CHUNK_BYTES);
+	end = same_until(w->now, &w->hint, c->at, MIN(r->end, c->area->end), &c->now);
+	c->bytes = MIN(end - c->at, (uint64_t)DRAIN_CHUNK_BYTES);
 	w->at = c->at + c->bytes;
 	if (w->at >= r->end)
 		w->range++;
@@ -351,7 +368,7 @@ int drain_announce_file(const mem_ranges *plan, struct snapshot *snap, struct sn
 
 static bool is_for_later(const struct drain *d, const struct chunk *c)
 {
-	return d->lazy && (entry_flags(c->area) & PE_LAZY);
+	return d->lazy && !c->now && (entry_flags(c->area) & PE_LAZY);
 }
 
 /* One chunk, which may be being read ahead; the next one is begun meanwhile. */
@@ -375,7 +392,7 @@ static int drain_areas(struct drain *d, const struct task_memory *mem, struct ah
 		       const MmEntry *mm, const mem_ranges *plan, struct snap_pagemap *pm,
 		       struct err *err)
 {
-	struct chunk_walk walk = {.mm = mm, .plan = plan};
+	struct chunk_walk walk = {.mm = mm, .plan = plan, .now = d->lazy ? d->now : NULL};
 	struct chunk c, next;
 	size_t kept = 0;
 	int more = next_chunk(&walk, &c, err), then;

@@ -32,6 +32,7 @@ struct drain {
 	 * not read; their ranges are added here, and the sink hears of them as PE_LAZY.
 	 */
 	mem_ranges *lazy;
+	const mem_ranges *now; /* of this task: pages that do not come later; optional */
 	/* Of rounds of pre-copy (capture/precopy.h); all optional: */
 	bool running; /* the task runs: pages may go while they are read, and are left out then */
 	const mem_ranges *kept; /* of this task: the receiver has them, they are passed on as absent */

@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "kernel/proc.h"
 #include "migrate/left.h"
 #include "migrate/needs.h"
 #include "migrate/stages.h"
@@ -116,6 +117,37 @@ int source_preflight(struct source *s, struct err *err)
 	return rc < 0 ? -1 : hear_verdict(s, err);
 }
 
+/* The root's pid as the tree sees it. */
+static int seen_pid(pid_t pid, uint32_t *out, struct err *err)
+{
+	struct proc_status st;
+
+	if (proc_status(pid, &st, err) < 0)
+		return -1;
+	*out = (uint32_t)(st.nspid.n ? st.nspid.v[st.nspid.n - 1] : pid);
+	proc_status_finish(&st);
+	return 0;
+}
+
+int source_prepare(struct source *s, struct err *err)
+{
+	Wire__Prepare msg = WIRE__PREPARE__INIT;
+	Wire__Stage *done;
+
+	if (seen_pid(s->opt->pid, &msg.pid, err) < 0)
+		return -1;
+	capture_clocks(s->opt->pid, &msg.monotonic_ns, &msg.boottime_ns);
+	if (channel_send(&s->ch, MSG_PREPARE, &msg.base, err) < 0)
+		return -1;
+	if ((s->mode & WIRE_MODE_POSTCOPY) && capture_look_ahead(s->capture, err) < 0)
+		return -1;
+	done = channel_expect(&s->ch, MSG_DONE, err);
+	if (!done)
+		return -1;
+	wire_free(done);
+	return 0;
+}
+
 /* ---- frozen ---- */
 
 int source_freeze(struct source *s, struct err *err)
@@ -181,6 +213,9 @@ int source_state(struct source *s, struct err *err)
 	if (rc == 0 && s->serve)
 		rc = source_serve(s, err);
 	if (rc < 0)
+		return -1;
+	/* while the target builds */
+	if (capture_confirm(s->capture, err) < 0)
 		return -1;
 	capture_stats(s->capture, &stats);
 	s->memory_bytes = stats.bytes + (s->serve ? serve_pages(s->serve) * PAGE_BYTES : 0);

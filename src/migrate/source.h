@@ -106,6 +106,7 @@ int source_lanes(struct source *s, struct err *err) must_check;
 void source_undo_lanes(struct source *s);
 int source_precopy(struct source *s, struct err *err) must_check;
 void source_undo_precopy(struct source *s);
+int source_prepare(struct source *s, struct err *err) must_check;
 int source_freeze(struct source *s, struct err *err) must_check;
 void source_undo_freeze(struct source *s);
 int source_changes(struct source *s, struct err *err) must_check;

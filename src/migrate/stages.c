@@ -15,6 +15,7 @@ const struct stage stages[] = {
 	{WIRE_STAGE_LANES, source_lanes, source_undo_lanes, target_lanes, target_undo_lanes, false},
 	{WIRE_STAGE_PRECOPY, source_precopy, source_undo_precopy, target_precopy,
 	 target_undo_precopy, false},
+	{WIRE_STAGE_PREPARE, source_prepare, NULL, target_prepare, target_undo_prepare, false},
 	{WIRE_STAGE_FREEZE, source_freeze, source_undo_freeze, NULL, NULL, false},
 	{WIRE_STAGE_CHANGES, source_changes, NULL, target_changes, NULL, false},
 	{WIRE_STAGE_STATE, source_state, NULL, target_state, target_undo_state, false},

@@ -115,6 +115,61 @@ int target_preflight(struct target *t, struct err *err)
 	return rc;
 }
 
+/* What the rounds have brought is the parent of the images; in a hybrid it is put in place later. */
+static int take_rounds(struct target *t, struct err *err)
+{
+	if (!t->area)
+		return 0;
+	if (t->mode & WIRE_MODE_POSTCOPY) {
+		t->kept = kept_create(t->area, err);
+		if (!t->kept)
+			return -1;
+		lane_source_keep(t->lanes, t->kept);
+	}
+	store_memory_set_parent(t->store, t->area);
+	t->area = NULL;
+	return 0;
+}
+
+/* Everything that takes time and does not need the images: the tree at home still runs. */
+static int make_ready(struct target *t, const Wire__Prepare *msg, struct err *err)
+{
+	const struct restore_wish wish = {.pid = (pid_t)msg->pid,
+					  .n_threads = t->needs->n_pids,
+					  .monotonic_ns = msg->monotonic_ns,
+					  .boottime_ns = msg->boottime_ns};
+	struct err why;
+
+	t->store = store_memory_open(err);
+	if (!t->store || take_rounds(t, err) < 0)
+		return -1;
+	if ((t->mode & WIRE_MODE_POSTCOPY) && target_fill_open(t, err) < 0)
+		return -1;
+	t->ahead = restore_ahead(&t->restore_opt, &wish, &why);
+	if (!t->ahead)
+		log_info("no task is made ahead: %s", why.text);
+	return target_tell_done(t, err);
+}
+
+int target_prepare(struct target *t, struct err *err)
+{
+	Wire__Prepare *msg = channel_expect(&t->ch, MSG_PREPARE, err);
+	int rc;
+
+	if (!msg)
+		return -1;
+	rc = make_ready(t, msg, err);
+	wire_free(msg);
+	return rc;
+}
+
+void target_undo_prepare(struct target *t)
+{
+	restore_close(t->ahead);
+	t->ahead = NULL;
+	target_undo_state(t);
+}
+
 /* ---- frozen ---- */
 
 static void tell_progress(void *arg, uint64_t done_bytes, uint64_t total_bytes)
@@ -133,29 +188,11 @@ static void tell_progress(void *arg, uint64_t done_bytes, uint64_t total_bytes)
 		log_debug("progress: %s", ignored.text); /* the next read says it, too */
 }
 
-/* What the rounds have brought is the parent of the images; in a hybrid it is put in place later. */
-static int take_rounds(struct target *t, struct err *err)
-{
-	if (!t->area)
-		return 0;
-	if (t->mode & WIRE_MODE_POSTCOPY) {
-		t->kept = kept_create(t->area, err);
-		if (!t->kept)
-			return -1;
-		lane_source_keep(t->lanes, t->kept);
-	}
-	store_memory_set_parent(t->store, t->area);
-	t->area = NULL;
-	return 0;
-}
-
 static int build(struct target *t, struct err *err)
 {
-	t->store = store_memory_open(err);
-	if (!t->store || take_rounds(t, err) < 0 || wire_store_receive(&t->ch, t->store, err) < 0)
+	if (wire_store_receive(&t->ch, t->store, err) < 0)
 		return -1;
-	if ((t->mode & WIRE_MODE_POSTCOPY) && target_fill_open(t, err) < 0)
-		return -1;
+	t->restore_opt.ahead = t->ahead;
 	t->restore = restore_open(t->store, &t->restore_opt, err);
 	if (!t->restore || restore_check(t->restore, err) < 0)
 		return -1;
@@ -257,7 +294,7 @@ int migrate_target(int in, int out, struct err *err)
 		log_error("%s", late.text);
 	if (t.fill_failed)
 		return -1; /* what holds the tree's memory must not be closed: the guardian ends it */
-	target_undo_state(&t); /* only ends the session of a tree that runs */
+	target_undo_prepare(&t); /* only ends the session of a tree that runs */
 	target_undo_lanes(&t);
 	target_undo_precopy(&t);
 	file_target_free(t.files);

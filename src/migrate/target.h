@@ -30,6 +30,7 @@ struct target {
 	struct treeroot root; /* --files=lazy */
 	bool lazy_root;
 	struct store *store;
+	struct restore_session *ahead; /* what was made of the tree before its images are here */
 	struct restore_session *restore;
 	uint64_t told_ns; /* when progress was sent last */
 
@@ -72,12 +73,17 @@ int target_lanes(struct target *t, struct err *err) must_check;
 void target_undo_lanes(struct target *t);
 int target_precopy(struct target *t, struct err *err) must_check;
 void target_undo_precopy(struct target *t);
+int target_prepare(struct target *t, struct err *err) must_check;
+void target_undo_prepare(struct target *t);
 int target_changes(struct target *t, struct err *err) must_check;
 int target_state(struct target *t, struct err *err) must_check;
 void target_undo_state(struct target *t);
 int target_commit(struct target *t, struct err *err) must_check;
 int target_postcopy(struct target *t, struct err *err) must_check;
 int target_farewell(struct target *t, struct err *err) must_check;
+
+/* The target's part of the stage is done. */
+int target_tell_done(struct target *t, struct err *err) must_check;
 
 /* ---- the engine that fetches what is missing ---- */
 

@@ -16,7 +16,7 @@ static enum wire_files mode_of(const struct target *t)
 	return t->needs->has_files_mode ? (enum wire_files)t->needs->files_mode : WIRE_FILES_COMPARE;
 }
 
-static int tell_done(struct target *t, struct err *err)
+int target_tell_done(struct target *t, struct err *err)
 {
 	Wire__Stage msg = WIRE__STAGE__INIT;
 
@@ -50,7 +50,7 @@ static int begin_lazy(struct target *t, struct err *err)
 	if (channel_send(&t->ch, MSG_DOORS, &doors.base, err) < 0 ||
 	    treeroot_await(&t->root, t->ch.in, err) < 0)
 		return -1;
-	return tell_done(t, err);
+	return target_tell_done(t, err);
 }
 
 int target_files(struct target *t, struct err *err)
@@ -66,7 +66,7 @@ int target_files(struct target *t, struct err *err)
 	t->files = file_target_create(t->same_kernel, err);
 	if (!t->files || files_receive(t->files, &t->ch, err) < 0)
 		return -1;
-	return tell_done(t, err);
+	return target_tell_done(t, err);
 }
 
 static int prime(struct target *t, struct err *err)
@@ -95,7 +95,7 @@ int target_changes(struct target *t, struct err *err)
 		return -1;
 	if (files_receive(t->files, &t->ch, err) < 0 || files_place(t->files, err) < 0)
 		return -1;
-	return tell_done(t, err);
+	return target_tell_done(t, err);
 }
 
 int target_commit_files(struct target *t, struct err *err)

@@ -38,7 +38,7 @@ static int pid_free(pid_t pid, struct err *err)
 	return err_set(err, EEXIST, "pid %d is in use here, as a process group", pid);
 }
 
-int restore_pids_free(const pid_t *pids, size_t n, struct err *err)
+static int pids_free(const pid_t *pids, size_t n, pid_t ours, struct err *err)
 {
 	long max = pid_max();
 
@@ -47,10 +47,15 @@ int restore_pids_free(const pid_t *pids, size_t n, struct err *err)
 			return err_set(err, ERANGE,
 				       "pid %d is above the highest here (/proc/sys/kernel/pid_max is %ld)",
 				       pids[i], max);
-		if (pid_free(pids[i], err) < 0)
+		if (pids[i] != ours && pid_free(pids[i], err) < 0)
 			return -1;
 	}
 	return 0;
+}
+
+int restore_pids_free(const pid_t *pids, size_t n, struct err *err)
+{
+	return pids_free(pids, n, 0, err);
 }
 
 /* Every number that the tree needs: tasks, threads, and the leaders that only their groups and sessions remember. */
@@ -71,7 +76,9 @@ static int tree_pids_free(struct restore_session *s, struct err *err)
 	}
 	vec_foreach (hp, &s->helpers)
 		ok = ok && vec_push(&pids, (*hp)->vpid);
-	r = ok ? restore_pids_free(pids.v, pids.n, err) : err_nomem(err);
+	/* a task that was made ahead has its number already */
+	r = ok ? pids_free(pids.v, pids.n, s->opt.ahead ? restore_root_pid(s->opt.ahead) : 0, err) :
+		 err_nomem(err);
 	vec_free(&pids);
 	return r;
 }

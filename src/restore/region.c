@@ -27,6 +27,7 @@ enum {
 	CODE_BYTES = 16 * 1024,
 };
 #define SPARE_HELPERS 64
+#define SPARE_LEADERS 64
 #define MARGIN_BYTES (2UL << 20) /* from any other area: stacks grow */
 #define LOWEST_ADDR (256UL << 20)
 #define HIGHEST_ADDR 0x7ffff0000000UL
@@ -55,7 +56,7 @@ static int collect_ranges(struct restore_session *s, ranges *out, struct err *er
 		ok = ok && vec_push(out, (struct range){v->start, v->end});
 	proc_vmas_finish(&own);
 	vec_foreach (tp, &s->tasks) {
-		const MmEntry *mm = (*tp)->snap->mm;
+		const MmEntry *mm = (*tp)->snap ? (*tp)->snap->mm : NULL;
 
 		for (size_t i = 0; mm && i < mm->n_vmas; i++)
 			ok = ok &&
@@ -90,14 +91,14 @@ static size_t slots_bytes(const struct restore_session *s)
 	return bytes + s->helpers.n * (size_t)HELPER_SLOT_BYTES;
 }
 
-int region_create(struct restore_session *s, struct err *err)
+static int map_region(struct restore_session *s, size_t slots, struct err *err)
 {
 	size_t parking = (size_t)vdso_set_bytes(&s->vdso);
 	ranges used = {0};
 	uint64_t at = 0;
 	void *got;
 
-	s->mapped_bytes = CODE_BYTES + slots_bytes(s);
+	s->mapped_bytes = CODE_BYTES + slots;
 	s->region_bytes = s->mapped_bytes + parking;
 	if (collect_ranges(s, &used, err) == 0) {
 		at = find_gap(&used, s->region_bytes);
@@ -122,6 +123,11 @@ int region_create(struct restore_session *s, struct err *err)
 	memcpy(s->region, blob_code(), blob_code_bytes());
 	s->slot_off = CODE_BYTES;
 	return 0;
+}
+
+int region_create(struct restore_session *s, struct err *err)
+{
+	return s->region ? 0 : map_region(s, slots_bytes(s), err);
 }
 
 void region_destroy(struct restore_session *s)
@@ -156,14 +162,65 @@ static struct rslot *add_slot(struct restore_session *s, struct rtask *t, size_t
 	return rs;
 }
 
+int region_create_ahead(struct restore_session *s, struct rtask *root, size_t n_threads,
+			struct err *err)
+{
+	/* each may be a process, and there may be more of them by then */
+	size_t bytes = SPARE_HELPERS * (size_t)HELPER_SLOT_BYTES +
+		       (SPARE_LEADERS + n_threads + n_threads / 4) * (size_t)LEADER_SLOT_BYTES;
+
+	root->slots = arena_array(&s->arena, struct rslot *, 1);
+	if (!root->slots)
+		return err_nomem(err);
+	if (map_region(s, bytes, err) < 0)
+		return -1;
+	root->slots[0] = add_slot(s, root, 0, LEADER_SLOT_BYTES);
+	return root->slots[0] ? 0 : err_nomem(err);
+}
+
+bool region_fits(const struct restore_session *s, const struct restore_session *ahead)
+{
+	uint64_t start = (uintptr_t)ahead->region, end = start + ahead->region_bytes;
+
+	if (CODE_BYTES + slots_bytes(s) > ahead->mapped_bytes)
+		return false;
+	vec_foreach (tp, &s->tasks) {
+		const MmEntry *mm = (*tp)->snap->mm;
+
+		for (size_t i = 0; mm && i < mm->n_vmas; i++)
+			if (mm->vmas[i]->start < end + MARGIN_BYTES &&
+			    mm->vmas[i]->end + MARGIN_BYTES > start)
+				return false;
+	}
+	return true;
+}
+
+void region_take(struct restore_session *s, struct restore_session *ahead)
+{
+	s->region = ahead->region;
+	s->region_bytes = ahead->region_bytes;
+	s->mapped_bytes = ahead->mapped_bytes;
+	s->parking = ahead->parking;
+	s->slot_off = ahead->slot_off;
+	vec_free(&s->slots);
+	s->slots = ahead->slots;
+	memset(&ahead->slots, 0, sizeof(ahead->slots));
+	ahead->region = NULL;
+}
+
 int region_slots(struct restore_session *s, struct rtask *t, struct err *err)
 {
-	size_t bytes = !t->snap || t->zombie ? HELPER_SLOT_BYTES : LEADER_SLOT_BYTES;
+	size_t bytes = !t->snap || t->zombie ? HELPER_SLOT_BYTES : LEADER_SLOT_BYTES, i = 0;
+	struct rslot *first = t->slots ? t->slots[0] : NULL; /* it lives already */
 
 	t->slots = arena_array(&s->arena, struct rslot *, t->n_slots);
 	if (!t->slots)
 		return err_nomem(err);
-	for (size_t i = 0; i < t->n_slots; i++) {
+	if (first) {
+		t->slots[i++] = first;
+		bytes = THREAD_SLOT_BYTES;
+	}
+	for (; i < t->n_slots; i++) {
 		if (s->slot_off + bytes > s->mapped_bytes)
 			return err_set(err, ENOSPC,
 				       "more than %d temporary tasks would be needed for process "

@@ -55,6 +55,7 @@ struct restore *restore_state(struct restore_session *s)
 
 static int make_slots(struct restore_session *s, struct err *err)
 {
+	root_take_ahead(s);
 	if (region_create(s, err) < 0)
 		return -1;
 	vec_foreach (tp, &s->tasks)
@@ -195,7 +196,7 @@ static void kill_and_wait(struct rtask *t)
 }
 
 /* Parents last: a task that is a zombie already needs its tracer to be reaped by them. */
-static void kill_tree(struct restore_session *s)
+void session_kill(struct restore_session *s)
 {
 	for (size_t i = s->tasks.n; i-- > 0;)
 		if (s->tasks.v[i]->pid > 0)
@@ -230,7 +231,7 @@ void restore_close(struct restore_session *s)
 	if (!s)
 		return;
 	if (!s->committed)
-		kill_tree(s);
+		session_kill(s);
 	close_pidfds(s);
 	region_destroy(s);
 	files_close(s);

@@ -54,7 +54,27 @@ struct restore_options {
 	 * when it is in place. NULL: the tree has our root directory.
 	 */
 	int *root_mount;
+	/*
+	 * Of restore_ahead, NULL: none. What it has made is taken over when the tree is built, or ended; it
+	 * stays the caller's to close, after this session was closed or committed.
+	 */
+	struct restore_session *ahead;
 };
+
+/* What is known of a tree before it is frozen. */
+struct restore_wish {
+	pid_t pid;                         /* of its first task, in the images */
+	size_t n_threads;                  /* of all tasks, about */
+	int64_t monotonic_ns, boottime_ns; /* its clocks, now */
+};
+
+/*
+ * Makes the first task before there are images, so that nobody has to wait for it: with its pid, in a time
+ * namespace with the tree's clocks, and empty. Only @opt's kinds are looked at, and its pids: not with a pid
+ * namespace. NULL: it cannot be done, which is no reason not to restore. End it by restore_close.
+ */
+struct restore_session *restore_ahead(const struct restore_options *opt,
+				      const struct restore_wish *wish, struct err *err) must_check;
 
 /* Blocks until the images it needs have arrived in the store. */
 struct restore_session *restore_open(struct store *store, const struct restore_options *opt,

@@ -5,7 +5,8 @@
  * Time: the images hold the tree's clocks as they were at the dump. Offsets of
  * a time namespace can be set only until its first task enters, and a process
  * cannot take an unshare() of it back when it has threads, so a short-lived
- * "maker" unshares, writes the offsets, and forks the root with CLONE_PARENT.
+ * "maker" unshares, writes the offsets, and forks the root with CLONE_PARENT. It works in
+ * our memory while we wait for its end, so that nothing is copied twice.
  *
  * Pids: a new pid namespace needs a first process. Unless the root itself was
  * pid 1, that is a small init of ours: it forks the root, reaps orphans, and
@@ -24,9 +25,11 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/rseq.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -48,9 +51,13 @@ struct report {
 
 struct boot {
 	struct restore_session *s;
-	char offsets[128]; /* text for timens_offsets; "" = no time namespace */
-	int out;           /* the pipe's write end */
+	char offsets[128];    /* text for timens_offsets; "" = no time namespace */
+	uint64_t flags;       /* more of clone3 */
+	int out;              /* the pipe's write end; -1: there is none */
+	struct report report; /* of the maker, which shares our memory */
 };
+
+enum { MAKER_STACK_BYTES = 64 * 1024 };
 
 /* ---- clocks ---- */
 
@@ -66,12 +73,12 @@ static int current_offset(const char *text, const char *clock, int64_t *ns_out)
 	return 0;
 }
 
-static int64_t wanted_offset(clockid_t clock, const Timespec *saved, int64_t current)
+int64_t clock_ahead_ns(clockid_t clock, const Timespec *saved)
 {
 	struct timespec now;
 
 	clock_gettime(clock, &now);
-	return current + ((int64_t)saved->tv_sec - now.tv_sec) * 1000000000LL +
+	return ((int64_t)saved->tv_sec - now.tv_sec) * 1000000000LL +
 	       ((int64_t)saved->tv_nsec - now.tv_nsec);
 }
 
@@ -101,8 +108,10 @@ static int compute_offsets(const TimensEntry *te, char *out, size_t size, struct
 	    current_offset(text, "boottime", &boot) < 0)
 		return err_set(err, EPROTO, "/proc/self/timens_offsets cannot be understood: %s",
 			       text);
-	print_offset(out, size, "monotonic", wanted_offset(CLOCK_MONOTONIC, te->monotonic, mono));
-	print_offset(out, size, "boottime", wanted_offset(CLOCK_BOOTTIME, te->boottime, boot));
+	mono += clock_ahead_ns(CLOCK_MONOTONIC, te->monotonic);
+	boot += clock_ahead_ns(CLOCK_BOOTTIME, te->boottime);
+	print_offset(out, size, "monotonic", mono);
+	print_offset(out, size, "boottime", boot);
 	return 0;
 }
 
@@ -176,16 +185,18 @@ static pid_t clone_root(const struct restore_session *s, uint64_t flags)
 
 static const char clone_step[] = "create the first task with its old pid (clone3)";
 
-__attribute__((noreturn)) static void maker_main(const struct boot *b, uint64_t flags)
+/* A process in our memory, while this thread is suspended: CLONE_VM | CLONE_VFORK. */
+static int maker_main(void *arg)
 {
+	struct boot *b = arg;
 	const char *failed = enter_time(b);
-	pid_t pid = -1;
 
 	if (!failed) {
-		pid = clone_root(b->s, flags | CLONE_PARENT);
-		failed = pid < 0 ? clone_step : NULL;
+		b->report.pid = clone_root(b->s, b->flags | CLONE_PARENT);
+		failed = b->report.pid < 0 ? clone_step : NULL;
 	}
-	tell(b, failed ? failed : "", failed ? errno : 0, pid);
+	b->report.no = failed ? errno : 0;
+	strncpy(b->report.step, failed ? failed : "", sizeof(b->report.step) - 1);
 	_exit(0);
 }
 
@@ -196,7 +207,7 @@ __attribute__((noreturn)) static void init_main(const struct boot *b)
 	int status, result = 0;
 	pid_t root, got;
 
-	root = failed ? -1 : clone_root(b->s, 0);
+	root = failed ? -1 : clone_root(b->s, b->flags);
 	if (!failed && root < 0)
 		failed = clone_step;
 	tell(b, failed ? failed : "", failed ? errno : 0, root);
@@ -217,10 +228,8 @@ __attribute__((noreturn)) static void init_main(const struct boot *b)
 
 /* ---- in the coordinator ---- */
 
-static int read_report(int fd, struct report *r, struct err *err)
+static int check_report(const struct report *r, struct err *err)
 {
-	if (io_read_full(fd, r, sizeof(*r)) < 0)
-		return err_sys(err, "the process that makes the first task died");
 	if (r->no == EEXIST)
 		return err_set(err, r->no, "cannot %s: the pid is in use here", r->step);
 	if (r->no)
@@ -228,32 +237,35 @@ static int read_report(int fd, struct report *r, struct err *err)
 	return 0;
 }
 
-static int by_maker(struct boot *b, int in, uint64_t flags, pid_t *pid_out, struct err *err)
+static int by_maker(struct boot *b, pid_t *pid_out, struct err *err)
 {
-	struct report r;
-	pid_t maker = fork();
-	int result;
+	uint8_t *stack = mmap(NULL, MAKER_STACK_BYTES, PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+	pid_t maker;
 
+	if (stack == MAP_FAILED)
+		return err_nomem(err);
+	b->report.no = ECHILD; /* what stands there if it dies */
+	strcpy(b->report.step, "have the first task made");
+	maker = clone(maker_main, stack + MAKER_STACK_BYTES,
+		      CLONE_VM | CLONE_VFORK | CLONE_FILES | SIGCHLD, b);
 	if (maker < 0)
-		return err_sys(err, "cannot fork");
-	if (maker == 0)
-		maker_main(b, flags);
-	close(steal_fd(&b->out)); /* or a maker that died would never be noticed */
-	result = read_report(in, &r, err);
-	while (waitpid(maker, NULL, 0) < 0 && errno == EINTR)
+		err_sys(err, "cannot fork");
+	while (maker > 0 && waitpid(maker, NULL, 0) < 0 && errno == EINTR)
 		;
-	*pid_out = r.pid;
-	return result;
+	munmap(stack, MAKER_STACK_BYTES);
+	*pid_out = b->report.pid;
+	return maker < 0 ? -1 : check_report(&b->report, err);
 }
 
 /* As a sibling of ours the root cannot come from a maker: our parent would have to reap that. */
-static int directly(struct boot *b, uint64_t flags, pid_t *pid_out, struct err *err)
+static int directly(struct boot *b, pid_t *pid_out, struct err *err)
 {
 	const char *failed = enter_time(b);
 
 	if (failed)
 		return err_sys(err, "cannot %s", failed);
-	*pid_out = clone_root(b->s, flags | (b->s->opt.sibling ? CLONE_PARENT : 0));
+	*pid_out = clone_root(b->s, b->flags | (b->s->opt.sibling ? CLONE_PARENT : 0));
 	if (*pid_out >= 0)
 		return 0;
 	if (errno == EEXIST)
@@ -261,25 +273,35 @@ static int directly(struct boot *b, uint64_t flags, pid_t *pid_out, struct err *
 	return err_sys(err, "cannot %s", clone_step);
 }
 
-static int by_init(struct boot *b, int in, struct err *err)
+static int by_init(struct boot *b, struct err *err)
 {
 	struct restore_session *s = b->s;
 	struct clone_args args = {
 		.flags = CLONE_NEWPID | CLONE_CLEAR_SIGHAND | (s->opt.sibling ? CLONE_PARENT : 0),
 		.exit_signal = s->opt.sibling ? 0 : SIGCHLD,
 	};
-	pid_t pid = (pid_t)syscall(SYS_clone3, &args, sizeof(args));
-	struct report r;
+	struct report r = {0};
+	pid_t pid;
+	int p[2], rc;
 
-	if (pid < 0)
+	if (pipe2(p, O_CLOEXEC) < 0)
+		return err_sys(err, "cannot make a pipe");
+	b->out = p[1];
+	pid = (pid_t)syscall(SYS_clone3, &args, sizeof(args));
+	if (pid < 0) {
+		close(p[0]);
+		close(p[1]);
 		return err_sys(err, "cannot make a pid namespace");
+	}
 	if (pid == 0)
 		init_main(b);
 	s->init_pid = pid;
-	close(steal_fd(&b->out));
-	if (pt_seize(pid, PTRACE_O_EXITKILL, err) < 0)
-		return -1;
-	return read_report(in, &r, err);
+	close(steal_fd(&b->out)); /* or an init that died would never be noticed */
+	rc = pt_seize(pid, PTRACE_O_EXITKILL, err);
+	if (rc == 0 && io_read_full(p[0], &r, sizeof(r)) < 0)
+		rc = err_sys(err, "the process that makes the first task died");
+	close(p[0]);
+	return rc < 0 ? -1 : check_report(&r, err);
 }
 
 static int open_pidns(struct restore_session *s, pid_t member, struct err *err)
@@ -288,33 +310,40 @@ static int open_pidns(struct restore_session *s, pid_t member, struct err *err)
 	return s->pidns_fd < 0 ? err_sys(err, "cannot open the new pid namespace") : 0;
 }
 
-static int make_root(struct restore_session *s, struct boot *b, int in, pid_t *pid, struct err *err)
+static int make_root(struct restore_session *s, struct boot *b, pid_t *pid, struct err *err)
 {
 	struct rtask *root = s->tasks.v[0];
-	uint64_t flags = s->new_pidns ? CLONE_NEWPID : 0;
 	int r;
 
 	if (s->new_pidns && root->vpid != 1)
-		return by_init(b, in, err) < 0 ? -1 : open_pidns(s, s->init_pid, err);
+		return by_init(b, err) < 0 ? -1 : open_pidns(s, s->init_pid, err);
+	if (s->new_pidns)
+		b->flags |= CLONE_NEWPID;
 	if (b->offsets[0] && !s->opt.sibling)
-		r = by_maker(b, in, flags, pid, err);
+		r = by_maker(b, pid, err);
 	else
-		r = directly(b, flags, pid, err);
+		r = directly(b, pid, err);
 	if (r == 0 && s->new_pidns)
 		r = open_pidns(s, *pid, err);
 	return r;
 }
 
-/* The husk is a copy of us: descriptors and memory go. */
-static int empty_root(struct restore_session *s, struct err *err)
+static void drop_fds(const struct restore_session *s, struct script *sc)
+{
+	script_call(sc, "close inherited descriptors", SYS_close_range, SV(0), SV(s->base_fd - 1),
+		    SV(0));
+}
+
+/* The husk is a copy of us: descriptors and memory go. One that was made ahead shares our descriptors. */
+static int empty_root(struct restore_session *s, bool ahead, struct err *err)
 {
 	struct rslot *rs = leader(s->tasks.v[0]);
 	struct script *sc = &rs->script;
 	static const uint64_t dfl[4];
 
 	s->tasks.v[0]->vdso_now = vdso_set_start(&s->vdso);
-	script_call(sc, "close inherited descriptors", SYS_close_range, SV(0), SV(s->base_fd - 1),
-		    SV(0));
+	if (!ahead)
+		drop_fds(s, sc);
 	/* zombies must stay, whatever we were started with */
 	script_call(sc, "set SIGCHLD to its default", SYS_rt_sigaction, SV(SIGCHLD),
 		    SV(script_data(sc, dfl, sizeof(dfl))), SV(0), SV(8));
@@ -327,32 +356,62 @@ static int empty_root(struct restore_session *s, struct err *err)
 	return slot_run(s, rs, err) < 0 ? task_wrap(rs->task, err) : 0;
 }
 
+static int create(struct restore_session *s, const TimensEntry *te, uint64_t flags, struct err *err)
+{
+	struct rtask *root = s->tasks.v[0];
+	struct boot b = {.s = s, .out = -1, .flags = flags};
+	sigset_t all, old;
+	int r;
+
+	if (te && compute_offsets(te, b.offsets, sizeof(b.offsets), err) < 0)
+		return -1;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old); /* tasks are born with all signals blocked */
+	r = make_root(s, &b, &root->pid, err);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (r < 0)
+		return task_wrap(root, err);
+	root->queued = true;
+	return 0;
+}
+
+/* What the broker has opened since the task was made; as a fork would do it. */
+static int take_fds(struct restore_session *s, struct err *err)
+{
+	struct rtask *root = s->tasks.v[0];
+	struct rlimit lim;
+
+	/* the numbers of the broker are above the limit that the task was born with */
+	if (getrlimit(RLIMIT_NOFILE, &lim) < 0 || prlimit(root->pid, RLIMIT_NOFILE, &lim, NULL) < 0) {
+		err_sys(err, "cannot set the limit of open files");
+		return task_wrap(root, err);
+	}
+	script_call(&leader(root)->script, "take a copy of our descriptors (unshare)", SYS_unshare,
+		    SV(CLONE_FILES));
+	drop_fds(s, &leader(root)->script);
+	return slot_run(s, leader(root), err) < 0 ? task_wrap(root, err) : 0;
+}
+
 int root_create(struct restore_session *s, struct err *err)
 {
 	struct rtask *root = s->tasks.v[0];
-	struct boot b = {.s = s, .out = -1};
-	sigset_t all, old;
-	int p[2], r;
 
-	if (s->r.snap->timens &&
-	    compute_offsets(s->r.snap->timens, b.offsets, sizeof(b.offsets), err) < 0)
+	if (root->pid)
+		return take_fds(s, err);
+	if (create(s, s->r.snap->timens, 0, err) < 0 || mounts_leave(s, err) < 0)
 		return -1;
-	if (pipe2(p, O_CLOEXEC) < 0)
-		return err_sys(err, "cannot make a pipe");
-	b.out = p[1];
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old); /* tasks are born with all signals blocked */
-	r = make_root(s, &b, p[0], &root->pid, err);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	close(p[0]);
-	if (b.out >= 0)
-		close(b.out);
-	if (r < 0)
-		return task_wrap(root, err);
-	if (mounts_leave(s, err) < 0)
+	return task_born(s, root, err) < 0 ? -1 : empty_root(s, false, err);
+}
+
+int root_create_ahead(struct restore_session *s, const TimensEntry *te, struct err *err)
+{
+	struct rtask *root = s->tasks.v[0];
+
+	if (create(s, te, CLONE_FILES, err) < 0 || task_born(s, root, err) < 0 ||
+	    pt_seize(root->pid, PTRACE_O_EXITKILL, err) < 0)
 		return -1;
-	root->queued = true;
-	return task_born(s, root, err) < 0 ? -1 : empty_root(s, err);
+	root->seized = true;
+	return empty_root(s, true, err);
 }
 
 /* ---- pids ---- */

@@ -7,6 +7,7 @@
  *	region.c   one shared mapping, free in every task: the blob and its slots
  *	mounts.c   a mount namespace, and a root that came from elsewhere
  *	root.c     the first task (and the init of a new pid namespace)
+ *	ahead.c    the first task, before there are images
  *	births.c   the other tasks: sessions, groups, zombies
  *	space.c    address spaces: areas, contents, protections
  *	files.c    descriptors, working and root directory
@@ -117,6 +118,8 @@ struct restore_session {
 	void *progress_arg;
 	uint64_t done_bytes, total_bytes;
 
+	int64_t clocks_ahead_ns[2]; /* ahead.c: the tree's monotonic and boot time, from ours */
+
 	bool built, committed;
 };
 
@@ -133,6 +136,13 @@ struct rtask *plan_helper(struct restore_session *s, pid_t vpid, struct rtask *o
 int region_create(struct restore_session *s, struct err *err) must_check;
 void region_destroy(struct restore_session *s);
 int region_slots(struct restore_session *s, struct rtask *t, struct err *err) must_check;
+
+/* For a root that is made ahead: a region for about so many threads, with its slot. */
+int region_create_ahead(struct restore_session *s, struct rtask *root, size_t n_threads,
+			struct err *err) must_check;
+/* Is the region of @ahead large enough, and free in every task? Then take it makes it @s's. */
+bool region_fits(const struct restore_session *s, const struct restore_session *ahead);
+void region_take(struct restore_session *s, struct restore_session *ahead);
 
 /*
  * Makes room for so much more in the slot's script; runs what is there if it
@@ -155,7 +165,12 @@ int task_wrap(const struct rtask *t, struct err *err);
 
 /* ---- root.c ---- */
 
+/* The first task, emptied; of one that was made ahead: its descriptors. */
 int root_create(struct restore_session *s, struct err *err) must_check;
+/* Before there are images: it shares our descriptors until then. */
+int root_create_ahead(struct restore_session *s, const TimensEntry *te, struct err *err) must_check;
+/* What must be added to our clock to have @saved now. */
+int64_t clock_ahead_ns(clockid_t clock, const Timespec *saved);
 /* The real pid of a task or thread of the tree. */
 int real_pid(struct restore_session *s, pid_t vpid, pid_t *out, struct err *err) must_check;
 /* Notes that a task exists now: its pid, and that it dies with us. */
@@ -170,6 +185,14 @@ int task_born(struct restore_session *s, struct rtask *t, struct err *err) must_
  */
 int mounts_enter(struct restore_session *s, struct err *err) must_check;
 int mounts_leave(struct restore_session *s, struct err *err) must_check;
+
+/* ---- ahead.c ---- */
+
+/* Takes over what s->opt.ahead has made, if it fits; else it is ended. */
+void root_take_ahead(struct restore_session *s);
+
+/* restore.c: kills and reaps what was born. */
+void session_kill(struct restore_session *s);
 
 /* ---- births.c ---- */
 

@@ -136,6 +136,11 @@ static const struct msg_info table[] = {
 			   .stages = S(PREFLIGHT),
 			   .max_bytes = 64,
 			   .body = &wire__transport__descriptor},
+	[MSG_PREPARE] = {.name = "prepare",
+			 .senders = WIRE_SOURCE,
+			 .stages = S(PREPARE),
+			 .max_bytes = 256,
+			 .body = &wire__prepare__descriptor},
 	[MSG_DRAINED] = {.name = "drained",
 			 .senders = WIRE_TARGET,
 			 .stages = S(POSTCOPY),
@@ -146,10 +151,10 @@ static const struct msg_info table[] = {
 static const char *const stage_names[] = {
 	[WIRE_STAGE_HELLO] = "hello",       [WIRE_STAGE_PREFLIGHT] = "preflight",
 	[WIRE_STAGE_FILES] = "files",       [WIRE_STAGE_LANES] = "lanes",
-	[WIRE_STAGE_PRECOPY] = "precopy",   [WIRE_STAGE_FREEZE] = "freeze",
-	[WIRE_STAGE_CHANGES] = "changes",   [WIRE_STAGE_STATE] = "state",
-	[WIRE_STAGE_COMMIT] = "commit",     [WIRE_STAGE_POSTCOPY] = "postcopy",
-	[WIRE_STAGE_FAREWELL] = "farewell",
+	[WIRE_STAGE_PRECOPY] = "precopy",   [WIRE_STAGE_PREPARE] = "prepare",
+	[WIRE_STAGE_FREEZE] = "freeze",     [WIRE_STAGE_CHANGES] = "changes",
+	[WIRE_STAGE_STATE] = "state",       [WIRE_STAGE_COMMIT] = "commit",
+	[WIRE_STAGE_POSTCOPY] = "postcopy", [WIRE_STAGE_FAREWELL] = "farewell",
 };
 static_assert(ARRAY_SIZE(stage_names) == WIRE_STAGES, "every stage has a name");
 

@@ -16,8 +16,8 @@
 #include "ferry-wire.pb-c.h"
 
 /* What we speak, and the oldest that we understand. */
-#define WIRE_VERSION 2u
-#define WIRE_LOWEST 2u
+#define WIRE_VERSION 3u
+#define WIRE_LOWEST 3u
 #define WIRE_MAGIC "ferry"
 
 enum { WIRE_TOKEN_CHARS = 32 };
@@ -29,12 +29,13 @@ enum wire_stage {
 	WIRE_STAGE_FILES = 2,
 	WIRE_STAGE_LANES = 3,
 	WIRE_STAGE_PRECOPY = 4,
-	WIRE_STAGE_FREEZE = 5,
-	WIRE_STAGE_CHANGES = 6,
-	WIRE_STAGE_STATE = 7,
-	WIRE_STAGE_COMMIT = 8,
-	WIRE_STAGE_POSTCOPY = 9,
-	WIRE_STAGE_FAREWELL = 10,
+	WIRE_STAGE_PREPARE = 5,
+	WIRE_STAGE_FREEZE = 6,
+	WIRE_STAGE_CHANGES = 7,
+	WIRE_STAGE_STATE = 8,
+	WIRE_STAGE_COMMIT = 9,
+	WIRE_STAGE_POSTCOPY = 10,
+	WIRE_STAGE_FAREWELL = 11,
 	WIRE_STAGES
 };
 
@@ -70,6 +71,7 @@ enum msg_type {
 	MSG_ROUND_END = 28,   /* source; answer: MSG_DONE */
 	MSG_LAZY_LIST = 29,   /* source: paths of the tree whose files stay at home */
 	MSG_TRANSPORT = 30,   /* source: over which connection everything goes from now on */
+	MSG_PREPARE = 31,     /* source; answer: MSG_DONE */
 };
 
 enum wire_file_state {

@@ -76,6 +76,16 @@ pids_auto_moves_into_namespace() {
 	verdict b single
 }
 
+# The root's PID is free, so that it is made before the images tell that another one is not.
+pids_auto_sees_all_pids() {
+	local pid tid
+	pid=$(start_victim a threads) || return 1
+	tid=$(on a ls "/proc/$pid/task" | sort -n | tail -n 1)
+	[ "$tid" != "$pid" ] && take b "$tid" || complain "cannot take the id of a thread" || return 1
+	must_migrate a "$pid" && [ -n "$(inner b "$pid")" ] || complain "no process with inner PID $pid on b" || return 1
+	verdict b threads
+}
+
 pids_new_always_does() {
 	local pid
 	pid=$(start_victim a threads) || return 1
@@ -261,6 +271,7 @@ for victim in "$VICTIMS"/*; do
 done
 test_case "--pids=same refuses a taken PID and names its owner" pids_same_refuses
 test_case "--pids=auto goes into a PID namespace and says so" pids_auto_moves_into_namespace
+test_case "--pids=auto looks at the ids of threads, too" pids_auto_sees_all_pids
 test_case "--pids=new always does" pids_new_always_does
 test_case "open files are copied and brought up to date" files_are_copied
 test_case "--files=none refuses and lists" files_none_refuses

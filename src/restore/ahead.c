@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The first task of a tree, made before there are images.
+ *
+ * What it takes to make it does not depend on them, but for three things: its pid and the clocks of
+ * its time namespace, which whoever still runs the tree tells, and the place of the region, which is a guess.
+ * So it can wait in the blob, empty, while the tree still runs. What the guess was worth is seen when the images
+ * are there; if it was wrong, the task is ended, and another one made.
+ *
+ * The clocks go on meanwhile, so the tree finds that as much time has gone by as really has. They must not
+ * have gone by less than the images say: a clock never runs backwards. (It would, if the word of the clocks
+ * had been longer on its way than the images.)
+ *
+ * The task shares our table of descriptors. When the broker has opened everything it takes a copy, and has what a
+ * task that is forked then would have.
+ */
+#include "restore/session.h"
+
+#define LOG_MODULE "restore"
+#include "base/log.h"
+
+#include <errno.h>
+#include <time.h>
+
+static Timespec timespec_of(int64_t ns)
+{
+	Timespec t = TIMESPEC__INIT;
+
+	t.tv_sec = (uint64_t)(ns / 1000000000);
+	t.tv_nsec = (uint64_t)(ns % 1000000000);
+	return t;
+}
+
+static int make(struct restore_session *s, const struct restore_wish *w, struct err *err)
+{
+	Timespec mono = timespec_of(w->monotonic_ns), boot = timespec_of(w->boottime_ns);
+	TimensEntry te = TIMENS_ENTRY__INIT;
+	struct rtask *root = arena_new(&s->arena, struct rtask);
+
+	te.monotonic = &mono;
+	te.boottime = &boot;
+	if (!root || !vec_push(&s->tasks, root))
+		return err_nomem(err);
+	root->vpid = w->pid;
+	root->pidfd = -1;
+	root->n_slots = 1;
+	if (vdso_find(&s->vdso, err) < 0 || region_create_ahead(s, root, w->n_threads, err) < 0)
+		return -1;
+	s->clocks_ahead_ns[0] = clock_ahead_ns(CLOCK_MONOTONIC, &mono);
+	s->clocks_ahead_ns[1] = clock_ahead_ns(CLOCK_BOOTTIME, &boot);
+	return root_create_ahead(s, &te, err);
+}
+
+struct restore_session *restore_ahead(const struct restore_options *opt,
+				      const struct restore_wish *wish, struct err *err)
+{
+	struct restore_session *s = calloc(1, sizeof(*s));
+
+	if (!s) {
+		err_nomem(err);
+		return NULL;
+	}
+	s->opt = *opt;
+	s->r.opt = opt->kinds;
+	s->pidns_fd = s->old_mnt_fd = s->old_root_fd = s->old_cwd_fd = -1;
+	if (opt->pids == RESTORE_PIDS_NEW || opt->root_mount)
+		err_set(err, EINVAL, "the tree gets namespaces of its own");
+	else if (restore_pids_free(&wish->pid, 1, err) == 0 && make(s, wish, err) == 0)
+		return s;
+	restore_close(s);
+	return NULL;
+}
+
+/* Are the clocks of the task behind those of the images? */
+static bool is_behind(const struct restore_session *ahead, const TimensEntry *te)
+{
+	return clock_ahead_ns(CLOCK_MONOTONIC, te->monotonic) > ahead->clocks_ahead_ns[0] ||
+	       clock_ahead_ns(CLOCK_BOOTTIME, te->boottime) > ahead->clocks_ahead_ns[1];
+}
+
+/* Why it cannot be the root of this tree; NULL if it can. */
+static const char *misfit(const struct restore_session *s, const struct restore_session *ahead)
+{
+	const TimensEntry *te = s->r.snap->timens;
+
+	if (s->new_pidns || s->opt.sibling || s->opt.root_mount)
+		return "the tree gets namespaces of its own";
+	if (s->tasks.v[0]->vpid != ahead->tasks.v[0]->vpid)
+		return "the tree has another root";
+	if (!te || is_behind(ahead, te))
+		return "its clocks are behind those of the tree";
+	if (!region_fits(s, ahead))
+		return "its place for scripts is not free";
+	return NULL;
+}
+
+void root_take_ahead(struct restore_session *s)
+{
+	struct restore_session *ahead = s->opt.ahead;
+	struct rtask *root = s->tasks.v[0], *made;
+	const char *why;
+
+	if (!ahead || !ahead->region)
+		return;
+	why = misfit(s, ahead);
+	if (why) {
+		log_info("the task that was made ahead cannot be used: %s", why);
+		session_kill(ahead);
+		ahead->tasks.v[0]->pid = 0;
+		region_destroy(ahead);
+		return;
+	}
+	made = ahead->tasks.v[0];
+	region_take(s, ahead);
+	root->slots = made->slots;
+	leader(root)->task = root;
+	root->pid = made->pid;
+	root->pidfd = steal_fd(&made->pidfd);
+	root->seized = root->queued = true;
+	root->vdso_now = made->vdso_now;
+	made->pid = 0;
+	made->slots = NULL;
+}

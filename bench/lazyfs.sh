@@ -47,26 +47,7 @@ timeout 60 "$FERRY" dump -t "$holder" -D "$top/images" --leave-running </dev/nul
 
 # measure DIRECTORY CASE: seconds
 measure() {
-	timeout 120 $python - "$1" "$2" "$megabytes" <<-'END'
-		import os, random, sys, time
-		top, case, megabytes = sys.argv[1], sys.argv[2], int(sys.argv[3])
-		r = random.Random(3)
-		os.listdir(top)
-		begin = time.monotonic()
-		if case in ("sequential", "warm"):
-		    with open(top + "/large", "rb", buffering=0) as f:
-		        while f.read(1 << 20):
-		            pass
-		elif case == "random":
-		    fd = os.open(top + "/large", os.O_RDONLY)
-		    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
-		    for _ in range(500):
-		        os.pread(fd, 4096, r.randrange(megabytes << 8) << 12)
-		else:
-		    for i in range(1, 301):
-		        open(f"{top}/small{i}", "rb").read()
-		print(time.monotonic() - begin)
-	END
+	timeout 120 $python bench/lazyfs_measure.py "$1" "$2" "$megabytes"
 }
 
 lazy_up() {

@@ -48,6 +48,7 @@ struct content {
 	struct fetch *fetches;
 	unsigned int generation; /* raised when the contents are begun anew */
 	int local;               /* a file of this host that is the same so far; -1 */
+	uint64_t local_step;     /* bytes that are compared at a time */
 	bool no_local;           /* there is none */
 	bool comparing;          /* somebody does */
 	int fd;                  /* the cache file, or -1 */

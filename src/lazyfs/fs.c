@@ -292,6 +292,7 @@ void lazyfs_free(struct lazyfs *fs)
 	atomic_store(&fs->stop, true);
 	unmount(fs);
 	fill_join(fs);
+	lazyfs_end_warm(fs);
 	if (fs->session)
 		fuse_session_destroy(fs->session);
 	/* no request of the source's comes back after this */

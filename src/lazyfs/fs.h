@@ -52,6 +52,12 @@ struct lazyfs *lazyfs_create(const struct remote_link *link, const struct want *
  */
 int lazyfs_prime(struct lazyfs *fs, const char *const *paths, size_t n);
 
+/*
+ * Begins to read the beginnings of those of these files that are programs or libraries, several at a
+ * time: a restore looks at each, one after the other.
+ */
+void lazyfs_warm(struct lazyfs *fs, const char *const *paths, size_t n);
+
 /* Begins to bring what @want names in the background; where opt.fill is set, lazyfs_run does. */
 int lazyfs_fill(struct lazyfs *fs, struct err *err) must_check;
 

@@ -19,6 +19,8 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
+enum { FIRST_BYTES = 128 * 1024 };
+
 /* A regular file of this size, at the path without any link; -1. */
 static int open_local(const struct content_env *env, const char *path, uint64_t size)
 {
@@ -108,12 +110,13 @@ static int take(struct content *c, const struct piece *piece)
 	return error;
 }
 
-/* The whole file if it is small, else from where it is needed. */
-static struct piece choose(const struct content *c, uint64_t first)
+/* Small at first, for somebody who needs the beginning only, and twice as large each time. */
+static struct piece choose(struct content *c, uint64_t first)
 {
-	uint64_t at = c->id.size <= LF_DIGEST_MAX ? 0 : first * BLOCK_BYTES;
+	uint64_t at = first * BLOCK_BYTES;
 
-	return (struct piece){.at = at, .bytes = MIN(c->id.size - at, (uint64_t)LF_DIGEST_MAX)};
+	c->local_step = c->local_step ? MIN(c->local_step * 2, (uint64_t)LF_DIGEST_MAX) : FIRST_BYTES;
+	return (struct piece){.at = at, .bytes = MIN(c->id.size - at, c->local_step)};
 }
 
 static void give_up(struct content *c)

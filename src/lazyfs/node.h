@@ -65,6 +65,7 @@ struct lazyfs {
 	struct node *contents; /* list of nodes that have a content */
 	uint64_t next_number, n_nodes;
 
+	struct warm *warm; /* prime.c; NULL: nothing is */
 	pthread_t filler;
 	bool filling; /* the thread was started */
 	atomic_bool stop, complete;
@@ -115,6 +116,9 @@ int node_load_xattrs(struct lazyfs *fs, struct node *n, const struct patience *p
 int node_revalidate(struct lazyfs *fs, struct node *n, const struct patience *p);
 /* Fills in what it knows of the root directory. */
 int node_load_root(struct lazyfs *fs, const struct patience *p);
+
+/* Waits for what lazyfs_warm has begun; fs->stop ends it early. */
+void lazyfs_end_warm(struct lazyfs *fs);
 
 /* For remote_ask: an LF_ATTR into the struct lf_attr at @arg. */
 int node_take_attr(void *arg, const struct lf_reply *reply);

@@ -10,6 +10,7 @@
 #include "lazyfs/wait.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -184,6 +185,101 @@ int lazyfs_prime(struct lazyfs *fs, const char *const *paths, size_t n)
 	pthread_cond_destroy(&p.cond);
 	pthread_mutex_destroy(&p.lock);
 	return error;
+}
+
+/* ---- beginnings ---- */
+
+enum { WARM_THREADS = 8, WARM_BYTES = 64 * 1024 };
+
+struct warm {
+	struct lazyfs *fs;
+	struct arena arena;
+	VEC(const char *) paths;
+	atomic_size_t next;
+	pthread_t threads[WARM_THREADS];
+	size_t n_threads;
+};
+
+/* The node of a path that is known, pinned; NULL: it is not, or no program and no library. */
+static struct node *find_program(struct lazyfs *fs, const char *path)
+{
+	const char *name;
+	struct node *dir, *n = NULL;
+	const struct name *e;
+
+	pthread_mutex_lock(&fs->lock);
+	dir = parent_of(fs, path, &name);
+	e = dir ? dirnames_find(&dir->names, name) : NULL;
+	if (e && e->node && S_ISREG(e->node->attr.mode) &&
+	    ((e->node->attr.mode & 0111) || strstr(name, ".so"))) {
+		n = e->node;
+		n->pins++;
+	}
+	pthread_mutex_unlock(&fs->lock);
+	return n;
+}
+
+static void warm_one(struct lazyfs *fs, struct node *n, char *buf)
+{
+	struct patience p = node_patience(fs, NULL);
+	struct content *c;
+
+	pthread_mutex_lock(&fs->lock);
+	c = node_content(fs, n);
+	pthread_mutex_unlock(&fs->lock);
+	/* whoever needs it asks again */
+	if (c)
+		(void)content_read(c, buf, WARM_BYTES, 0, NULL, &p);
+}
+
+static void *warm(void *arg)
+{
+	struct warm *w = arg;
+	cleanup_free char *buf = malloc(WARM_BYTES);
+	size_t i;
+
+	while (buf && !atomic_load(&w->fs->stop) && (i = atomic_fetch_add(&w->next, 1)) < w->paths.n) {
+		struct node *n = find_program(w->fs, w->paths.v[i]);
+
+		if (!n)
+			continue;
+		warm_one(w->fs, n, buf);
+		node_unpin(w->fs, n);
+	}
+	return NULL;
+}
+
+void lazyfs_warm(struct lazyfs *fs, const char *const *paths, size_t n)
+{
+	struct warm *w = fs->warm ? NULL : calloc(1, sizeof(*w));
+
+	if (!w)
+		return;
+	w->fs = fs;
+	fs->warm = w;
+	for (size_t i = 0; i < n; i++) {
+		const char *copy = lf_path_valid(paths[i]) ? arena_strdup(&w->arena, paths[i]) : NULL;
+
+		if (copy && copy[1] && !vec_push(&w->paths, copy))
+			break;
+	}
+	while (w->n_threads < WARM_THREADS && w->n_threads < w->paths.n &&
+	       pthread_create(&w->threads[w->n_threads], NULL, warm, w) == 0)
+		w->n_threads++;
+}
+
+void lazyfs_end_warm(struct lazyfs *fs)
+{
+	struct warm *w = fs->warm;
+
+	if (!w)
+		return;
+	for (size_t i = 0; i < w->n_threads; i++)
+		pthread_join(w->threads[i], NULL);
+	vec_free(&w->paths);
+	arena_free(&w->arena);
+	free(w);
+	fs->warm = NULL;
 }
 
 int lazyfs_ping(struct lazyfs *fs, bool (*interrupted)(void *arg), void *arg)

@@ -29,6 +29,7 @@ struct remote {
 
 	/* of the thread */
 	int in;
+	bool idle_once; /* nothing happened for a while */
 	struct frame_reader reader;
 	struct arena arena;
 
@@ -36,6 +37,7 @@ struct remote {
 	pthread_cond_t idle;  /* running changed */
 	int out;              /* -1: the connection is down */
 	bool stop, bye;
+	bool asleep; /* the thread waits for ever: it must be woken to watch over a question */
 	struct lf_out queue; /* what could not be sent yet */
 	size_t queue_sent;
 	struct remote_call *first, *last; /* in flight, oldest first */
@@ -130,8 +132,9 @@ int remote_submit(struct remote *r, struct remote_call *c)
 			push(r);
 		}
 		/* the thread has to look at its time-outs, or at the rest of the queue */
-		if (r->queue.bytes || r->first == c)
+		if (r->queue.bytes || r->asleep)
 			wake(r);
+		r->asleep = false;
 	}
 	pthread_mutex_unlock(&r->lock);
 	return error;
@@ -366,16 +369,20 @@ static int step(struct remote *r, struct err *err)
 	struct pollfd p[] = {{.fd = r->in, .events = POLLIN},
 			     {.fd = r->wake, .events = POLLIN},
 			     {.fd = -1, .events = POLLOUT}};
-	int timeout;
+	int timeout, n_ready;
 	uint64_t n;
 
 	pthread_mutex_lock(&r->lock);
 	push(r);
 	p[2].fd = r->queue.bytes ? r->out : -1;
-	timeout = r->first ? SILENT_MS / 4 : -1;
+	/* a while after the last answer another question is likely, and to be woken for it costs as much as it */
+	r->asleep = !r->first && r->idle_once;
+	timeout = r->asleep ? -1 : SILENT_MS / 4;
 	pthread_mutex_unlock(&r->lock);
-	if (poll(p, ARRAY_SIZE(p), timeout) < 0 && errno != EINTR)
+	n_ready = poll(p, ARRAY_SIZE(p), timeout);
+	if (n_ready < 0 && errno != EINTR)
 		return err_sys(err, "poll");
+	r->idle_once = n_ready == 0;
 	if (p[1].revents && read(r->wake, &n, sizeof(n)) < 0)
 		log_debug("nobody woke the thread");
 	if (p[0].revents && receive(r, err) < 0)

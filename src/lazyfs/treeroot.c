@@ -154,6 +154,8 @@ static int prime(struct attendant *a, struct lazyfs *fs, char *text, size_t byte
 	}
 	if (!error)
 		error = lazyfs_prime(fs, paths.v, paths.n);
+	if (!error)
+		lazyfs_warm(fs, paths.v, paths.n);
 	vec_free(&paths);
 	return error;
 }

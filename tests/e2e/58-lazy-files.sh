@@ -286,22 +286,38 @@ one: 300000 bytes
 two: EIO" ] || complain "wrong log: $(cat "$(b_work)/log")"
 }
 
-# The agent on b dies while it builds the tree: the program runs on at home, and nothing is left on b.
+# The agent on b dies before the commit: the program runs on at home, and nothing is left on b. When it
+# dies is seen on b: as soon as the process that serves the files is there, which is long before the
+# commit, or a task of the tree, which is shortly before; then the migration may win.
 agent_killed() {
-	local pid line
+	local pid when=$1
 	fresh
 	pid=$(start_bench a anon 64) || return 1
-	mkdir -p "$(a_work)"
-	MIGRATE_LIMIT=60 hosts_exec "$dir" a timeout -k 5 60 ferry migrate --json --files=lazy "$pid" ferry-b </dev/null 2>"$TEST_TMP/migrate.err" |
-		while read -r line; do
-			[[ $line == *'"stage"'*'"state"'* ]] || continue
-			# the attendant was forked by the agent, and has its command line
-			on b sh -c 'for p in $(pgrep -x ferry); do [ "$(tr "\0" " " </proc/$p/cmdline)" = "ferry agent " ] && kill -KILL $p; done'
-		done
-	grep -q . "$TEST_TMP/migrate.err" || complain "migrate says nothing" || return 1
-	at_home a "$pid" || return 1
-	all_gone || return 1
-	bench_report a "$pid" >/dev/null
+	hosts_spawn "$dir" b /dev/null sh -c '
+		seen() {
+			if [ "$1" = early ]; then
+				pgrep -x ferry-lazyfs >/dev/null
+				return
+			fi
+			for p in $(pgrep -v -x "sshd|ferry.*|sh|pgrep|sleep"); do
+				grep -qs fuse.ferry /proc/$p/mounts && return
+			done
+			return 1
+		}
+		# the process that serves the files was forked by the agent, and has its command line
+		for i in $(seq 3000); do
+			seen "$1" && for p in $(pgrep -x ferry); do
+				[ "$(tr "\0" " " </proc/$p/cmdline)" = "ferry agent " ] && kill -KILL $p && exit
+			done
+			sleep 0.01
+		done' sh "$when"
+	if migrate a "$pid" --files=lazy --mode=stop; then
+		[ "$when" = late ] || complain "it moved without an agent" || return 1
+		echo "the kill came too late"
+		moved a "$pid" && bench_report b "$pid" >/dev/null
+		return
+	fi
+	one_sentence && at_home a "$pid" && all_gone && bench_report a "$pid" >/dev/null
 }
 
 # Refused before anything is stopped, with the remedy.
@@ -342,6 +358,7 @@ test_case "sqlite3 inside a transaction" sqlite
 test_case "nginx: new files, a log that is opened anew" nginx_server
 test_case "restore --lazy-files" restore_command
 test_case "the source is killed after the commit" source_killed
-test_case "the destination is killed before the commit" agent_killed
+test_case "the destination is killed before the freeze" agent_killed early
+test_case "the destination is killed before the commit" agent_killed late
 test_case "no FUSE at the destination" no_fuse
 test_case "files=shared" shared

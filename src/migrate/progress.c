@@ -139,8 +139,8 @@ static void moved_json(struct progress *p, const struct progress_summary *s)
 			      "round_bytes", (json_int_t)s->round_bytes, "zero_bytes",
 			      (json_int_t)s->zero_bytes);
 
-	if (o && s->files_lazy)
-		json_object_set_new(o, "files_lazy", json_true());
+	if (o && s->kept_list)
+		json_object_set_new(o, "lazy_files_list", json_string(s->kept_list));
 	if (o && s->lazy.known)
 		json_object_set_new(o, "postcopy", lazy_json(&s->lazy));
 	emit(p, o);
@@ -189,9 +189,10 @@ void progress_moved(struct progress *p, const struct progress_summary *s)
 	       s->host, seconds(clock_ns() - p->start_ns), frozen,
 	       human(sent, sizeof(sent), (double)s->sent_bytes), files);
 	tell_modes(s);
-	if (s->files_lazy)
-		printf("its files come from here when it uses them; on %s 'ferry lazyfs --status /proc/%d/root' tells\n",
-		       s->host, s->new_pid);
+	if (s->kept_list)
+		printf("its files come from here when it uses them ('ferry lazyfs --status /proc/%d/root' there);\n"
+		       "what it changes becomes files of %s when it has ended, listed in %s\n",
+		       s->new_pid, s->host, s->kept_list);
 	fflush(stdout);
 }
 

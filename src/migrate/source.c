@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "kernel/proc.h"
+#include "lazyfs/treeroot.h"
 #include "migrate/left.h"
 #include "migrate/needs.h"
 #include "migrate/stages.h"
@@ -365,10 +366,14 @@ static void tell_moved(struct source *s)
 				       .rounds = s->rounds,
 				       .round_bytes = s->round_bytes,
 				       .lazy = s->lazy,
-				       .memory_bytes = s->memory_bytes,
-				       .files_lazy = s->opt->files.mode == WIRE_FILES_LAZY};
+				       .memory_bytes = s->memory_bytes};
+	char list[sizeof(TREEROOT_KEPT_DIR) + WIRE_TOKEN_CHARS + 8];
 	struct file_totals files;
 
+	if (s->opt->files.mode == WIRE_FILES_LAZY) {
+		snprintf(list, sizeof(list), "%s/%s.txt", TREEROOT_KEPT_DIR, s->opt->settle.token);
+		sum.kept_list = list;
+	}
 	file_source_totals(s->files, &files);
 	sum.files = files.files;
 	sum.file_bytes = files.bytes;

@@ -31,7 +31,7 @@ class Agent:
     def __init__(self, exports, uid=0, gid=0, reads_all=True, root="/", groups=()):
         self.p = subprocess.Popen([FERRY, "agent", "--files"], stdin=subprocess.PIPE,
                                   stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        body = b"ferryfs\n" + struct.pack("<I", 1) + text(root) + struct.pack("<I", len(exports))
+        body = b"ferryfs\n" + struct.pack("<I", 2) + text(root) + struct.pack("<I", len(exports))
         for path, whole in exports:
             body += struct.pack("<I", whole) + text(path)
         body += struct.pack("<IIIII", 1, uid, gid, reads_all, len(groups))

@@ -52,7 +52,7 @@ running() { # HOST NAME: is there a process with this command name?
 all_gone() {
 	wait_for 20 nothing_runs || complain "left: $(on a pgrep -ax ferry-files) $(on b pgrep -ax ferry-lazyfs)" || return 1
 	[ -z "$(ls -A "$(files_of b)/var/tmp")" ] || complain "the cache stays: $(ls -A "$(files_of b)/var/tmp")" || return 1
-	[ -z "$(ls -A "$(files_of b)/run/ferry")" ] || complain "left in /run/ferry: $(ls -A "$(files_of b)/run/ferry")"
+	[ -z "$(find "$(files_of b)/run/ferry" -name '*.files')" ] || complain "the door stays"
 }
 
 nothing_runs() {
@@ -323,7 +323,9 @@ agent_killed() {
 	if migrate a "$pid" --files=lazy --mode=stop; then
 		[ "$when" = late ] || complain "it moved without an agent" || return 1
 		echo "the kill came too late"
-		moved a "$pid" && answers_there "$pid"
+		moved a "$pid" && answers_there "$pid" || return 1
+		on b kill -KILL "$pid"
+		wait_for 10 gone b "$pid" && all_gone
 		return
 	fi
 	one_sentence && at_home a "$pid" && all_gone && bench_report a "$pid" >/dev/null

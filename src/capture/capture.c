@@ -204,9 +204,7 @@ int capture_freeze(struct capture_session *s, unsigned int timeout_ms, struct er
 	raise_fd_limit();
 	if (session_allowed(s, err))
 		return -1;
-	if (freeze_tree(s, timeout_ms, err))
-		return -1;
-	return seen_confirm_start(s, err);
+	return freeze_tree(s, timeout_ms, err);
 }
 
 /* ---- collect ---- */
@@ -318,7 +316,8 @@ int capture_collect(struct capture_session *s, struct err *err)
 	log_info("collected: %zu tasks, %lu threads, %zu descriptions after %.3f ms", s->tasks.n,
 		 (unsigned long)s->stats.n_threads, s->c.fds.n,
 		 (double)(clock_ns() - s->freeze_started_ns) / 1e6);
-	return 0;
+	/* not before the visits: their mmap would wait for whoever walks the page tables */
+	return seen_confirm_start(s, err);
 }
 
 /* ---- memory ---- */

@@ -123,7 +123,7 @@ int areas_describe(struct capture_session *s, struct live_task *t, struct err *e
 
 /* seen.c: the areas of a frozen task into t->vmas, with flags. */
 int seen_read(const struct capture_session *s, struct live_task *t, struct err *err) must_check;
-/* In the freeze: a thread looks again at what was not looked at in it. capture_confirm ends it. */
+/* In the freeze, after the visits: a thread looks again at what was not looked at in it. capture_confirm ends it. */
 int seen_confirm_start(struct capture_session *s, struct err *err) must_check;
 void seen_forget(struct capture_session *s);
 

@@ -42,6 +42,7 @@ struct lane_source {
 	uint64_t received_bytes;
 	struct kept *kept;                     /* NULL: everything is at home */
 	struct lazy_request *here, **here_end; /* asked for, and kept */
+	uint64_t here_pages[2];                /* put in place from there; [1]: urgently */
 	bool broken; /* what should be kept cannot be read: no connection helps */
 	struct err why;
 };
@@ -279,6 +280,7 @@ static int answer_one_here(struct lane_source *s, struct lazy_request *rq, struc
 		}
 		if (lazy_answer(z, rq, at, pages, n, err) < 0)
 			return -1;
+		s->here_pages[rq->urgent] += n;
 	}
 	lazy_end(z, rq);
 	return 0;
@@ -472,6 +474,11 @@ int lane_source_finish(struct lane_source *s, struct lazy *z, int timeout_ms, st
 			return -1;
 	}
 	return err_set(err, ETIMEDOUT, "the source could not be told that nothing is missing");
+}
+
+uint64_t lane_source_here_pages(const struct lane_source *s, bool urgent)
+{
+	return s->here_pages[urgent];
 }
 
 uint64_t lane_source_received_bytes(const struct lane_source *s)

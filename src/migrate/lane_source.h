@@ -33,6 +33,9 @@ int lane_source_await(struct lane_source *s, int stop_fd, int timeout_ms, struct
 int lane_source_finish(struct lane_source *s, struct lazy *z, int timeout_ms, struct err *err)
 	must_check;
 
+/* Pages that were put in place from what was kept: no connection was used for them. */
+uint64_t lane_source_here_pages(const struct lane_source *s, bool urgent);
+
 uint64_t lane_source_received_bytes(const struct lane_source *s);
 
 #endif

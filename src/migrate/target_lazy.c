@@ -251,7 +251,8 @@ void target_undo_fill(struct target *t)
 	t->guardian = NULL;
 }
 
-static int tell_drained(struct target *t, struct err *err)
+/* @here: pages that rounds had brought; [1]: those that a thread waited for. */
+static int tell_drained(struct target *t, const uint64_t here[2], struct err *err)
 {
 	Wire__Drained msg = WIRE__DRAINED__INIT;
 	struct lazy_stats st;
@@ -267,8 +268,9 @@ static int tell_drained(struct target *t, struct err *err)
 	msg.p99_ns = st.fault_p99_ns;
 	msg.max_ns = st.fault_max_ns;
 	msg.drain_ns = st.drain_ns;
-	msg.urgent_pages = st.urgent_pages;
-	msg.bulk_pages = st.bulk_pages;
+	/* what has moved now; pages that a child of the program took may count in one of the two only */
+	msg.urgent_pages = st.urgent_pages - MIN(here[1], st.urgent_pages);
+	msg.bulk_pages = st.bulk_pages - MIN(here[0], st.bulk_pages);
 	msg.gone_pages = st.gone_pages;
 	msg.has_losses = true;
 	msg.losses = st.losses;
@@ -277,6 +279,7 @@ static int tell_drained(struct target *t, struct err *err)
 
 int target_postcopy(struct target *t, struct err *err)
 {
+	uint64_t here[2];
 	int rc;
 
 	if (!t->filling)
@@ -288,8 +291,10 @@ int target_postcopy(struct target *t, struct err *err)
 		*err = t->fill_err;
 		return -1;
 	}
+	here[0] = lane_source_here_pages(t->lanes, false);
+	here[1] = lane_source_here_pages(t->lanes, true);
 	target_undo_lanes(t); /* so that ssh may end */
-	rc = tell_drained(t, err);
+	rc = tell_drained(t, here, err);
 	lazy_close(t->lazy);
 	t->lazy = NULL;
 	guardian_end(t->guardian);

@@ -20,7 +20,8 @@
 struct migrate_args {
 	const char *ssh, *remote_ferry, *recover;
 	unsigned int pids, files, on_unknown;
-	uint64_t timeout_s, files_timeout_s, unknown_after_s, max_rounds, max_downtime_ms, bandwidth;
+	uint64_t timeout_s, files_timeout_s, unknown_after_s, max_rounds, max_downtime_ms,
+		bandwidth, connections;
 	unsigned int mode, transport;
 	bool plain_tcp, overwrite_files, no_background, json, quiet;
 	struct log_args log;
@@ -119,6 +120,14 @@ static const struct opt_row rows[] = {
 	 .type = OPT_WORD,
 	 .offset = offsetof(struct migrate_args, transport),
 	 .words = transport_words},
+	{.long_name = "connections",
+	 .arg = "N",
+	 .help = "with TLS: use N connections beside each other (default: one for two processors, at "
+		 "most 4)",
+	 .type = OPT_NUMBER,
+	 .offset = offsetof(struct migrate_args, connections),
+	 .min = 1,
+	 .max = TRUNK_WAYS_MAX},
 	{.long_name = "insecure-plain-tcp",
 	 .help = "send memory over TCP, faster than ssh but not encrypted: for networks that you trust",
 	 .type = OPT_FLAG,
@@ -245,6 +254,14 @@ static int move(struct migrate_options *opt, char *title, struct err *err)
 	return status;
 }
 
+/* Each keeps one processor busy at each end, and the rest of the machine has work of its own. */
+static unsigned int usual_connections(void)
+{
+	long processors = sysconf(_SC_NPROCESSORS_ONLN);
+
+	return (unsigned int)MAX(1, MIN(processors / 2, 4));
+}
+
 static int fill_options(const struct migrate_args *args, const struct opt_rest *rest,
 			struct migrate_options *opt, struct err *err)
 {
@@ -270,6 +287,7 @@ static int fill_options(const struct migrate_args *args, const struct opt_rest *
 	opt->mode = opt->mode_wanted ? modes[args->mode] : WIRE_MODE_HYBRID;
 	opt->plain_tcp = args->plain_tcp;
 	opt->transport = (enum transport)args->transport;
+	opt->connections = args->connections ? (unsigned int)args->connections : usual_connections();
 	if (args->plain_tcp && opt->transport == TRANSPORT_TLS)
 		return err_set(err, 0, "--insecure-plain-tcp and --transport=tls exclude each other");
 	opt->max_rounds = (unsigned int)args->max_rounds;

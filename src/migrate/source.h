@@ -28,8 +28,9 @@ struct migrate_options {
 	bool mode_wanted; /* the user's word: refuse rather than do it in another way */
 	bool plain_tcp;   /* lanes by TCP, not encrypted */
 	enum transport transport;
-	uint64_t bandwidth;      /* bytes a second for rounds of pre-copy; 0: as fast as it goes */
-	unsigned int max_rounds; /* 0: as many as pay */
+	unsigned int connections; /* of TLS, for the messages */
+	uint64_t bandwidth;       /* bytes a second for rounds of pre-copy; 0: as fast as it goes */
+	unsigned int max_rounds;  /* 0: as many as pay */
 	unsigned int max_downtime_ms; /* 0: no limit */
 	unsigned int timeout_s;       /* for the freeze */
 	struct settle_options settle;

@@ -18,6 +18,7 @@ int transport_offer(struct transport_source *t, const struct migrate_options *op
 		    Wire__Needs *needs, struct err *err)
 {
 	t->wanted = opt->transport;
+	t->wanted_ways = MIN(opt->connections, (unsigned int)TRUNK_WAYS_MAX);
 	t->token = opt->settle.token;
 	if (opt->transport == TRANSPORT_SSH || opt->plain_tcp)
 		return 0;
@@ -32,12 +33,10 @@ int transport_offer(struct transport_source *t, const struct migrate_options *op
 	return 0;
 }
 
-/* Connects to the port. The agent has answered when this returns. */
-static int dial(struct transport_source *t, const Wire__Verdict *v, const char *peer,
-		struct lane *lane, struct err *err)
+/* One connection to the port. The agent has answered when this returns. */
+static int dial_way(const struct transport_source *t, const char *peer, struct lane *lane,
+		    struct err *err)
 {
-	snprintf(t->address, sizeof(t->address), "%s", v->address);
-	t->port = (uint16_t)v->port;
 	if (lane_dial_tls(t->tls, t->address, t->port, t->token, LANE_TRUNK, lane, err))
 		return -1;
 	if (lane_heard(lane, HEARD_MS, peer, err) == 0)
@@ -46,43 +45,78 @@ static int dial(struct transport_source *t, const Wire__Verdict *v, const char *
 	return -1;
 }
 
+/* One after the other: both sides know the first by that. Fewer than wanted are good enough. */
+static int dial(struct transport_source *t, const Wire__Verdict *v, const char *peer,
+		struct trunk_way *ways, struct err *err)
+{
+	struct lane lane;
+
+	snprintf(t->address, sizeof(t->address), "%s", v->address);
+	t->port = (uint16_t)v->port;
+	for (t->ways = 0; t->ways < t->wanted_ways; t->ways++) {
+		if (dial_way(t, peer, &lane, err))
+			break;
+		ways[t->ways] = (struct trunk_way){lane.in, lane.tunnel};
+	}
+	t->used = t->ways > 0;
+	return t->used ? 0 : -1;
+}
+
 static int tell(const struct transport_source *t, struct channel *ch, struct err *err)
 {
 	Wire__Transport msg = WIRE__TRANSPORT__INIT;
 
 	msg.tls = t->used;
+	msg.has_ways = true;
+	msg.ways = (uint32_t)t->ways;
 	return channel_send(ch, MSG_TRANSPORT, &msg.base, err);
+}
+
+/* What the user hears of it. */
+static void say(const struct transport_source *t, struct progress *progress, const struct err *why)
+{
+	char note[1200];
+
+	if (t->used)
+		snprintf(note, sizeof(note), "it moves over TLS, to %s, port %u (%zu connection%s)",
+			 t->address, t->port, t->ways, t->ways == 1 ? "" : "s");
+	else
+		snprintf(note, sizeof(note), "it moves through ssh: %s", why->text);
+	progress_note(progress, note);
+}
+
+/* Both go on over what was made. Takes the ways. */
+static int go_over(struct channel *ch, const struct trunk_way *ways, size_t n, struct err *err)
+{
+	int fd;
+	struct trunk *trunk = trunk_open(ways, n, &fd, err);
+
+	return trunk ? channel_switch(ch, fd, trunk, err) : -1;
 }
 
 int transport_choose(struct transport_source *t, const Wire__Verdict *v, struct channel *ch,
 		     struct progress *progress, struct err *err)
 {
 	bool offered = t->tls && v->has_port && v->address;
-	struct lane lane = LANE_NONE;
-	char note[1200];
+	struct trunk_way ways[TRUNK_WAYS_MAX];
 	struct err why;
 
 	if (!t->tls)
 		return 0;
-	if (offered)
-		t->used = dial(t, v, ch->peer, &lane, &why) == 0;
-	else
+	if (!offered)
 		err_set(&why, 0, "%s opens no port for TLS", ch->peer);
+	else if (dial(t, v, ch->peer, ways, &why))
+		log_warn("%s", why.text);
 	if (!t->used && t->wanted == TRANSPORT_TLS) {
 		*err = why;
 		return err_wrap(err, "--transport=tls");
 	}
-	if (t->used)
-		snprintf(note, sizeof(note), "it moves over TLS, to %s, port %u", t->address,
-			 t->port);
-	else
-		snprintf(note, sizeof(note), "it moves through ssh: %s", why.text);
-	progress_note(progress, note);
+	say(t, progress, &why);
 	if (offered && tell(t, ch, err)) {
-		lane_close(&lane);
+		trunk_drop(ways, t->ways);
 		return -1;
 	}
-	return t->used ? channel_switch(ch, lane.in, lane.tunnel, err) : 0;
+	return t->used ? go_over(ch, ways, t->ways, err) : 0;
 }
 
 /* ---- target ---- */
@@ -137,25 +171,28 @@ void transport_open(struct target *t, struct arena *arena, Wire__Verdict *verdic
 	verdict->port = hall_port(t->hall);
 }
 
-/* Whoever knows secret and token: the last who came. */
-static int work_hall(struct target *t, struct lane *trunk, struct err *err)
+/* The connections of those who know secret and token, in the order in which they came. */
+struct arrivals {
+	struct trunk_way ways[TRUNK_WAYS_MAX];
+	size_t n;
+};
+
+static int work_hall(struct target *t, struct arrivals *a, struct err *err)
 {
 	struct lane lane;
 	int n = hall_work(t->hall, &lane, err);
 
 	if (n <= 0)
 		return n;
-	if (lane.kind != LANE_TRUNK) {
+	if (lane.kind != LANE_TRUNK || a->n == ARRAY_SIZE(a->ways))
 		lane_close(&lane);
-		return 0;
-	}
-	lane_close(trunk);
-	*trunk = lane;
+	else
+		a->ways[a->n++] = (struct trunk_way){lane.in, lane.tunnel};
 	return 0;
 }
 
 /* Until the source has said something over the old connection. */
-static int await_word(struct target *t, struct lane *trunk, struct err *err)
+static int await_word(struct target *t, struct arrivals *a, struct err *err)
 {
 	struct pollfd p[2] = {{.fd = t->ch.in, .events = POLLIN},
 			      {.fd = hall_fd(t->hall), .events = POLLIN}};
@@ -163,39 +200,39 @@ static int await_word(struct target *t, struct lane *trunk, struct err *err)
 	while (!p[0].revents) {
 		if (poll(p, ARRAY_SIZE(p), -1) < 0 && errno != EINTR)
 			return err_sys(err, "poll");
-		if (p[1].revents && work_hall(t, trunk, err))
+		if (p[1].revents && work_hall(t, a, err))
 			return -1;
 	}
 	return 0;
 }
 
 /* Lanes may still come later; nobody else. */
-static int go_there(struct target *t, struct lane *trunk, struct err *err)
+static int go_there(struct target *t, struct arrivals *a, const Wire__Transport *msg, struct err *err)
 {
-	if (trunk->in < 0)
-		return err_set(err, EPROTO, "the source goes to a connection that it has not made");
+	size_t n = msg->has_ways ? msg->ways : 1;
+
+	if (n == 0 || n > a->n)
+		return err_set(err, EPROTO, "the source goes to connections that it has not made");
 	log_info("over TLS from now on");
 	if (!(t->needs->mode & WIRE_MODE_POSTCOPY))
 		target_undo_lanes(t);
-	return channel_switch(&t->ch, steal_fd(&trunk->in), steal_ptr(&trunk->tunnel), err);
+	trunk_drop(a->ways + n, a->n - n);
+	a->n = 0;
+	return go_over(&t->ch, a->ways, n, err);
 }
 
 int transport_await(struct target *t, struct err *err)
 {
-	struct lane trunk = LANE_NONE;
-	Wire__Transport *msg;
-	int rc;
+	struct arrivals a = {.n = 0};
+	Wire__Transport *msg = NULL;
+	int rc = await_word(t, &a, err);
 
-	if (await_word(t, &trunk, err) < 0) {
-		lane_close(&trunk);
-		return -1;
-	}
-	msg = channel_expect(&t->ch, MSG_TRANSPORT, err);
-	rc = !msg ? -1 : msg->tls ? go_there(t, &trunk, err) : 0;
-	if (!msg || !msg->tls) {
-		lane_close(&trunk);
+	if (rc == 0)
+		msg = channel_expect(&t->ch, MSG_TRANSPORT, err);
+	rc = !msg ? -1 : msg->tls ? go_there(t, &a, msg, err) : 0;
+	trunk_drop(a.ways, a.n);
+	if (!msg || !msg->tls)
 		target_undo_lanes(t);
-	}
 	if (msg)
 		wire_free(msg);
 	return rc;

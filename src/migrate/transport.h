@@ -9,8 +9,9 @@
  *	NEEDS with a secret	-->	opens a port (hall)
  *				<--	VERDICT with its address
  *	connects, and shows that
- *	it knows secret and token	-->	a lane for messages (lane.h)
- *	TRANSPORT		-->	both go on there, or stay
+ *	it knows secret and token,
+ *	as often as wanted	-->	lanes for messages (lane.h)
+ *	TRANSPORT		-->	both go on there (wire/trunk.h), or stay
  *
  * An older ferry does not know of the secret, and opens no port.
  */
@@ -39,7 +40,8 @@ struct transport_source {
 	struct tls *tls; /* NULL: none is offered */
 	char address[64];
 	uint16_t port;
-	bool used; /* further connections go there, too */
+	size_t wanted_ways, ways; /* connections that carry the messages */
+	bool used;                /* further connections go there, too */
 };
 
 /* ---- source ---- */

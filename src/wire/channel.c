@@ -39,7 +39,7 @@ void channel_init(struct channel *ch, int in, int out, enum wire_side side, cons
 #endif
 }
 
-int channel_switch(struct channel *ch, int fd, struct tunnel *tunnel, struct err *err)
+int channel_switch(struct channel *ch, int fd, struct trunk *trunk, struct err *err)
 {
 	struct frame f;
 	int rc = frame_peek(&ch->reader, &f, err);
@@ -49,13 +49,13 @@ int channel_switch(struct channel *ch, int fd, struct tunnel *tunnel, struct err
 			ch->peer, f.type);
 	if (rc) {
 		close(fd);
-		tunnel_abort(tunnel);
+		trunk_finish(trunk);
 		return -1;
 	}
 	ch->old_in = ch->in;
 	ch->old_out = ch->out;
 	ch->in = ch->out = fd;
-	ch->tunnel = tunnel;
+	ch->trunk = trunk;
 	set_nonblocking(fd);
 	return 0;
 }
@@ -71,9 +71,9 @@ static void close_both(int in, int out)
 void channel_finish(struct channel *ch)
 {
 	close_both(ch->in, ch->out);
-	tunnel_finish(ch->tunnel);
+	trunk_finish(ch->trunk);
 	close_both(ch->old_in, ch->old_out);
-	ch->tunnel = NULL;
+	ch->trunk = NULL;
 	ch->in = ch->out = ch->old_in = ch->old_out = -1;
 	frame_reader_finish(&ch->reader);
 }
@@ -81,7 +81,7 @@ void channel_finish(struct channel *ch)
 static int broken(struct channel *ch, int no, const char *what, struct err *err)
 {
 	ch->broken = true;
-	if (tunnel_fault(ch->tunnel, err))
+	if (trunk_fault(ch->trunk, err))
 		return err_wrap(err, "the connection to %s", ch->peer);
 	if (!no)
 		return err_set(err, EPIPE, "the connection to %s ended", ch->peer);

@@ -10,16 +10,16 @@
 
 #include "wire/frame.h"
 #include "wire/msg.h"
-#include "wire/tunnel.h"
+#include "wire/trunk.h"
 
 #include <stdbool.h>
 #include <sys/uio.h>
 
 struct channel {
-	int in, out;           /* the channel's own; nonblocking */
-	int old_in, old_out;   /* before channel_switch; -1 */
-	struct tunnel *tunnel; /* around in and out; NULL: none */
-	enum wire_side side;   /* ours */
+	int in, out;         /* the channel's own; nonblocking */
+	int old_in, old_out; /* before channel_switch; -1 */
+	struct trunk *trunk; /* around in and out; NULL: none */
+	enum wire_side side; /* ours */
 	enum wire_stage stage;
 	const char *peer; /* for messages: "HOST" or "the source" */
 	struct frame_reader reader;
@@ -43,7 +43,7 @@ void channel_finish(struct channel *ch);
  * From now on over another connection, of which @fd is the user's end; takes both. The descriptors
  * of before stay open to the end. What came over them has been received.
  */
-int channel_switch(struct channel *ch, int fd, struct tunnel *tunnel, struct err *err) must_check;
+int channel_switch(struct channel *ch, int fd, struct trunk *trunk, struct err *err) must_check;
 
 /* @body may be NULL for messages without one. */
 int channel_send(struct channel *ch, uint16_t type, const ProtobufCMessage *body, struct err *err)

@@ -268,6 +268,7 @@ static const char *known_reason(int about)
 	case SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE:
 		return "it has no certificate";
 	case SSL_R_DECRYPTION_FAILED_OR_BAD_RECORD_MAC:
+	case SSL_R_SSLV3_ALERT_BAD_RECORD_MAC: /* the peer has noticed it */
 		return "what came is not what was sent: somebody has changed it on the way";
 	case SSL_R_BINDER_DOES_NOT_VERIFY:
 	case SSL_R_NO_SHARED_CIPHER:
@@ -304,7 +305,7 @@ int tls_failure(SSL *ssl, int rc, struct err *err)
 	if (about == SSL_R_CERTIFICATE_VERIFY_FAILED)
 		return err_set(err, EACCES, "its certificate is not accepted: %s",
 			       X509_verify_cert_error_string(SSL_get_verify_result(ssl)));
-	if (about >= SSL_AD_REASON_OFFSET)
+	if (about >= SSL_AD_REASON_OFFSET && !known)
 		return refused(ssl, reason, err);
 	return err_set(err, EPROTO, "%s", known ? known : reason);
 }

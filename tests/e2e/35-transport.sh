@@ -92,15 +92,20 @@ moves() {
 moves plain some . --mode=postcopy --insecure-plain-tcp
 result "over plain TCP memory can be read on the way"
 for mode in stop precopy postcopy hybrid; do
-	moves $mode none 'over TLS, to 127.0.0.1, port' --mode=$mode --transport=auto
+	moves $mode none 'over TLS, to 127.0.0.1, port' --mode=$mode --transport=auto --connections=1
 	result "over TLS it cannot: $mode"
+done
+
+for n in 2 5; do
+	moves connections-$n none "$n connections" --mode=hybrid --transport=tls --connections=$n
+	result "over $n connections"
 done
 
 # Others at the port, while it is open.
 strangers() {
 	local status
 	program strangers && tap try 0 || return 1
-	migrate 0 --mode=postcopy --transport=tls
+	migrate 0 --mode=postcopy --transport=tls --connections=1
 	status=$?
 	end_tap
 	[ $status = 0 ] || return 1
@@ -116,17 +121,23 @@ result "strangers and a replay get nothing, and nothing is disturbed"
 stays() {
 	local status
 	program "$1" && tap "${@:3}" || return 1
-	migrate 1 --mode=stop --transport=tls
+	migrate 1 --mode=stop --transport=tls --connections="${connections:-1}"
 	status=$?
 	end_tap
 	[ $status = 0 ] && says "$2" && lives home
 }
-stays flipped "changed it on the way\|refuses our secret" flip 3000000
+stays flipped "changed it on the way" flip 3000000
 result "a changed bit: the program runs on at home"
 stays flipped-answer "TLS\|changed it on the way\|refuses" flip -150
 result "a changed bit of the handshake: the program runs on at home"
-stays cut "connection" cut 3000000
+stays cut "the connection to here" cut 3000000
 result "a cut connection: the program runs on at home"
+
+connections=3
+stays flipped-one "the connection to here" flip 3000000
+result "a changed bit in one of three connections: the program runs on at home"
+stays cut-one "the connection to here" cut 3000000
+result "one of three connections is cut: the program runs on at home"
 
 # ---- through ssh --------------------------------------------------------------------------------
 

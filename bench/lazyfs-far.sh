@@ -41,8 +41,8 @@ on a ip link delete eth0
 "$top/netdelay" -a "$(hosts_pid "$dir" a)" -b "$(hosts_pid "$dir" b)" -A 10.88.0.1/24 -B 10.88.0.2/24 \
 	-n eth0 -d $((delay_ms * 500)) >/dev/null 2>&1 &
 emulator=$!
-for i in $(seq 50); do on b ping -c 1 -W 1 ferry-a >/dev/null 2>&1 && break; sleep 0.1; done
-on b ping -c 5 -i 0.2 -q ferry-a | tail -n 1
+for i in $(seq 50); do on b timeout 2 ssh ferry-a true 2>/dev/null && break; sleep 0.1; done
+echo "added round trip: $delay_ms ms"
 root_a=$(hosts_root "$dir" a) root_b=$(hosts_root "$dir" b)
 mkdir -p "$root_a/srv/files" "$root_a/srv/images" "$root_b/srv/images" "$root_b/mnt/lazy" "$root_b/mnt/sshfs"
 cp bench/lazyfs_measure.py "$root_b/srv/"
@@ -62,7 +62,7 @@ lazy_up() {
 }
 
 sshfs_up() {
-	on b timeout 60 sshfs ferry-a:/ /mnt/sshfs
+	on b timeout 60 sshfs -o sftp_server=/usr/lib/openssh/sftp-server ferry-a:/ /mnt/sshfs
 }
 
 down() {

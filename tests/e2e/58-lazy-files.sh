@@ -172,6 +172,18 @@ ok" ] || complain "the data base on b is wrong" || return 1
 	listed placed $work/db && listed kept $work/out
 }
 
+# fetch HOST PATH: from the server there, with the machine's python, as b has none.
+fetch() {
+	nsenter -t "$(hosts_pid "$dir" "$1")" -n python3 -c '
+import sys, urllib.request
+direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+sys.stdout.buffer.write(direct.open(sys.argv[1], timeout=10).read())' "http://127.0.0.1:8080$2"
+}
+
+fetches() { # HOST PATH TEXT
+	[ "$(fetch "$1" "$2" 2>/dev/null)" = "$3" ]
+}
+
 # A master and its worker: a log that is renamed and opened anew on a signal; files that are served for the first time.
 nginx_server() {
 	local pid log=$work/logs/access.log
@@ -195,20 +207,20 @@ nginx_server() {
 		}
 	END
 	pid=$(start nginx -e $work/logs/error.log -c $work/nginx.conf) || return 1
-	wait_for 10 on a curl -sf http://127.0.0.1:8080/first.html >/dev/null || complain "does not serve" || return 1
+	wait_for 10 fetches a /first.html first || complain "does not serve" || return 1
 	must_migrate a "$pid" --files=lazy && moved a "$pid" || return 1
-	[ "$(on b curl -sf http://127.0.0.1:8080/first.html)" = first ] || complain "does not serve on b" || return 1
-	on b curl -sf http://127.0.0.1:8080/large.bin | cmp - "$(a_work)/html/large.bin" || complain "a new file is wrong" || return 1
+	fetches b /first.html first || complain "does not serve on b" || return 1
+	fetch b /large.bin | cmp - "$(a_work)/html/large.bin" || complain "a new file is wrong" || return 1
 	echo made >"$(seen "$pid" $work/html/made.html)"
-	[ "$(on b curl -sf http://127.0.0.1:8080/made.html)" = made ] || complain "a file that was made on b is not served" || return 1
+	fetches b /made.html made || complain "a file that was made on b is not served" || return 1
 	mv "$(seen "$pid" $log)" "$(seen "$pid" $log.1)" && on b kill -USR1 "$pid"
 	wait_for 10 [ -e "$(seen "$pid" $log)" ] || complain "the log is not opened anew" || return 1
-	on b curl -sf http://127.0.0.1:8080/first.html?again >/dev/null
+	fetches b /first.html?again first || complain "does not serve after the signal" || return 1
 	wait_for 10 grep -q again "$(seen "$pid" $log)" || complain "the new log is not written" || return 1
 	on b kill -QUIT "$pid"
 	wait_for 10 gone b "$pid" || complain "does not end" || return 1
 	all_gone || return 1
-	grep -q again "$(b_work)/logs/access.log" && [ "$(grep -c first.html "$(b_work)/logs/access.log.1")" = 2 ] ||
+	grep -q again "$(b_work)/logs/access.log" && grep -q made.html "$(b_work)/logs/access.log.1" ||
 		complain "the logs are not on b" || return 1
 	listed placed $work/html/made.html
 }
@@ -349,7 +361,7 @@ shared() {
 	local pid
 	fresh
 	pid=$(start_bench a anon 1) || return 1
-	refused "/opt/bench-victim" a "$pid" --files=shared || return 1
+	refused "/opt/bench-victim" a "$pid" --files=shared --mode=stop || return 1
 	at_home a "$pid" || return 1
 	hosts_put "$dir" b "$(files_of a)/opt/bench-victim" /opt/bench-victim
 	mkdir -p "$(files_of b)/srv/work/bench"

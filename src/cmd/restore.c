@@ -231,6 +231,7 @@ static int run(int argc, char **argv)
 	opt.pids = (enum restore_pids)args.pids;
 	opt.sibling = args.sibling;
 	opt.leave_stopped = args.leave_stopped;
+	opt.interrupted = signals_check;
 	opt.root_mount = args.files.host ? &root.mount : NULL;
 	signals_hold(&saved);
 	rc = args.timeline ? timeline_open(args.timeline, "restore", &err) : 0;

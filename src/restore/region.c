@@ -253,14 +253,25 @@ static int explain_signal(pid_t pid, int sig, struct err *err)
 		       sig, strsignal(sig), regs.rip, info.si_addr);
 }
 
-/* Asked every few milliseconds while a script runs. */
-static int task_alive(void *arg, struct err *err)
+struct waiting {
+	const struct restore_session *s;
+	const struct rslot *rs;
+};
+
+/*
+ * Asked every few milliseconds while a script runs. It may be long: the kernel waits for lazy memory
+ * that a script needs until somebody brings it.
+ */
+static int may_go_on(void *arg, struct err *err)
 {
-	const struct rslot *rs = arg;
+	const struct waiting *w = arg;
+	const struct rslot *rs = w->rs;
 	pid_t pid = rs->task->pid;
 	struct proc_stat st;
 	int status;
 
+	if (w->s->opt.interrupted && w->s->opt.interrupted(err) < 0)
+		return -1;
 	if (!pid)
 		return 0; /* about to be born; whoever makes it reports failures */
 	if (proc_stat(pid, &st, err) < 0 || st.state == 'Z' || st.state == 'X')
@@ -272,10 +283,12 @@ static int task_alive(void *arg, struct err *err)
 	return 0;
 }
 
-static int wait_slot(struct rslot *rs, struct err *err)
+static int wait_slot(const struct restore_session *s, struct rslot *rs, struct err *err)
 {
+	struct waiting w = {s, rs};
+
 	rs->running = false;
-	if (blob_wait(rs->slot, &rs->script, task_alive, rs, err) < 0)
+	if (blob_wait(rs->slot, &rs->script, may_go_on, &w, err) < 0)
 		return task_wrap(rs->task, err);
 	return 0;
 }
@@ -302,7 +315,7 @@ int slots_wait(struct restore_session *s, struct err *err)
 	vec_foreach (p, &s->running) {
 		if (!(*p)->running)
 			continue;
-		if (wait_slot(*p, r ? &later : err) < 0)
+		if (wait_slot(s, *p, r ? &later : err) < 0)
 			r = -1;
 		else
 			script_reset(&(*p)->script);
@@ -313,9 +326,11 @@ int slots_wait(struct restore_session *s, struct err *err)
 
 int slot_run(struct restore_session *s, struct rslot *rs, struct err *err)
 {
+	struct waiting w = {s, rs};
+
 	if (rs->script.n_ops == 0 && !rs->script.overflow)
 		return 0;
-	if (script_run(rs->slot, &rs->script, task_alive, rs, err) < 0)
+	if (script_run(rs->slot, &rs->script, may_go_on, &w, err) < 0)
 		return -1;
 	script_reset(&rs->script);
 	return 0;

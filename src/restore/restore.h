@@ -47,6 +47,7 @@ struct restore_options {
 	enum restore_pids pids;
 	bool sibling;       /* -S: the root becomes our sibling, a child of our parent */
 	bool leave_stopped; /* -s: stop the tree (SIGSTOP) instead of running it */
+	int (*interrupted)(struct err *err); /* -1: it shall end; asked while tasks are waited for. NULL: never */
 	const struct restore_lazy *lazy; /* NULL: all memory is there when the tree runs */
 	/*
 	 * A mount that is attached nowhere (fsmount(2)): it becomes the root directory of the tree, in a mount

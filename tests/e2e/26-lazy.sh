@@ -232,6 +232,32 @@ kill_daemon() {
 	kill -KILL "$(pgrep -P "$daemon" | head -n 1)"
 }
 
+# The daemon says nothing any more, and tasks that are made wait for memory: whoever waits for the restore can
+# end it, and then nothing of the tree is left.
+silent_case() {
+	local status=1 end
+	wanted silent || return
+	begin silent 6 || return
+	if dump "$FERRY" "$pid" "$images" && wait_gone "$pid" && lazy_daemon "$FERRY"; then
+		kill -STOP "$(pgrep -P "$daemon" | head -n 1)"
+		lazy_restore "$FERRY"
+		why="it does not wait for memory"
+		if wait_for 20 grep -qs "descriptors: " "$images/restore.log" && sleep 1; then
+			kill -TERM "$(pgrep -P "$restored" | head -n 1)"
+			wait "$restored"
+			end=$?
+			why="ends with $end: $(cat "$images/restore.out")"
+			[ $end = 1 ] && grep -q "interrupted by SIGTERM" "$images/restore.out" && status=0
+		fi
+		if pgrep -f "mem_lively $vdir" >/dev/null; then
+			why="tasks are left: $(pgrep -af "mem_lively $vdir")"
+			status=1
+		fi
+		kill_daemon
+	fi
+	conclude $status
+}
+
 # Images whose pages stayed at the source are no images to restore from without a daemon.
 refuse_case() {
 	local output
@@ -266,6 +292,7 @@ remote_case remote "$FERRY" "$FERRY" "$FERRY"
 slow_case
 cut_case
 killed_case
+silent_case
 refuse_case
 if [ -n "$CRIU" ]; then
 	# wire.md a.9: a limit of 1 MiB for pipes breaks CRIU's source.

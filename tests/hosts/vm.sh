@@ -85,7 +85,8 @@ vm_initramfs() { # NAME
 		mkdir -p /dev/pts /dev/shm /var/lib
 		mount -t devpts -o ptmxmode=0666 devpts /dev/pts
 		mount -t tmpfs shm /dev/shm
-		mount -t tmpfs tmp /tmp
+		mv /tmp /tmp.was && mkdir /tmp && mount -t tmpfs tmp /tmp || exit 1
+		cp -a /tmp.was/. /tmp && rm -rf /tmp.was # a source tree may be there
 		chmod 1777 /tmp /dev/shm /var/tmp
 		hostname vm
 	END

@@ -29,15 +29,17 @@ enum command { NOTHING, ADVICE, LOCK, GUARD, NEW_AREA };
 
 static struct {
 	volatile int command, done, guards_work;
+	uint8_t *area, *small;
 } * board;
-
-static uint8_t *area, *small;
 
 static void child_main(void)
 {
+	uint8_t *area, *small;
+
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	syscall(SYS_close_range, 0, ~0U, 0);
 	area = mmap(NULL, AREA_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	board->area = area;
 	madvise(area, AREA_BYTES, MADV_DONTDUMP);
 	memset(area, 1, AREA_BYTES);
 	board->guards_work = madvise(area + AREA_BYTES / 2, 4096, MADV_GUARD_INSTALL) == 0;
@@ -53,6 +55,7 @@ static void child_main(void)
 		if (board->command == NEW_AREA) {
 			small = mmap(NULL, SMALL_BYTES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1,
 				     0);
+			board->small = small;
 			madvise(small, SMALL_BYTES, MADV_DONTFORK);
 		}
 		board->command = NOTHING;
@@ -105,14 +108,21 @@ static const MmEntry *mm_of(struct capture_session *s)
 	return capture_state(s)->snap->tasks.v[0]->mm;
 }
 
-/* Areas of ours with this advice: the kernel gives some to its own. */
+static bool is_within(const VmaEntry *v, const uint8_t *start, size_t bytes)
+{
+	return v->start >= (uintptr_t)start && v->end <= (uintptr_t)start + bytes;
+}
+
+/* Areas of ours with this advice: the kernel and sanitizers give some to theirs. */
 static unsigned int count(const MmEntry *mm, int advice)
 {
 	unsigned int n = 0;
 
 	for (size_t i = 0; i < mm->n_vmas; i++)
 		n += mm->vmas[i]->has_madv && mm->vmas[i]->madv >> advice & 1 &&
-		     mm->vmas[i]->end - mm->vmas[i]->start >= SMALL_BYTES;
+		     mm->vmas[i]->end - mm->vmas[i]->start >= SMALL_BYTES &&
+		     (is_within(mm->vmas[i], board->area, AREA_BYTES) ||
+		      is_within(mm->vmas[i], board->small, SMALL_BYTES));
 	return n;
 }
 

@@ -399,7 +399,6 @@ int files_send(struct file_source *fs, struct channel *ch, const Wire__FileList 
 			  .arg = arg};
 	cleanup_free uint8_t *verdicts = calloc(list->n_files + 1, 1);
 	Wire__FileStates *states;
-	void *done;
 	int rc;
 
 	if (!verdicts)
@@ -420,9 +419,5 @@ int files_send(struct file_source *fs, struct channel *ch, const Wire__FileList 
 	vec_free(&r.refusals);
 	if (rc < 0 || send_all(&r, verdicts, err) < 0)
 		return -1;
-	done = channel_expect(ch, MSG_DONE, err);
-	if (!done)
-		return -1;
-	wire_free(done);
-	return 0;
+	return channel_expect_done(ch, err);
 }

@@ -109,16 +109,13 @@ static int do_round(struct source *s, struct pace *pace, struct err *err)
 {
 	struct round_sink sink = {.sink.ops = &round_ops, .s = s, .start_ns = clock_ns()};
 	struct precopy_stats st;
-	Wire__Stage *done;
 
 	if (precopy_round(s->precopy, &sink.sink, &st, err) < 0 ||
 	    channel_send(&s->ch, MSG_ROUND_END, NULL, err) < 0)
 		return -1;
 	/* it has all arrived */
-	done = channel_expect(&s->ch, MSG_DONE, err);
-	if (!done)
+	if (channel_expect_done(&s->ch, err) < 0)
 		return -1;
-	wire_free(done);
 	pace->sent_bytes = sink.bytes;
 	pace->round_ns = MAX(clock_ns() - sink.start_ns, (uint64_t)1);
 	if (sink.bytes >= FEW_BYTES || !pace->bytes_per_s)
@@ -220,14 +217,6 @@ static int take_pages(struct target *t, const struct frame *f, struct err *err)
 			f->bytes - sizeof(head), err);
 }
 
-static int end_round(struct target *t, struct err *err)
-{
-	Wire__Stage msg = WIRE__STAGE__INIT;
-
-	msg.id = t->ch.stage;
-	return channel_send(&t->ch, MSG_DONE, &msg.base, err);
-}
-
 int target_precopy(struct target *t, struct err *err)
 {
 	struct frame f;
@@ -244,7 +233,7 @@ int target_precopy(struct target *t, struct err *err)
 		if (rc == 0 && f.type == MSG_ROUND_PAGES)
 			rc = take_pages(t, &f, err);
 		else if (rc == 0 && f.type == MSG_ROUND_END)
-			rc = end_round(t, err);
+			rc = target_tell_done(t, err);
 		else if (rc == 0)
 			rc = err_set(err, EPROTO, "message %s in a round", msg_info(f.type)->name);
 	}

@@ -133,7 +133,6 @@ static int seen_pid(pid_t pid, uint32_t *out, struct err *err)
 int source_prepare(struct source *s, struct err *err)
 {
 	Wire__Prepare msg = WIRE__PREPARE__INIT;
-	Wire__Stage *done;
 
 	if (seen_pid(s->opt->pid, &msg.pid, err) < 0)
 		return -1;
@@ -142,11 +141,7 @@ int source_prepare(struct source *s, struct err *err)
 		return -1;
 	if ((s->mode & WIRE_MODE_POSTCOPY) && capture_look_ahead(s->capture, err) < 0)
 		return -1;
-	done = channel_expect(&s->ch, MSG_DONE, err);
-	if (!done)
-		return -1;
-	wire_free(done);
-	return 0;
+	return channel_expect_done(&s->ch, err);
 }
 
 /* ---- frozen ---- */

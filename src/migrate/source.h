@@ -119,6 +119,9 @@ int source_farewell(struct source *s, struct err *err) must_check;
 
 /* ---- what they share ---- */
 
+/* The other side's doors are open (MSG_DOORS). Free with wire_free. NULL + err: or why they cannot be. */
+Wire__Doors *source_hear_doors(struct source *s, struct err *err) must_check;
+
 /* choose.c: takes out of s->mode what does not suit the tree, unless it is the user's word; says so. */
 int source_choose(struct source *s, struct err *err) must_check;
 

@@ -82,32 +82,17 @@ static int send_files(struct source *s, const Wire__FileList *list, struct err *
 
 /* ---- lazy ---- */
 
-static int hear_door(struct source *s, struct err *err)
-{
-	Wire__Doors *doors = channel_expect(&s->ch, MSG_DOORS, err);
-	int rc = 0;
-
-	if (!doors)
-		return -1;
-	if (doors->cannot)
-		rc = err_set(err, ENOTSUP, "%s: %s", s->ch.peer, doors->cannot);
-	wire_free(doors);
-	return rc;
-}
-
 static int begin_lazy(struct source *s, struct err *err)
 {
-	void *done;
+	Wire__Doors *door = source_hear_doors(s, err);
 
-	if (hear_door(s, err) < 0 ||
-	    files_home_start(s->opt->settle.remote, s->opt->settle.token, &s->files_home, err) < 0)
+	if (!door)
+		return -1;
+	wire_free(door);
+	if (files_home_start(s->opt->settle.remote, s->opt->settle.token, &s->files_home, err) < 0)
 		return -1;
 	/* the destination has the root directory of the tree */
-	done = channel_expect(&s->ch, MSG_DONE, err);
-	if (!done)
-		return -1;
-	wire_free(done);
-	return 0;
+	return channel_expect_done(&s->ch, err);
 }
 
 int source_files(struct source *s, struct err *err)

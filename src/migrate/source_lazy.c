@@ -63,16 +63,25 @@ static int open_lanes(struct source *s, struct err *err)
 	return 0;
 }
 
-static int hear_doors(struct source *s, struct err *err)
+Wire__Doors *source_hear_doors(struct source *s, struct err *err)
 {
 	Wire__Doors *doors = channel_expect(&s->ch, MSG_DOORS, err);
+
+	if (!doors || !doors->cannot)
+		return doors;
+	err_set(err, ENOTSUP, "%s: %s", s->ch.peer, doors->cannot);
+	wire_free(doors);
+	return NULL;
+}
+
+static int hear_lane_doors(struct source *s, struct err *err)
+{
+	Wire__Doors *doors = source_hear_doors(s, err);
 	int rc = 0;
 
 	if (!doors)
 		return -1;
-	if (doors->cannot)
-		rc = err_set(err, ENOTSUP, "%s: %s", s->ch.peer, doors->cannot);
-	else if (s->opt->plain_tcp) {
+	if (s->opt->plain_tcp) {
 		s->door_port = (uint16_t)doors->port;
 		snprintf(s->door_address, sizeof(s->door_address), "%s",
 			 doors->address ? doors->address : "");
@@ -104,7 +113,7 @@ int source_lanes(struct source *s, struct err *err)
 
 	if (!(s->mode & WIRE_MODE_POSTCOPY))
 		return 0;
-	if ((hear_doors(s, err) < 0 || open_lanes(s, err) < 0) && do_without(s, err) < 0)
+	if ((hear_lane_doors(s, err) < 0 || open_lanes(s, err) < 0) && do_without(s, err) < 0)
 		return -1;
 	plan.mode = s->mode;
 	return channel_send(&s->ch, MSG_PLAN, &plan.base, err);

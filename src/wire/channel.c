@@ -325,6 +325,16 @@ void *channel_expect(struct channel *ch, uint16_t type, struct err *err)
 	return msg_unpack(type, f.body, f.bytes, err);
 }
 
+int channel_expect_done(struct channel *ch, struct err *err)
+{
+	void *done = channel_expect(ch, MSG_DONE, err);
+
+	if (!done)
+		return -1;
+	wire_free(done);
+	return 0;
+}
+
 int channel_expect_empty(struct channel *ch, uint16_t type, struct err *err)
 {
 	struct frame f;

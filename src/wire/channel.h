@@ -65,6 +65,9 @@ int channel_peek(struct channel *ch, struct frame *out, struct err *err) must_ch
 /* The next message must be of @type. Free with protobuf_c_message_free_unpacked. NULL + err. */
 void *channel_expect(struct channel *ch, uint16_t type, struct err *err) must_check;
 
+/* The next message must say that what was asked for is done (MSG_DONE). */
+int channel_expect_done(struct channel *ch, struct err *err) must_check;
+
 /* As channel_expect, for messages without a body. */
 int channel_expect_empty(struct channel *ch, uint16_t type, struct err *err) must_check;
 

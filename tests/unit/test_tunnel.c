@@ -239,9 +239,9 @@ static void no_other_secret(void **state)
 	line_close(&l);
 }
 
-static void nothing_that_was_changed(void **state)
+/* Something happens on the way, in the middle: what came before it is good, and there is no end but a fault. */
+static void must_be_noticed(struct line l, const char *words)
 {
-	struct line l = {.flip_at = 1500000};
 	struct err err, why;
 	struct stuff up;
 	pthread_t a;
@@ -253,29 +253,20 @@ static void nothing_that_was_changed(void **state)
 	got = receive(l.far);
 	assert_in_range(got, 1000000, 1500000);
 	assert_int_equal(tunnel_fault(l.there, &why), -1);
-	assert_non_null(strstr(why.text, "changed it on the way"));
+	assert_non_null(strstr(why.text, words));
 	pthread_join(a, NULL);
 	line_close(&l);
+}
+
+static void nothing_that_was_changed(void **state)
+{
+	must_be_noticed((struct line){.flip_at = 1500000}, "changed it on the way");
 }
 
 /* The end of the connection is not the end of what is said. */
 static void a_cut_is_no_end(void **state)
 {
-	struct line l = {.cut_after = 1500000};
-	struct err err, why;
-	struct stuff up;
-	pthread_t a;
-	size_t got;
-
-	assert_int_equal(line_open(&l, 9, 9, &err), 0);
-	up = (struct stuff){l.near, MANY_BYTES};
-	assert_int_equal(pthread_create(&a, NULL, send_main, &up), 0);
-	got = receive(l.far);
-	assert_in_range(got, 1000000, 1500000);
-	assert_int_equal(tunnel_fault(l.there, &why), -1);
-	assert_non_null(strstr(why.text, "cut"));
-	pthread_join(a, NULL);
-	line_close(&l);
+	must_be_noticed((struct line){.cut_after = 1500000}, "cut");
 }
 
 /* Somebody who does not speak TLS: he is told nothing but that. */

@@ -291,26 +291,7 @@ for _ in range(600000): print(r.random())' >"$vdir/data"
 test_gcc_build() {
 	need gcc make python3 || return 2
 	mkdir "$vdir/reference"
-	python3 - "$vdir" <<-'END'
-		import sys
-		for unit in range(24):
-		    with open(f"{sys.argv[1]}/unit{unit}.c", "w") as file:
-		        file.write("#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n")
-		        for n in range(120):
-		            file.write(f"int f{unit}_{n}(int n) {{ int t[{n + 2}]; memset(t, n, sizeof t);"
-		                       f" for (int k = 0; k < n; k++) t[k % {n + 2}] += k * {unit + n};"
-		                       f" return t[(unsigned)n % {n + 2}] * 3 + n; }}\n")
-	END
-	cat >"$vdir/Makefile" <<-'END'
-		.RECIPEPREFIX = >
-		OBJECTS = $(patsubst %.c,%.o,$(wildcard *.c))
-		all: library.a
-		%.o: %.c
-		> gcc -O2 -c -o $@ $<
-		> @echo $@ >>built
-		library.a: $(OBJECTS)
-		> ar rcD $@ $(sort $^)
-	END
+	tests/e2e/gcc-project "$vdir" 24
 	cp "$vdir"/*.c "$vdir/Makefile" "$vdir/reference/"
 	make -s -C "$vdir/reference" >"$vdir/reference.log" 2>&1 || complain "$(tail -n 1 "$vdir/reference.log")" || return 1
 	start make -j2

@@ -4,6 +4,7 @@
 # TLS of page-server and lazy-pages: with ferry in every role, and with real CRIU in any one. Certificates that are
 # not to be believed, revoked or for somebody else, peers without TLS, somebody on the way who reads, changes or cuts.
 . "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/eavesdrop-lib.sh"
 requires_root
 requires python3 openssl
 BENCH_VICTIM=$BUILD_DIR/bench/bench-victim
@@ -15,10 +16,6 @@ if [ -x "${CRIU_ROOT:=/var/tmp/ferry-criu}/usr/sbin/criu.host" ]; then
 elif [ -x "$PWD/../shared/bin/criu-root" ]; then
 	CRIU=$(timeout 200 "$PWD/../shared/bin/criu-root" "$CRIU_ROOT" 2>"$TEST_TMP/criu-root.log") || CRIU=
 fi
-
-result() { # NAME: of the last command
-	if [ $? = 0 ]; then ok "$1"; else not_ok "$1" "${why:-}"; fi
-}
 
 with_criu() { # NAME COMMAND...
 	if [ -n "$CRIU" ]; then
@@ -133,16 +130,6 @@ tap() {
 	timeout 100 tests/e2e/eavesdrop tap "$port" "$work" "$@" 2>"$work/tap.log" &
 	wait_for 10 test -s "$work/port" || { why="tap: $(cat "$work/tap.log")" && return 1; }
 	port=$(cat "$work/port")
-}
-
-# Pieces of the program's memory that went by: none, or some.
-overheard() { # none | some
-	local n
-	n=$(tests/e2e/eavesdrop count "$work/pieces" "$work/bytes.*" 2>&1)
-	case $1/$n in
-	none/0 | some/[1-9]*) ;;
-	*) why="overheard: $n" && return 1 ;;
-	esac
 }
 
 # ---- a page server ------------------------------------------------------------------------------

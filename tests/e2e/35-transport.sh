@@ -5,14 +5,11 @@
 # through ssh. Somebody on the way (tests/hosts/detour.c leads the connections there) reads nothing, and whatever he
 # changes or cuts before the commit leaves the program running at home. Both hosts are this one.
 . "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/eavesdrop-lib.sh"
 requires_root
 requires python3
 BENCH_VICTIM=$BUILD_DIR/bench/bench-victim
 detour=$BUILD_DIR/tests/hosts/detour.so
-
-result() { # NAME: of the last command
-	if [ $? = 0 ]; then ok "$1"; else not_ok "$1" "${why:-}"; fi
-}
 
 # The pseudo-ssh of these tests: with what sshd says of the address, or without.
 reached="env SSH_CONNECTION='127.0.0.1 1 127.0.0.1 22' $PWD/tools/pseudo-ssh"
@@ -67,15 +64,6 @@ tap() {
 
 end_tap() {
 	unset DETOUR_PORT DETOUR_FILE LD_PRELOAD
-}
-
-overheard() { # none | some
-	local n
-	n=$(tests/e2e/eavesdrop count "$work/pieces" "$work/bytes.*" 2>&1)
-	case $1/$n in
-	none/0 | some/[1-9]*) ;;
-	*) why="overheard: $n" && return 1 ;;
-	esac
 }
 
 # ---- over TLS -----------------------------------------------------------------------------------

@@ -6,27 +6,10 @@
 # checked for lost or repeated work and for damaged data. FERRY_FULL=1: a gigabyte of data, else 64 MiB.
 # shellcheck disable=SC2016,SC2015,SC2154 # expanded in the hosts; "complain" always fails
 . "$(dirname "$0")/../hosts/lib.sh"
+. "$top/tests/hosts/programs.sh"
 
-work=/srv/work/program
 mib=64
 [ -z "${FERRY_FULL:-}" ] || mib=1024
-
-# start HOST COMMAND...: in the work folder, detached; prints the PID of the session.
-start() {
-	local host=$1
-	shift
-	on "$host" sh -c 'cd '$work' && exec setsid -f sh -c "echo \$\$ >pid; exec \"\$@\"" sh "$@" <"/dev/null" >out 2>&1' sh "$@"
-	wait_for 10 [ -s "$(files_of "$host")$work/pid" ] || return 1
-	cat "$(files_of "$host")$work/pid"
-}
-
-fresh() {
-	local host
-	for host in a b; do
-		rm -rf "$(files_of $host)$work"
-		mkdir -p "$(files_of $host)$work"
-	done
-}
 
 redis_says() {
 	on "$1" redis-cli -s $work/socket "${@:2}"

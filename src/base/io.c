@@ -5,7 +5,9 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 
 int io_read_full(int fd, void *buf, size_t len)
 {
@@ -196,4 +198,22 @@ int io_write_textf(const char *text, const char *fmt, ...)
 		return -1;
 	fd = open(path, O_WRONLY | O_CLOEXEC);
 	return fd < 0 ? -1 : io_write_full(fd, text, strlen(text));
+}
+
+static int by_number(const void *a, const void *b)
+{
+	return *(const int *)a - *(const int *)b;
+}
+
+void io_close_others(int *fds, size_t n)
+{
+	unsigned int from = 3;
+
+	qsort(fds, n, sizeof(*fds), by_number);
+	for (size_t i = 0; i < n; i++) {
+		if (fds[i] > (int)from)
+			syscall(SYS_close_range, from, (unsigned int)fds[i] - 1, 0);
+		from = MAX(from, (unsigned int)fds[i] + 1);
+	}
+	syscall(SYS_close_range, from, ~0u, 0);
 }

@@ -35,4 +35,7 @@ int io_readlinkf(char *buf, size_t size, const char *fmt, ...) printf_like(3, 4)
 /* Writes one small text to a formatted path (a /proc or /sys knob); -1 with errno. */
 int io_write_textf(const char *text, const char *fmt, ...) printf_like(2, 3) must_check;
 
+/* Closes all descriptors above 2 but these, which it sorts; negative ones count for nothing. */
+void io_close_others(int *fds, size_t n);
+
 #endif

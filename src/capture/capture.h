@@ -69,6 +69,12 @@ struct capture *capture_state(struct capture_session *s);
  */
 void capture_expect_tracking(struct capture_session *s, bool expected);
 
+/*
+ * Are the files of this task those of another host (lazyfs/treeroot.h)? Then its paths mean something in its
+ * mount namespace only: a capture has to be made in there, or in a copy of it.
+ */
+bool capture_root_is_lazy(pid_t pid);
+
 /* The clocks as a task sees them, now. */
 void capture_clocks(pid_t pid, int64_t *monotonic_ns, int64_t *boottime_ns);
 

@@ -7,6 +7,7 @@
  * were in ours.
  */
 #include "base/io.h"
+#include "capture/capture.h"
 #include "capture/session.h"
 
 #include <string.h>
@@ -68,4 +69,21 @@ bool mounts_are_ours(pid_t pid)
 	vec_free(&theirs);
 	vec_free(&ours);
 	return same;
+}
+
+bool capture_root_is_lazy(pid_t pid)
+{
+	cleanup_free char *text = NULL;
+	char *rest = NULL;
+
+	if (io_read_filef(&text, NULL, "/proc/%d/mountinfo", pid) < 0)
+		return false;
+	/* "ID PARENT DEVICE / / OPTIONS ... - TYPE SOURCE OPTIONS" */
+	for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
+		const char *type = strstr(line, " - ");
+
+		if (type && strstr(line, " / / ") && !strncmp(type + 3, "fuse.ferry ", 11))
+			return true;
+	}
+	return false;
 }

@@ -58,6 +58,15 @@ static bool mounts_known(struct capture_session *s, pid_t pid)
 	return true;
 }
 
+/* A tree whose files are elsewhere: whoever knows what that means looks from inside (migrate/view.h). */
+static int refuse_lazy(pid_t pid, struct err *err)
+{
+	return err_set(err, ENOTSUP,
+		       "the files of pid %d are on the host that it came from (migrate --files=lazy), and "
+		       "images would not hold them; ferry migrate moves it on, or back",
+		       pid);
+}
+
 static int namespaces_allowed(struct capture_session *s, pid_t pid, struct err *err)
 {
 	enum capture_ns ns;
@@ -67,7 +76,11 @@ static int namespaces_allowed(struct capture_session *s, pid_t pid, struct err *
 		shares = shares_ns(s, pid, ns);
 		if (shares < 0)
 			return err_set(err, ESRCH, "pid %d has ended", pid);
-		if (!shares && !(ns == CAPTURE_NS_MNT && mounts_known(s, pid)))
+		if (shares || (ns == CAPTURE_NS_MNT && mounts_known(s, pid)))
+			continue;
+		if (ns == CAPTURE_NS_MNT && capture_root_is_lazy(pid))
+			return refuse_lazy(pid, err);
+		else
 			return err_set(err, ENOTSUP,
 				       "pid %d is in a %s namespace of its own, which this version does not carry; "
 				       "run ferry inside of it",

@@ -318,24 +318,6 @@ static void attend(struct attendant *a, int words_fd)
 
 /* ---- the process: how it begins ---- */
 
-static int by_number(const void *a, const void *b)
-{
-	return *(const int *)a - *(const int *)b;
-}
-
-static void close_others(int *fds, size_t n)
-{
-	unsigned int from = 3;
-
-	qsort(fds, n, sizeof(*fds), by_number);
-	for (size_t i = 0; i < n; i++) {
-		if (fds[i] > (int)from)
-			syscall(SYS_close_range, from, (unsigned int)fds[i] - 1, 0);
-		from = MAX(from, (unsigned int)fds[i] + 1);
-	}
-	syscall(SYS_close_range, from, ~0u, 0);
-}
-
 /* The terminal, its signals and all descriptors of the maker's stay behind. */
 static int go_away(struct attendant *a, int *words_fd_out)
 {
@@ -352,7 +334,7 @@ static int go_away(struct attendant *a, int *words_fd_out)
 	fds[n++] = a->fuse_fd;
 	for (size_t i = 0; i < a->opt->n_fds && n < ARRAY_SIZE(fds); i++)
 		fds[n++] = a->opt->fds[i];
-	close_others(fds, n);
+	io_close_others(fds, n);
 	setsid();
 	if (chdir("/") < 0)
 		return -1;

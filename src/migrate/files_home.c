@@ -48,6 +48,7 @@ struct reply {
 struct keeper {
 	const struct remote *remote;
 	const char *token;
+	struct view view;
 	int control, over; /* over: eventfd: a session has ended */
 	bool released;
 	const struct serve_policy *_Atomic policy;
@@ -63,10 +64,18 @@ static void *serve(void *arg)
 	struct keeper *k = arg;
 	const struct serve_options opt = {.policy = &k->policy, .silent_ms = SILENT_MS};
 	const uint64_t one = 1;
+	struct mntns_way way;
 	struct err err;
 
-	if (lazyfs_serve(k->lane.in, k->lane.out, &opt, &k->bye, &err) < 0)
+	/* ssh stays outside: only this thread goes in, and ends there */
+	if (view_enter(&k->view, &way, &err) < 0) {
+		log_error("%s", err.text);
+		close(k->lane.in);
+		close(k->lane.out);
+	} else if (lazyfs_serve(k->lane.in, k->lane.out, &opt, &k->bye, &err) < 0) {
 		log_warn("%s", err.text);
+	}
+	mntns_forget(&way);
 	if (write(k->over, &one, sizeof(one)) < 0)
 		log_error("eventfd: %s", strerror(errno));
 	return NULL;
@@ -216,18 +225,17 @@ static void keep_connected(struct keeper *k)
 	}
 }
 
-/* Only the control socket and the log are ours. */
+/* Only the control socket and the view are ours. */
 static void leave_driver(struct keeper *k)
 {
 	static const int defaults[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGCHLD};
+	int fds[] = {k->control, k->view.ns};
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	sigset_t none;
 
 	if (null >= 0 && dup2(null, 0) == 0 && dup2(null, 1) == 1)
 		(void)!dup2(null, 2);
-	if (k->control > 3)
-		syscall(SYS_close_range, 3, (unsigned int)k->control - 1, 0);
-	syscall(SYS_close_range, (unsigned int)k->control + 1, ~0u, 0);
+	io_close_others(fds, ARRAY_SIZE(fds));
 	setsid();
 	if (chdir("/") < 0)
 		log_debug("chdir: /");
@@ -290,10 +298,11 @@ static int tell(struct files_home *h, enum order order, const void *data, size_t
 	return hear(h, SSH_END_MS + HEARD_MS, err);
 }
 
-int files_home_start(const struct remote *remote, const char *token, struct files_home *out,
-		     struct err *err)
+int files_home_start(const struct remote *remote, const char *token, const struct view *view,
+		     struct files_home *out, struct err *err)
 {
-	struct keeper k = {.remote = remote, .token = token, .over = -1, .lane = LANE_NONE};
+	struct keeper k = {
+		.remote = remote, .token = token, .view = *view, .over = -1, .lane = LANE_NONE};
 	int pair[2], status;
 	pid_t middle;
 

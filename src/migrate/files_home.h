@@ -12,14 +12,18 @@
 #define FERRY_MIGRATE_FILES_HOME_H
 
 #include "migrate/connect.h"
+#include "migrate/view.h"
 
 struct files_home {
 	int control; /* to the process; -1: there is none */
 };
 
-/* Starts it; 0: the destination has taken the connection. Until files_home_open nothing but "/" is told. */
-int files_home_start(const struct remote *remote, const char *token, struct files_home *out,
-		     struct err *err) must_check;
+/*
+ * Starts it; 0: the destination has taken the connection. Until files_home_open nothing but "/" is told.
+ * What it hands out is what is seen in @view, which stays the caller's.
+ */
+int files_home_start(const struct remote *remote, const char *token, const struct view *view,
+		     struct files_home *out, struct err *err) must_check;
 
 /* From now on: the files of the tree of @root, which is stopped; @list are the paths that it has. */
 int files_home_open(struct files_home *h, pid_t root, const Wire__FileList *list, struct err *err)

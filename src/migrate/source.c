@@ -39,6 +39,16 @@ int source_check_interrupt(struct source *s, struct err *err)
 	return link_check(s->link, err);
 }
 
+int source_in_view(struct source *s, int (*work)(struct source *s, struct err *err), struct err *err)
+{
+	struct mntns_way way;
+	int rc = view_enter(&s->view, &way, err);
+
+	if (rc == 0)
+		rc = work(s, err);
+	return view_leave(&way, rc, err);
+}
+
 /* ---- before the freeze ---- */
 
 int source_hello(struct source *s, struct err *err)
@@ -98,14 +108,20 @@ static int hear_verdict(struct source *s, struct err *err)
 	return rc;
 }
 
+static int look_at_tree(struct source *s, struct err *err)
+{
+	s->capture = capture_open(s->opt->pid, &s->opt->kinds, err);
+	return s->capture ? capture_check(s->capture, err) : -1;
+}
+
 int source_preflight(struct source *s, struct err *err)
 {
 	struct arena arena = {0};
 	Wire__Needs needs = WIRE__NEEDS__INIT;
 	int rc;
 
-	s->capture = capture_open(s->opt->pid, &s->opt->kinds, err);
-	if (!s->capture || capture_check(s->capture, err) < 0 || source_choose(s, err) < 0)
+	if (view_open(s->opt->pid, &s->view, err) < 0 || source_in_view(s, look_at_tree, err) < 0 ||
+	    source_choose(s, err) < 0)
 		return -1;
 	rc = needs_gather(s->opt->pid, &arena, &needs, err);
 	if (rc == 0)
@@ -146,24 +162,37 @@ int source_prepare(struct source *s, struct err *err)
 
 /* ---- frozen ---- */
 
-int source_freeze(struct source *s, struct err *err)
+static int freeze(struct source *s, struct err *err)
 {
-	s->freeze_start_ns = clock_ns();
-	s->frozen = true; /* partly, even when it fails */
 	if (capture_freeze(s->capture, s->opt->timeout_s * 1000, err) < 0 ||
 	    source_check_interrupt(s, err) < 0)
 		return -1;
 	return capture_collect(s->capture, err);
 }
 
+int source_freeze(struct source *s, struct err *err)
+{
+	s->freeze_start_ns = clock_ns();
+	s->frozen = true; /* partly, even when it fails */
+	return source_in_view(s, freeze, err);
+}
+
 int source_end_freeze(struct source *s, enum capture_end end, struct err *err)
 {
+	struct mntns_way way;
+	struct err late;
+	int rc;
+
 	if (end != CAPTURE_LEAVE_STOPPED && s->home >= 0)
 		home_remove(s->opt->settle.token);
 	if (!s->frozen)
 		return 0;
 	s->frozen = false;
-	return capture_finish(s->capture, end, err);
+	rc = view_enter(&s->view, &way, &late);
+	if (rc < 0)
+		log_error("%s", late.text); /* the tree must be let go all the same */
+	rc = capture_finish(s->capture, end, err);
+	return view_leave(&way, rc, err);
 }
 
 void source_undo_freeze(struct source *s)
@@ -174,8 +203,9 @@ void source_undo_freeze(struct source *s)
 		log_error("thaw: %s", err.text);
 }
 
-static int send_state(struct source *s, struct store *store, struct err *err)
+static int send_state(struct source *s, struct err *err)
 {
+	struct store *store = s->images;
 	struct store_sink sink;
 	struct memory_options memory = {.sink = &sink.sink,
 					.precopy = s->precopy,
@@ -194,24 +224,30 @@ static int send_state(struct source *s, struct store *store, struct err *err)
 	return store_complete(store, err);
 }
 
+static int confirm(struct source *s, struct err *err)
+{
+	return capture_confirm(s->capture, err);
+}
+
 int source_state(struct source *s, struct err *err)
 {
-	struct store *store = wire_store_open(&s->ch, err);
 	struct capture_stats stats;
 	Wire__Built *built;
 	int rc;
 
-	if (!store)
+	s->images = wire_store_open(&s->ch, err);
+	if (!s->images)
 		return -1;
-	rc = send_state(s, store, err);
-	store_close(store);
+	rc = source_in_view(s, send_state, err);
+	store_close(s->images);
+	s->images = NULL;
 	/* the target may touch memory as soon as it builds */
 	if (rc == 0 && s->serve)
 		rc = source_serve(s, err);
 	if (rc < 0)
 		return -1;
 	/* while the target builds */
-	if (capture_confirm(s->capture, err) < 0)
+	if (source_in_view(s, confirm, err) < 0)
 		return -1;
 	capture_stats(s->capture, &stats);
 	s->memory_bytes = stats.bytes + (s->serve ? serve_pages(s->serve) * PAGE_BYTES : 0);
@@ -267,6 +303,11 @@ static int say_commit(struct source *s, struct err *err)
 	return 0;
 }
 
+static int undo_links(struct source *s, struct err *err)
+{
+	return file_undo_links(capture_state(s->capture), err);
+}
+
 void source_end_tree(struct source *s)
 {
 	struct err err;
@@ -282,7 +323,7 @@ void source_end_tree(struct source *s)
 		return;
 	/* no images will be restored from here */
 	capture_state(s->capture)->saved = false;
-	if (file_undo_links(capture_state(s->capture), &err) < 0)
+	if (source_in_view(s, undo_links, &err) < 0)
 		log_warn("%s", err.text);
 }
 
@@ -382,6 +423,7 @@ int migrate_source(const struct migrate_options *opt, int in, int out, int link,
 			   .mode = opt->mode,
 			   .lanes = {LANE_NONE, LANE_NONE},
 			   .home = -1,
+			   .view = VIEW_OURS,
 			   .files_home = {.control = -1}};
 	int rc;
 
@@ -402,6 +444,7 @@ int migrate_source(const struct migrate_options *opt, int in, int out, int link,
 	if (s.home >= 0)
 		close(s.home);
 	capture_close(s.capture);
+	view_close(&s.view);
 	file_source_free(s.files);
 	files_home_close(&s.files_home);
 	arena_free(&s.paths_arena);

@@ -16,6 +16,7 @@
 #include "migrate/pages.h"
 #include "migrate/progress.h"
 #include "migrate/transport.h"
+#include "migrate/view.h"
 
 enum pids_mode { PIDS_SAME = 0, PIDS_AUTO = 1, PIDS_NEW = 2 }; /* on the wire */
 
@@ -49,8 +50,10 @@ struct source {
 	struct channel ch;
 	int link; /* to the front */
 	bool same_kernel;
+	struct view view; /* of the tree's files */
 	struct capture_session *capture;
 	bool frozen;
+	struct store *images; /* while they are sent */
 	struct file_source *files;
 	struct files_home files_home;
 	struct arena paths_arena;
@@ -130,6 +133,10 @@ int source_serve(struct source *s, struct err *err) must_check;
 
 /* Waits until the target says something; -1 when it cannot build any more, as a lane broke. */
 int source_await_built(struct source *s, struct err *err) must_check;
+
+/* Does something where the tree's paths are; see view.h. */
+int source_in_view(struct source *s, int (*work)(struct source *s, struct err *err), struct err *err)
+	must_check;
 
 /* Ends the freeze once. */
 int source_end_freeze(struct source *s, enum capture_end end, struct err *err) must_check;

@@ -64,7 +64,7 @@ static void on_progress(void *arg, uint64_t done_bytes, uint64_t total_bytes)
 	progress_bytes(s->opt->progress, done_bytes, total_bytes);
 }
 
-static int look_at_paths(struct source *s, struct err *err)
+static int find_paths(struct source *s, struct err *err)
 {
 	const char **extra = NULL;
 
@@ -75,9 +75,19 @@ static int look_at_paths(struct source *s, struct err *err)
 	return needs_paths(s->opt->pid, extra, &s->paths_arena, &s->paths, err);
 }
 
+static int look_at_paths(struct source *s, struct err *err)
+{
+	return source_in_view(s, find_paths, err);
+}
+
 static int send_files(struct source *s, const Wire__FileList *list, struct err *err)
 {
-	return files_send(s->files, &s->ch, list, on_refused, on_progress, s, err);
+	struct mntns_way way;
+	int rc = view_enter(&s->view, &way, err);
+
+	if (rc == 0)
+		rc = files_send(s->files, &s->ch, list, on_refused, on_progress, s, err);
+	return view_leave(&way, rc, err);
 }
 
 /* ---- lazy ---- */
@@ -89,7 +99,8 @@ static int begin_lazy(struct source *s, struct err *err)
 	if (!door)
 		return -1;
 	wire_free(door);
-	if (files_home_start(s->opt->settle.remote, s->opt->settle.token, &s->files_home, err) < 0)
+	if (files_home_start(s->opt->settle.remote, s->opt->settle.token, &s->view, &s->files_home,
+			     err) < 0)
 		return -1;
 	/* the destination has the root directory of the tree */
 	return channel_expect_done(&s->ch, err);

@@ -364,6 +364,7 @@ int migrate_recover(const struct migrate_options *opt, const char *token_or_pid,
 	struct source s = {.opt = &own,
 			   .link = -1,
 			   .front_gone = true,
+			   .view = VIEW_OURS,
 			   .home = -1,
 			   .lanes = {LANE_NONE, LANE_NONE},
 			   .ch = {.peer = opt->settle.remote->host, .broken = true}};

@@ -62,7 +62,8 @@ struct restore_session *restore_ahead(const struct restore_options *opt,
 	}
 	s->opt = *opt;
 	s->r.opt = opt->kinds;
-	s->pidns_fd = s->mnt_fd = s->old_mnt_fd = s->old_root_fd = s->old_cwd_fd = -1;
+	s->pidns_fd = s->mnt_fd = -1;
+	s->mnt_way = MNTNS_HERE;
 	if (opt->pids == RESTORE_PIDS_NEW || opt->root_mount)
 		err_set(err, EINVAL, "the tree gets namespaces of its own");
 	else if (restore_pids_free(&wish->pid, 1, err) == 0 && make(s, wish, err) == 0)

@@ -90,7 +90,7 @@ static int change_root(int mount_fd, struct err *err)
 
 static int make_namespace(struct restore_session *s, struct err *err)
 {
-	if (unshare(CLONE_FS | CLONE_NEWNS) < 0)
+	if (unshare(CLONE_NEWNS) < 0)
 		return err_sys(err, "cannot make a mount namespace for the tree");
 	if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
 		return err_sys(err, "cannot keep the tree's mounts to itself");
@@ -107,30 +107,12 @@ int mounts_enter(struct restore_session *s, struct err *err)
 {
 	if (!s->new_pidns && !s->opt.root_mount)
 		return 0;
-	s->old_mnt_fd = open("/proc/thread-self/ns/mnt", O_RDONLY | O_CLOEXEC);
-	s->old_root_fd = open("/", O_PATH | O_CLOEXEC);
-	s->old_cwd_fd = open(".", O_PATH | O_CLOEXEC);
-	if (s->old_mnt_fd < 0 || s->old_root_fd < 0 || s->old_cwd_fd < 0)
-		return err_sys(err, "cannot open our mount namespace");
-	if (s->mnt_fd < 0)
-		return make_namespace(s, err);
-	if (unshare(CLONE_FS) < 0 || setns(s->mnt_fd, CLONE_NEWNS) < 0)
-		return err_sys(err, "cannot enter the tree's mount namespace");
-	return 0;
+	if (s->mnt_fd >= 0)
+		return mntns_enter(s->mnt_fd, &s->mnt_way, err);
+	return mntns_note(&s->mnt_way, err) < 0 ? -1 : make_namespace(s, err);
 }
 
-/* setns() goes to the root of the namespace, which need not have been ours. */
 int mounts_leave(struct restore_session *s, struct err *err)
 {
-	int fds[3] = {steal_fd(&s->old_mnt_fd), steal_fd(&s->old_root_fd), steal_fd(&s->old_cwd_fd)},
-	    r = 0;
-
-	if (fds[0] >= 0 && fds[1] >= 0 && fds[2] >= 0 &&
-	    (setns(fds[0], CLONE_NEWNS) < 0 || fchdir(fds[1]) < 0 || chroot(".") < 0 ||
-	     fchdir(fds[2]) < 0))
-		r = err_sys(err, "cannot go back to our mount namespace");
-	for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
-		if (fds[i] >= 0)
-			close(fds[i]);
-	return r;
+	return mntns_back(&s->mnt_way, err);
 }

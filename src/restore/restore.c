@@ -34,7 +34,8 @@ struct restore_session *restore_open(struct store *store, const struct restore_o
 		return NULL;
 	}
 	s->opt = *opt;
-	s->pidns_fd = s->mnt_fd = s->old_mnt_fd = s->old_root_fd = s->old_cwd_fd = -1;
+	s->pidns_fd = s->mnt_fd = -1;
+	s->mnt_way = MNTNS_HERE;
 	s->r.opt = opt->kinds;
 	s->r.store = store;
 	s->r.snap = snapshot_load(store, err);

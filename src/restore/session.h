@@ -21,6 +21,7 @@
 #define FERRY_RESTORE_SESSION_H
 
 #include "blob/run.h"
+#include "kernel/mntns.h"
 #include "kernel/vdso.h"
 #include "restore/restore.h"
 
@@ -92,8 +93,8 @@ struct restore_session {
 	bool new_pidns;
 	pid_t init_pid; /* of the new namespace; 0 if there is none */
 	int pidns_fd;
-	int mnt_fd; /* the tree's mount namespace; -1: it is ours, or not made yet */
-	int old_mnt_fd, old_root_fd, old_cwd_fd; /* between mounts_enter and mounts_leave */
+	int mnt_fd;               /* the tree's mount namespace; -1: it is ours, or not made yet */
+	struct mntns_way mnt_way; /* between mounts_enter and mounts_leave */
 
 	/* region.c */
 	uint8_t *region;

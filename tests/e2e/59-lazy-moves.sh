@@ -1,0 +1,106 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# timeout: 300
+#
+# A tree whose root directory is a lazy one moves again: back home, and away again. Its files are what
+# it has seen and made on the way, wherever they lie.
+# shellcheck disable=SC2016,SC2015,SC2154 # expanded in the hosts; "complain" always fails
+. "$(dirname "$0")/../hosts/lib.sh"
+. "$(dirname "$0")/lazy-files-lib.sh"
+
+# A program that does at each step what only the right files let it do, and notes it.
+traveller() {
+	local n
+	fresh
+	mkdir -p "$(a_work)/modules"
+	for n in 1 2 3 4; do
+		echo "def answer(): return 'module $n'" >"$(a_work)/modules/step$n.py"
+	done
+	echo first >"$(a_work)/config"
+	echo unused >"$(a_work)/unused"
+	head -c 3000000 /dev/urandom >"$(a_work)/data"
+	cat >"$(a_work)/program.py" <<-'END_OF_PROGRAM'
+		import hashlib, importlib, mmap, os, sys, time
+		sys.path.insert(0, "/srv/app/modules")
+		log = open("log", "a", buffering=1)
+		data = open("data", "r+b")
+		view = mmap.mmap(data.fileno(), 0)
+		log.write("begins\n")
+		for n in range(1, 5):
+		    while not os.path.exists(f"go.{n}"):
+		        time.sleep(0.02)
+		    log.write(importlib.import_module(f"step{n}").answer() + "\n")
+		    log.write("config " + open("config").read())
+		    with open("config.new", "w") as f:
+		        f.write(f"written at step {n}\n")
+		    os.rename("config.new", "config")
+		    view[n * 700000:n * 700000 + 6] = b"step %d" % n
+		    view.flush()
+		    log.write("data " + hashlib.sha256(open("data", "rb").read()).hexdigest() + "\n")
+		    os.makedirs(f"made/step{n}")
+		    open(f"made/step{n}/file", "w").write(f"made at step {n}\n")
+		    log.write("made " + " ".join(sorted(os.listdir("made"))) + "\n")
+		    if n == 1:
+		        os.remove("unused")
+		    log.write("unused " + str(os.path.exists("unused")) + "\n")
+		    open(f"done.{n}", "w").close()
+		while not os.path.exists("end"):
+		    time.sleep(0.02)
+	END_OF_PROGRAM
+	cp "$(a_work)/data" "$TEST_TMP/data"
+	python3 - "$TEST_TMP" <<-'END_OF_PROGRAM'
+		import hashlib, sys
+		data = bytearray(open(sys.argv[1] + "/data", "rb").read())
+		out = open(sys.argv[1] + "/expected", "w")
+		out.write("begins\n")
+		config = "first"
+		for n in range(1, 5):
+		    data[n * 700000:n * 700000 + 6] = b"step %d" % n
+		    made = " ".join(f"step{i}" for i in range(1, n + 1))
+		    out.write(f"module {n}\nconfig {config}\ndata {hashlib.sha256(data).hexdigest()}\n")
+		    out.write(f"made {made}\nunused False\n")
+		    config = f"written at step {n}"
+		open(sys.argv[1] + "/data", "wb").write(data)
+	END_OF_PROGRAM
+}
+
+# step HOST PID N
+step() {
+	local at=$1
+	go "$2" "go.$3" || return 1
+	wait_for 30 [ -e "$(seen "$2" $work/done."$3")" ] ||
+		complain "step $3 on $1 does not end: $(tail -n 3 "$(seen "$2" $work/log)" "$(seen "$2" $work/out)" 2>&1)"
+}
+
+# Images would not hold its files: said before anything is stopped.
+dump_refused() {
+	on b timeout 30 ferry dump -t "$1" -D /var/tmp 2>"$TEST_TMP/dump.err" && complain "dumped without its files" && return 1
+	grep -q "files of pid $1 are on the host.*ferry migrate" "$TEST_TMP/dump.err" || complain "refused with: $(cat "$TEST_TMP/dump.err")"
+}
+
+# At every host the program has worked; at the end it has seen what it would have seen without moving.
+there_and_back() {
+	local pid
+	traveller
+	pid=$(start python3 program.py) || return 1
+	wait_for 10 grep -q begins "$(a_work)/log" || complain "does not run" || return 1
+	step a "$pid" 1 || return 1
+	must_migrate a "$pid" --files=lazy "$@" && moved a "$pid" || return 1
+	step b "$pid" 2 || return 1
+	dump_refused "$pid" || return 1
+	must_migrate b "$pid" --files=lazy "$@" && moved b "$pid" || return 1
+	step a "$pid" 3 || return 1
+	must_migrate a "$pid" --files=lazy "$@" && moved a "$pid" || return 1
+	step b "$pid" 4 || return 1
+	cmp "$(seen "$pid" $work/log)" "$TEST_TMP/expected" || complain "it saw other files: $(diff "$(seen "$pid" $work/log)" "$TEST_TMP/expected" | head -n 4)" || return 1
+	go "$pid" end
+	wait_for 10 gone b "$pid" || complain "does not end" || return 1
+	all_gone
+}
+
+begin --lacks /usr/bin/python3 --lacks /usr/bin/python3.11 --lacks /usr/lib/python3.11 --lacks /usr/lib/python3
+[ -c /dev/fuse ] || {
+	echo "no /dev/fuse"
+	exit 77
+}
+test_case "there, back, and there again" there_and_back

@@ -21,7 +21,7 @@ struct migrate_args {
 	const char *ssh, *remote_ferry, *recover;
 	unsigned int pids, files, on_unknown;
 	uint64_t timeout_s, files_timeout_s, unknown_after_s, max_rounds, max_downtime_ms,
-		bandwidth, connections;
+		bandwidth, connections, dead_after_s;
 	unsigned int mode, transport;
 	bool plain_tcp, overwrite_files, no_background, json, quiet;
 	struct log_args log;
@@ -114,9 +114,9 @@ static const struct opt_row rows[] = {
 	 .offset = offsetof(struct migrate_args, bandwidth),
 	 .max = UINT64_MAX},
 	{.long_name = "transport",
-	 .arg = "ssh|auto|tls",
-	 .help = "over which connection everything moves: that of ssh (the default); one with TLS, to a "
-		 "port that is opened for it, if it can be reached (auto), or else not at all (tls)",
+	 .arg = "auto|ssh|tls",
+	 .help = "over which connection everything moves: one with TLS, to a port that is opened for "
+		 "it, or else that of ssh (auto, the default); always ssh; or only TLS",
 	 .type = OPT_WORD,
 	 .offset = offsetof(struct migrate_args, transport),
 	 .words = transport_words},
@@ -128,6 +128,14 @@ static const struct opt_row rows[] = {
 	 .offset = offsetof(struct migrate_args, connections),
 	 .min = 1,
 	 .max = TRUNK_WAYS_MAX},
+	{.long_name = "dead-after",
+	 .arg = "SECONDS",
+	 .help = "with TLS: the link is dead when nothing has been heard of the other machine for "
+		 "SECONDS (default 10)",
+	 .type = OPT_NUMBER,
+	 .offset = offsetof(struct migrate_args, dead_after_s),
+	 .min = 2,
+	 .max = 3600},
 	{.long_name = "insecure-plain-tcp",
 	 .help = "send memory over TCP, faster than ssh but not encrypted: for networks that you trust",
 	 .type = OPT_FLAG,
@@ -290,6 +298,7 @@ static int fill_options(const struct migrate_args *args, const struct opt_rest *
 	opt->connections = args->connections ? (unsigned int)args->connections : usual_connections();
 	if (args->plain_tcp && opt->transport == TRANSPORT_TLS)
 		return err_set(err, 0, "--insecure-plain-tcp and --transport=tls exclude each other");
+	opt->patience_ms = (unsigned int)args->dead_after_s * 1000;
 	opt->max_rounds = (unsigned int)args->max_rounds;
 	opt->max_downtime_ms = (unsigned int)args->max_downtime_ms;
 	opt->bandwidth = args->bandwidth;
@@ -319,6 +328,8 @@ static int run(int argc, char **argv)
 	struct migrate_args args = {.ssh = "ssh",
 				    .mode = MODE_DEFAULT,
 				    .pids = PIDS_AUTO,
+				    .transport = TRANSPORT_AUTO,
+				    .dead_after_s = 10,
 				    .timeout_s = 10,
 				    .files_timeout_s = 60,
 				    .unknown_after_s = 60,

@@ -35,6 +35,7 @@ struct hall {
 	int epoll, door, tcp;
 	uint16_t port;
 	const struct tls *tls;
+	unsigned int patience_ms;        /* 0: as it is */
 	struct guest guests[MAX_GUESTS]; /* oldest first */
 	size_t n;
 };
@@ -167,6 +168,11 @@ void hall_close(struct hall *h)
 	free(h);
 }
 
+void hall_patience(struct hall *h, unsigned int ms)
+{
+	h->patience_ms = ms;
+}
+
 uint16_t hall_port(const struct hall *h)
 {
 	return h->port;
@@ -249,6 +255,8 @@ static const char *admit(struct hall *h, struct guest *g, struct lane *out)
 				      .tunnel = g->tunnel} :
 			(struct lane){.kind = kind, .in = g->in, .out = g->out, .hold = g->conn};
 	lane_set_up(out);
+	if (h->patience_ms)
+		lane_patience(out, h->patience_ms);
 	answer = (uint8_t)kind;
 	return write(out->out, &answer, 1) == 1 ? NULL : "it is gone already";
 }

@@ -87,6 +87,14 @@ int lane_dial_tls(const struct tls *tls, const char *host, uint16_t port, const 
 	return greet(out, token, host, err);
 }
 
+void lane_patience(const struct lane *lane, unsigned int ms)
+{
+	if (lane->tunnel)
+		tunnel_patience(lane->tunnel, ms);
+	else
+		tcp_patience(lane->in, ms); /* does nothing to a pipe */
+}
+
 int lane_heard(struct lane *lane, int timeout_ms, const char *host, struct err *err)
 {
 	struct pollfd pfd = {.fd = lane->in, .events = POLLIN};

@@ -52,6 +52,9 @@ int lane_dial_tls(const struct tls *tls, const char *host, uint16_t port, const 
 /* Waits for the answer of the other side. The lane stays the caller's to close. */
 int lane_heard(struct lane *lane, int timeout_ms, const char *host, struct err *err) must_check;
 
+/* How long the other machine may be silent, where TCP carries the lane; with ssh its own settings count. */
+void lane_patience(const struct lane *lane, unsigned int ms);
+
 /* Closes the descriptors; ends its ssh. */
 void lane_close(struct lane *lane);
 
@@ -67,6 +70,8 @@ struct hall;
 struct hall *hall_open(const char *token, const char *address, const struct tls *tls,
 		       struct err *err) must_check;
 void hall_close(struct hall *hall); /* NULL allowed */
+/* For the lanes that come by TCP from now on: lane_patience. 0: as it is. */
+void hall_patience(struct hall *hall, unsigned int ms);
 uint16_t hall_port(const struct hall *hall);
 
 /* Readable when there is work. */

@@ -79,6 +79,8 @@ static void add_options(const struct source *s, Wire__Needs *msg)
 	msg->files_mode = opt->files.mode;
 	msg->files_timeout_ms = opt->files.timeout_ms;
 	msg->files_fill = opt->files.fill;
+	msg->has_patience_ms = true;
+	msg->patience_ms = opt->patience_ms;
 	msg->external = (char **)k->external;
 	while (k->external && k->external[msg->n_external])
 		msg->n_external++;

@@ -30,6 +30,7 @@ struct migrate_options {
 	bool plain_tcp;   /* lanes by TCP, not encrypted */
 	enum transport transport;
 	unsigned int connections; /* of TLS, for the messages */
+	unsigned int patience_ms; /* silence of the other machine over TLS or TCP */
 	uint64_t bandwidth;       /* bytes a second for rounds of pre-copy; 0: as fast as it goes */
 	unsigned int max_rounds;  /* 0: as many as pay */
 	unsigned int max_downtime_ms; /* 0: no limit */

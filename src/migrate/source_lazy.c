@@ -46,6 +46,14 @@ static int dial(struct source *s, enum lane_kind kind, struct lane *lane, struct
 	return lane_dial_ssh(settle->remote, settle->token, kind, lane, err);
 }
 
+static int dial_patiently(struct source *s, enum lane_kind kind, struct lane *lane, struct err *err)
+{
+	if (dial(s, kind, lane, err) < 0)
+		return -1;
+	lane_patience(lane, s->opt->patience_ms);
+	return 0;
+}
+
 /* Both at once: ssh takes most of the time. */
 static int open_lanes(struct source *s, struct err *err)
 {
@@ -53,7 +61,7 @@ static int open_lanes(struct source *s, struct err *err)
 
 	close_lanes(s);
 	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
-		if (dial(s, kinds[i], &s->lanes[i], err) < 0)
+		if (dial_patiently(s, kinds[i], &s->lanes[i], err) < 0)
 			return -1;
 	}
 	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {

@@ -40,6 +40,7 @@ static int open_doors(struct target *t, struct err *err)
 		t->hall = hall_open(t->token, address, NULL, err);
 	if (!t->hall)
 		return -1;
+	hall_patience(t->hall, t->needs->patience_ms);
 	t->lanes = lane_source_create(t->hall, err);
 	if (!t->lanes)
 		return -1;

@@ -18,6 +18,7 @@ int transport_offer(struct transport_source *t, const struct migrate_options *op
 		    Wire__Needs *needs, struct err *err)
 {
 	t->wanted = opt->transport;
+	t->patience_ms = opt->patience_ms;
 	t->wanted_ways = MIN(opt->connections, (unsigned int)TRUNK_WAYS_MAX);
 	t->token = opt->settle.token;
 	if (opt->transport == TRANSPORT_SSH || opt->plain_tcp)
@@ -39,6 +40,7 @@ static int dial_way(const struct transport_source *t, const char *peer, struct l
 {
 	if (lane_dial_tls(t->tls, t->address, t->port, t->token, LANE_TRUNK, lane, err))
 		return -1;
+	lane_patience(lane, t->patience_ms);
 	if (lane_heard(lane, HEARD_MS, peer, err) == 0)
 		return 0;
 	lane_close(lane);
@@ -140,6 +142,8 @@ static struct hall *open_hall(struct target *t, const char *address, struct err 
 	memcpy(secret.key, t->needs->secret.data, sizeof(secret.key));
 	t->tls = tls_with_secret(TLS_SERVER, &secret, err);
 	hall = t->tls ? hall_open(t->token, address, t->tls, err) : NULL;
+	if (hall)
+		hall_patience(hall, t->needs->patience_ms);
 	if (!hall) {
 		tls_free(t->tls);
 		t->tls = NULL;

@@ -40,6 +40,7 @@ struct transport_source {
 	struct tls *tls; /* NULL: none is offered */
 	char address[64];
 	uint16_t port;
+	unsigned int patience_ms;
 	size_t wanted_ways, ways; /* connections that carry the messages */
 	bool used;                /* further connections go there, too */
 };

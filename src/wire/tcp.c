@@ -3,13 +3,24 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <string.h>
 
-enum { BACKLOG = 64, SILENCE_MS = 30000, KEEPALIVE_S = 10, KEEPALIVE_PROBES = 3 };
+#ifndef TCP_RTO_MAX_MS
+#define TCP_RTO_MAX_MS 44
+#endif
+
+enum {
+	BACKLOG = 64,
+	RTO_MAX_LEAST_MS = 1000,
+	SILENCE_MS = 30000,
+	KEEPALIVE_PROBES = 3,
+	KEEPALIVE_PROBES_MAX = 127
+};
 
 static struct addrinfo *resolve(const char *host, uint16_t port, int flags, struct err *err)
 {
@@ -37,16 +48,49 @@ static void set_option(int fd, int level, int option, int value)
 	(void)!setsockopt(fd, level, option, &value, sizeof(value));
 }
 
+/* The kernel counts in whole seconds, from one. */
+static void ask_idle_peers(int fd, unsigned int ms, int probes)
+{
+	int seconds = MAX(1, (int)(ms / 1000 / KEEPALIVE_PROBES));
+
+	set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+	set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, seconds);
+	set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, seconds);
+	set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, probes);
+}
+
+void tcp_patience(int fd, unsigned int ms)
+{
+	ask_idle_peers(fd, ms, KEEPALIVE_PROBES);
+	set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, (int)ms);
+}
+
+void tcp_watch(int fd, unsigned int ms)
+{
+	ask_idle_peers(fd, ms, KEEPALIVE_PROBES_MAX);
+	set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, 0);
+	/* Linux 6.15: else whoever has not read for long is asked in longer and longer intervals */
+	set_option(fd, IPPROTO_TCP, TCP_RTO_MAX_MS, MAX(RTO_MAX_LEAST_MS, (int)(ms / 2)));
+}
+
+int tcp_awaits_ms(int fd)
+{
+	struct tcp_info info = {0};
+	socklen_t len = sizeof(info);
+
+	/* probes: of an idle peer, or of one whose window is closed; counted until one is answered */
+	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) ||
+	    !(info.tcpi_unacked || info.tcpi_probes))
+		return -1;
+	return (int)MIN(info.tcpi_last_ack_recv, MIN(info.tcpi_last_data_recv, (uint32_t)INT_MAX));
+}
+
 void tcp_prepare(int fd)
 {
 	static const char cubic[] = "cubic";
 
 	(void)!setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, cubic, sizeof(cubic) - 1);
-	set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
-	set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_S);
-	set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_S);
-	set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES);
-	set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, SILENCE_MS);
+	tcp_patience(fd, SILENCE_MS);
 	set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
 }
 

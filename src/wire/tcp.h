@@ -34,6 +34,23 @@ int tcp_connect(const char *host, uint16_t port, int timeout_ms, struct err *err
  */
 void tcp_prepare(int fd);
 
+/* The same with another time than half a minute, or as near to it as the kernel can count. */
+void tcp_patience(int fd, unsigned int ms);
+
+/*
+ * For those who ask tcp_awaits_ms by themselves: a peer who has nothing to say is asked by the kernel
+ * several times within @ms, and the kernel never gives up. That it does, after TCP_USER_TIMEOUT, also
+ * on a peer who is there and takes his time to read.
+ */
+void tcp_watch(int fd, unsigned int ms);
+
+/*
+ * Does the other machine owe a sign of life? Then: for how long nothing at all has come from it, neither
+ * data nor an acknowledgement, which its kernel sends whatever the program there does, and
+ * steadily however slow the link is. -1: it owes nothing (or this is no TCP connection).
+ */
+int tcp_awaits_ms(int fd);
+
 /* While corked, small writes are gathered into full segments; uncorking sends what is left. */
 void tcp_cork(int fd, bool corked);
 

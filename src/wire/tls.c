@@ -253,6 +253,11 @@ int tls_check_peer(const struct tls *t, SSL *ssl, const char *host, struct err *
 			      host);
 }
 
+bool tls_has_name(X509 *cert, const char *name)
+{
+	return X509_check_host(cert, name, 0, X509_CHECK_FLAG_NO_WILDCARDS, NULL) == 1;
+}
+
 /* Reasons that a user meets, in words that tell what to do. */
 static const char *known_reason(int about)
 {

@@ -56,6 +56,9 @@ SSL *tls_session(const struct tls *t, int fd, struct err *err) must_check;
  */
 int tls_check_peer(const struct tls *t, SSL *ssl, const char *host, struct err *err) must_check;
 
+/* Is this name in the certificate, as it stands there (no pattern)? Without names for hosts the common name counts. */
+bool tls_has_name(X509 *cert, const char *name);
+
 /* What a failed call of libssl (@rc of @ssl, not "again later") means. Always -1. */
 int tls_failure(SSL *ssl, int rc, struct err *err);
 

@@ -11,6 +11,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -20,6 +21,8 @@ enum {
 	HANDSHAKE_MS = 10000,
 	PARTING_MS = 1000,
 	LINGER_MS = 5000, /* without progress, when the user has gone */
+	PATIENCE_MS = 30000,
+	LOOK_MS = 500, /* how often it is asked whether the other machine is there */
 };
 
 /* One direction. */
@@ -41,8 +44,12 @@ struct tunnel {
 	size_t whole;    /* bytes of what goes out that are cut already: the next record */
 	bool user_gone;  /* not only for one direction */
 	bool want_write; /* libssl has something to say before it goes on */
+	atomic_uint patience_ms;
+	uint64_t look_at_ms;
+	uint64_t awaited_ms; /* since when the other machine owes a sign of life */
 	pthread_t thread;
-	pthread_mutex_t lock; /* of the fault */
+	pthread_mutex_t lock; /* of what follows */
+	X509 *cert;           /* the peer's, after the handshake; NULL: none */
 	struct err fault;
 	bool faulty;
 };
@@ -75,10 +82,26 @@ int tunnel_fault(struct tunnel *t, struct err *err)
 	return faulty ? -1 : 0;
 }
 
+bool tunnel_peer_has_name(struct tunnel *t, const char *name)
+{
+	bool has;
+
+	pthread_mutex_lock(&t->lock);
+	has = t->cert && tls_has_name(t->cert, name);
+	pthread_mutex_unlock(&t->lock);
+	return has;
+}
+
 int tunnel_explain(struct tunnel *t, struct err *err)
 {
 	(void)tunnel_fault(t, err);
 	return -1;
+}
+
+void tunnel_patience(struct tunnel *t, unsigned int ms)
+{
+	tcp_watch(t->net, ms);
+	atomic_store(&t->patience_ms, ms);
 }
 
 /* ---- handshake ---- */
@@ -98,6 +121,17 @@ static int later(SSL *ssl, int rc, short *events, struct err *err)
 	}
 }
 
+/* The peer is who he should be: nothing of this changes later. */
+static int admit(struct tunnel *t, const char *host, struct err *err)
+{
+	if (tls_check_peer(t->tls, t->ssl, host, err))
+		return -1;
+	pthread_mutex_lock(&t->lock);
+	t->cert = SSL_get1_peer_certificate(t->ssl);
+	pthread_mutex_unlock(&t->lock);
+	return 0;
+}
+
 static int shake_hands(struct tunnel *t, const char *host, struct err *err)
 {
 	uint64_t end_ms = clock_ms() + HANDSHAKE_MS, now;
@@ -108,7 +142,7 @@ static int shake_hands(struct tunnel *t, const char *host, struct err *err)
 		ERR_clear_error();
 		rc = SSL_do_handshake(t->ssl);
 		if (rc == 1)
-			return tls_check_peer(t->tls, t->ssl, host, err);
+			return admit(t, host, err);
 		if (later(t->ssl, rc, &p.events, err))
 			return -1;
 		now = clock_ms();
@@ -260,8 +294,32 @@ static int push_to_user(struct tunnel *t)
 	return 1;
 }
 
-/* Waits for anything that makes a step worth while. 0: nothing came in the time that there is. */
-static int wait_for_both(struct tunnel *t)
+/*
+ * What it owes may be younger than the last that has come: so the time is taken here. After a look that
+ * comes late, as after a sleep of our own machine, it begins anew.
+ */
+static int look_for_life(struct tunnel *t, struct err *err)
+{
+	unsigned int patience_ms = atomic_load(&t->patience_ms);
+	uint64_t now = clock_ms(), due = t->look_at_ms;
+	int silence_ms;
+
+	if (now < due)
+		return 0;
+	t->look_at_ms = now + LOOK_MS;
+	silence_ms = tcp_awaits_ms(t->net);
+	if (silence_ms < 0 || now > due + LOOK_MS)
+		t->awaited_ms = now;
+	else
+		t->awaited_ms = MAX(t->awaited_ms, now - (uint64_t)silence_ms);
+	if (now - t->awaited_ms < patience_ms)
+		return 0;
+	return err_set(err, ETIMEDOUT, "nothing has been heard of %s for %u s", t->peer,
+		       patience_ms / 1000);
+}
+
+/* Waits for anything that makes a step worth while, or a moment. 1, 0: nothing came, -1. */
+static int wait_for_both(struct tunnel *t, struct err *err)
 {
 	bool room = t->in.start == t->in.end && !t->in.ended;
 	short net = (room ? POLLIN : 0) | (t->want_write ? POLLOUT : 0);
@@ -275,10 +333,12 @@ static int wait_for_both(struct tunnel *t)
 	int n;
 
 	do {
-		n = poll(p, 2, t->user_gone ? LINGER_MS : -1);
+		n = poll(p, 2, LOOK_MS);
 	} while (n < 0 && errno == EINTR);
+	if (n < 0)
+		return err_sys(err, "poll");
 	t->user_gone |= (p[1].revents & POLLHUP) != 0;
-	return n;
+	return n > 0;
 }
 
 /* One round of all steps: 1 for progress, 0 for none, -1. */
@@ -304,19 +364,24 @@ static int step(struct tunnel *t, struct err *err)
 /* Until both directions have ended properly (0), or something breaks. */
 static int pump(struct tunnel *t, struct err *err)
 {
-	uint64_t end_ms = 0; /* of a peer who talks on to nobody */
-	int rc = 1;
+	uint64_t end_ms = 0;  /* of a peer who talks on to nobody */
+	uint64_t idle_ms = 0; /* since when nothing has come */
+	int rc;
 
-	while (rc > 0 && !(t->in.passed && t->out.passed)) {
+	while (!(t->in.passed && t->out.passed)) {
 		rc = step(t, err);
 		if (rc == 0)
-			rc = wait_for_both(t);
+			rc = wait_for_both(t, err);
+		if (rc < 0 || look_for_life(t, err))
+			return -1;
+		idle_ms = rc > 0 ? 0 : idle_ms ? idle_ms : clock_ms();
 		if (t->user_gone && t->out.passed && !end_ms)
 			end_ms = clock_ms() + LINGER_MS;
-		if (end_ms && clock_ms() > end_ms)
-			rc = 0;
+		if ((end_ms && clock_ms() > end_ms) ||
+		    (t->user_gone && idle_ms && clock_ms() > idle_ms + LINGER_MS))
+			return err_set(err, ETIMEDOUT, "the peer does not end the connection");
 	}
-	return rc == 0 ? err_set(err, ETIMEDOUT, "the peer does not end the connection") : MIN(rc, 0);
+	return 0;
 }
 
 /*
@@ -353,6 +418,7 @@ static void *tunnel_main(void *arg)
 
 static void free_tunnel(struct tunnel *t)
 {
+	X509_free(t->cert);
 	SSL_free(t->ssl);
 	if (t->net >= 0)
 		close(t->net);
@@ -411,6 +477,7 @@ struct tunnel *tunnel_open(const struct tls *tls, int fd, const char *host, tunn
 	t->net = fd;
 	t->inner = -1;
 	tcp_peer_text(fd, t->peer);
+	tunnel_patience(t, PATIENCE_MS);
 	pthread_mutex_init(&t->lock, NULL);
 	if (prepare(t, &user, err) == 0 &&
 	    (tls_role(tls) == TLS_SERVER || shake_hands(t, host, err) == 0) && start(t, err) == 0) {

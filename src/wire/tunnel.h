@@ -17,6 +17,7 @@
 
 #include "wire/tls.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -38,8 +39,21 @@ typedef size_t (*tunnel_cut)(uint64_t *state, const uint8_t *next, size_t n);
 struct tunnel *tunnel_open(const struct tls *t, int fd, const char *host, tunnel_cut cut,
 			   int *fd_out, struct err *err) must_check;
 
+/*
+ * How long the other machine may be silent, on TCP, before the connection counts as broken (30 s if
+ * nothing is said). It is the machine that is asked (wire/tcp.h): neither a slow link nor a slow program is
+ * silent.
+ */
+void tunnel_patience(struct tunnel *t, unsigned int ms);
+
 /* The address of the other end, for messages; valid as long as the tunnel is. */
 const char *tunnel_peer(const struct tunnel *t);
+
+/*
+ * Has the other end this name in its certificate (tls_has_name)? Of a server's: after it has said something,
+ * as before that nothing is known of it. False: no, or it has none.
+ */
+bool tunnel_peer_has_name(struct tunnel *t, const char *name);
 
 /* Why it ended, if not properly: -1 and the reason; 0: it is in order. NULL allowed. */
 int tunnel_fault(struct tunnel *t, struct err *err);

@@ -188,9 +188,10 @@ quiet_on_success() {
 	local pid
 	pid=$(start_victim a single) || return 1
 	must_migrate a "$pid" && verdict b single || return 1
-	# a forecast, and a summary of at most two lines
+	grep -q '^it moves over TLS, to 10.88.0.2, port' "$TEST_TMP/migrate.out" || complain "does not say how it moves" || return 1
+	# how it moves, a forecast, and a summary of at most two lines
 	[ ! -s "$TEST_TMP/migrate.err" ] || complain "noise on stderr: $(head -n 1 "$TEST_TMP/migrate.err")" || return 1
-	[ "$(wc -l <"$TEST_TMP/migrate.out")" -le 3 ] || complain "prints noise"
+	[ "$(wc -l <"$TEST_TMP/migrate.out")" -le 4 ] || complain "prints noise"
 }
 
 # A slow cable, so that the signal comes while memory moves.

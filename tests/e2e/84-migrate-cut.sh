@@ -65,18 +65,20 @@ state() {
 		esac' sh "$2"
 }
 
+# survives WHAT PROGRAM SIZE [OPTION]...
 # The moment is random in a span that grows with each strike that hit and shrinks with each that
 # came too late, so that many come near the commit.
 survives() {
 	local what=$1 pid round span_ms=400 hits=0 moves=0 was
 	home=a
 	pid=$(start_bench a "$2" "$3") || return 1
+	shift 3
 	for ((round = 1; round <= rounds || (hits == 0 && round <= 6 * rounds); round++)); do
 		# none has hit: too early counts as too late, so the span starts anew
 		[ $round -le "$rounds" ] || span_ms=400
 		away=$(other "$home")
 		was=$home
-		migrate "$home" "$pid" --overwrite-files &
+		migrate "$home" "$pid" --overwrite-files "$@" &
 		strike "$what" "$(awk -v r=$RANDOM -v span=$span_ms 'BEGIN { printf "%.3f", r / 32768 * span / 1000 }')"
 		if wait $!; then
 			span_ms=$((span_ms * 9 / 10 + 5))
@@ -99,7 +101,7 @@ survives() {
 strike_both() {
 	"$top/tests/hosts/strike.py" "$1" "$(hosts_pid "$dir" a)" "$(hosts_pid "$dir" b)" \
 		"$top/tests/hosts/hosts.sh" exec "$dir" "$home" timeout -k 5 60 \
-		ferry migrate --json --overwrite-files "$2" "ferry-$(other "$home")" \
+		ferry migrate --json --overwrite-files --mode="${mode:-hybrid}" "$2" "ferry-$(other "$home")" \
 		>"$TEST_TMP/struck" 2>"$TEST_TMP/migrate.err" </dev/null
 	cat "$TEST_TMP/struck" "$TEST_TMP/migrate.err"
 	grep -q "^struck agent.* keeper.* migrate" "$TEST_TMP/struck"
@@ -143,10 +145,14 @@ at_stage() {
 
 # Both sides at once, at the beginning of each stage: before the commit it runs on at home.
 both_sides() {
-	local pid stage round
+	local pid stage round mode=stop
 	home=a
 	pid=$(start_bench a memory 60) || return 1
+	# a slow way for the memory: no strike comes so late that the tree is armed for the commit already
+	on a tc qdisc add dev eth0 root tbf rate 400mbit burst 128kb latency 50ms || return 1
 	for stage in files freeze changes state commit; do
+		[ $stage != commit ] || on a tc qdisc del dev eth0 root
+		[ $stage != commit ] || mode=hybrid
 		for ((round = 1; round <= (rounds + 4) / 5; round++)); do
 			at_stage "$stage" "$pid" || complain "both sides at $stage" || return 1
 		done
@@ -162,13 +168,28 @@ no_remains() {
 	done
 }
 
-# The cable is pulled out for good in the middle of the memory, and plugged in later.
+# What ssh is for is over when everything has gone over to TLS: nobody misses it.
+ssh_is_not_missed() {
+	local pid
+	home=a
+	pid=$(start_bench a memory 100) || return 1
+	on a tc qdisc add dev eth0 root tbf rate 400mbit burst 128kb latency 50ms || return 1
+	migrate a "$pid" &
+	wait_for 20 grep -q 'over TLS' "$TEST_TMP/migrate.out" "$TEST_TMP/migrate.err" ||
+		complain "it does not go over TLS" || return 1
+	on a pkill -KILL -x ssh
+	wait $! || complain "migrate failed: $(tail -n 1 "$TEST_TMP/migrate.err")" || return 1
+	on a tc qdisc del dev eth0 root
+	moved a "$pid" && bench_report b "$pid"
+}
+
+# cable [OPTION]...: it is pulled out for good in the middle of the memory, and plugged in later.
 cable() {
 	local pid
 	home=a
 	pid=$(start_bench a memory 200) || return 1
 	on a tc qdisc add dev eth0 root tbf rate 200mbit burst 128kb latency 50ms || return 1
-	MIGRATE_LIMIT=120 migrate a "$pid" --ssh 'ssh -o ServerAliveInterval=2 -o ServerAliveCountMax=2' &
+	MIGRATE_LIMIT=120 migrate a "$pid" "$@" &
 	sleep 3
 	hosts_link "$dir" down
 	wait $! && complain "migrated over a cable that was unplugged" && return 1
@@ -183,8 +204,10 @@ begin
 hosts_put "$dir" b "$BUILD/bench/bench-victim" /opt/bench-victim
 test_case "the command is killed" survives command tasks 5
 test_case "the agent is killed" survives agent threads 20
-test_case "the far sshd is killed" survives sshd tasks 5
-test_case "the near ssh is killed" survives ssh threads 20
+test_case "the far sshd is killed" survives sshd tasks 5 --transport=ssh
+test_case "the near ssh is killed" survives ssh threads 20 --transport=ssh
+test_case "ssh is killed when all goes over TLS" ssh_is_not_missed
 test_case "both sides are killed, at each stage" both_sides
 test_case "any of them, with much memory" survives any memory 100
-test_case "the cable is pulled out" cable
+test_case "the cable is pulled out" cable --mode=stop --transport=tls --dead-after=3
+test_case "the cable is pulled out, ssh" cable --transport=ssh --ssh 'ssh -o ServerAliveInterval=2 -o ServerAliveCountMax=2'

@@ -3,7 +3,8 @@
 #
 # The moment of the commit: the connection breaks, or processes of ours are killed, exactly between
 # COMMIT and RUNNING (tests/e2e/cut-ssh). Afterwards exactly one copy of the program runs, on the
-# right side, and what it wrote has no hole and no repeat. Both hosts are this one.
+# right side, and what it wrote has no hole and no repeat. Both hosts are this one. All messages go
+# through ssh, where they can be counted.
 . "$(dirname "$0")/lib.sh"
 
 requires python3
@@ -66,7 +67,7 @@ cut() {
 		return
 	}
 	[ -z "${refuse:-}" ] || echo "$refuse" >"$work/refuse"
-	timeout -k 5 60 "$FERRY" migrate "$pid" here --pids=new \
+	timeout -k 5 60 "$FERRY" migrate "$pid" here --pids=new --transport=ssh \
 		--ssh "$PWD/tests/e2e/cut-ssh $mode $work" "$@" >"$work/out" 2>"$work/err"
 	status=$?
 	if ! wait_for 20 settled "$side"; then
@@ -134,7 +135,7 @@ end_counter
 
 work=$TEST_TMP/kill-both-late
 counter || not_ok "both are killed late" "the counter does not start"
-timeout -k 5 60 "$FERRY" migrate "$pid" here --pids=new --ssh "$PWD/tests/e2e/cut-ssh kill-both-late $work" \
+timeout -k 5 60 "$FERRY" migrate "$pid" here --pids=new --transport=ssh --ssh "$PWD/tests/e2e/cut-ssh kill-both-late $work" \
 	>"$work/out" 2>"$work/err"
 token=$(cd /run/ferry && ls -t ./*.home | head -n 1)
 token=${token#./}

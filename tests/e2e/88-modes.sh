@@ -10,7 +10,7 @@
 
 mib=${MIB:-24} # for each of two processes
 work=/srv/work/mem_lively
-alive=(--ssh 'ssh -o ServerAliveInterval=1 -o ServerAliveCountMax=2 -o ConnectTimeout=3')
+alive=(--dead-after=2 --ssh 'ssh -o ServerAliveInterval=1 -o ServerAliveCountMax=2 -o ConnectTimeout=3')
 
 start() {
 	hosts_put "$dir" a "$VICTIMS/mem_lively" /opt/victims/mem_lively || return 1
@@ -101,11 +101,11 @@ until_percent() {
 	END
 }
 
-# cut_at PERCENT HOW MODE [still]: in the lazy phase every connection breaks, by the end of ssh or with
-# the cable. The lively program gives memory back, so that not all of it is ever fetched: one that does
+# cut_at PERCENT HOW MODE [still]: in the lazy phase every connection breaks, by the end of ssh or of TCP, or
+# with the cable. The lively program gives memory back, so that not all of it is ever fetched: one that does
 # not is used for the late cuts.
 cut_at() {
-	local pid sender
+	local pid sender by
 	if [ "${4:-}" = still ]; then
 		pid=$(start_bench a memory "$((2 * mib))")
 	else
@@ -113,14 +113,16 @@ cut_at() {
 	fi || complain "the program does not start" || return 1
 	slow_down 120mbit
 	: >"$TEST_TMP/migrate.out"
-	migrate a "$pid" --json --mode "$3" "${alive[@]}" &
+	case $2 in ssh | lanes | cable-ssh) by=ssh ;; *) by=tls ;; esac
+	migrate a "$pid" --json --mode "$3" --transport=$by "${alive[@]}" &
 	sender=$!
 	until_percent "$1" || complain "$1 % were never reached" || return 1
 	exists b "$pid" || complain "does not run on b at $1 %" || return 1
 	case $2 in
 	ssh) on a pkill -KILL -x ssh ;;
 	lanes) on b pkill -KILL -f '^ferry agent --join' ;;
-	cable)
+	tcp) on a ss -K dst 10.88.0.2 dport != 22 ;;
+	cable*)
 		hosts_link "$dir" down
 		sleep 5
 		hosts_link "$dir" up
@@ -215,12 +217,12 @@ settle() {
 }
 
 random_faults() {
-	local pid round mode on_a=0 on_b=0
+	local pid round mode by ways=(auto auto ssh) on_a=0 on_b=0
 	for ((round = 1; round <= $1; round++)); do
-		mode=${modes[RANDOM % ${#modes[@]}]}
+		mode=${modes[RANDOM % ${#modes[@]}]} by=${ways[RANDOM % ${#ways[@]}]}
 		pid=$(start) || complain "the program does not start" || return 1
 		slow_down "$((100 + RANDOM % 400))mbit"
-		MIGRATE_LIMIT=100 migrate a "$pid" --mode "$mode" "${alive[@]}" &
+		MIGRATE_LIMIT=100 migrate a "$pid" --mode "$mode" --transport "$by" "${alive[@]}" &
 		sleep "$(awk -v r=$RANDOM 'BEGIN { printf "%.3f", 0.2 + r / 32768 * 3 }')"
 		strike
 		wait $!
@@ -249,12 +251,15 @@ done
 test_case "hybrid: what rounds have brought is counted once" counted_once
 test_case "a family that shares much goes on to share" sharing_is_kept
 test_case "postcopy over TCP" moves --mode postcopy --insecure-plain-tcp
+test_case "hybrid through ssh" moves --mode hybrid --transport=ssh
 for percent in 10 50 90; do
 	test_case "postcopy: ssh ends at $percent %" cut_at $percent ssh postcopy still
+	test_case "postcopy: TCP ends at $percent %" cut_at $percent tcp postcopy still
 done
 test_case "postcopy, lively: ssh ends at 20 %" cut_at 20 ssh postcopy
 test_case "postcopy: the lanes end at 50 %" cut_at 50 lanes postcopy
 test_case "postcopy: the cable is out for a while at 50 %" cut_at 50 cable postcopy
+test_case "postcopy: the cable is out for a while at 50 %, ssh" cut_at 50 cable-ssh postcopy
 test_case "postcopy: the agent is killed after the commit" agent_dies postcopy
 test_case "postcopy: everything at home is killed, --recover" recovered postcopy
 test_case "random faults" random_faults "$([ -n "${FERRY_FULL:-}" ] && echo 200 || echo "${ROUNDS:-5}")"

@@ -6,7 +6,7 @@
 
 Runs COMMAND, a "ferry migrate --json", and reads its events; at the one that announces STAGE it
 kills, by SIGKILL, every ferry in the PID namespaces of the processes PID (the first ones of the two
-hosts). Who they are is found at the earlier events, so that the kills follow the announcement at
+hosts), but not the guardian, who is there for when the others are killed. Who they are is found at the earlier events, so that the kills follow the announcement at
 once; those that have come since are killed after them. Prints "struck" and what those did that were
 alive until then, one word for each, or "missed".
 """
@@ -33,15 +33,23 @@ def ferries(namespaces, known):
             pass
 
 
+def is_guardian(pid):
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8") as file:
+            return file.read().strip() == "ferry-guardian"
+    except OSError:
+        return False
+
+
 def kill(victims):
     """What those did that had not ended before. A pidfd is readable when its process has ended."""
     alive = select.poll()
-    for _, fd in victims:
+    for _, fd in victims.values():
         alive.register(fd, select.POLLIN)
     ended = {fd for fd, _ in alive.poll(0)}
     struck = []
-    for word, fd in victims:
-        if fd not in ended:
+    for pid, (word, fd) in victims.items():
+        if fd not in ended and not is_guardian(pid):
             signal.pidfd_send_signal(fd, signal.SIGKILL)
             struck.append(word)
     return struck
@@ -59,10 +67,10 @@ def main():
             if event["stage"] != wanted:
                 ferries(namespaces, victims)
                 continue
-            struck = kill(victims.values())
+            struck = kill(victims)
             late = {pid: None for pid in victims}
             ferries(namespaces, late)
-            struck += kill([v for v in late.values() if v])
+            struck += kill({pid: v for pid, v in late.items() if v})
     print("missed" if struck is None else "struck " + " ".join(sorted(struck)))
 
 

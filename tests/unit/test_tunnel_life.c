@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+// TLS tunnels over TCP when the link is dead: noticed, in both directions and in silence; and no link is
+// taken for dead because its reader takes his time or nobody has anything to say. The link is the loopback
+// interface of a network namespace of our own.
+#include "base/io.h"
+#include "unit.h"
+#include "wire/tcp.h"
+#include "wire/tunnel.h"
+
+#include <errno.h>
+#include <net/if.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* Longer than any of this takes on a busy machine, shorter than what the kernel alone takes to give up. */
+enum { PATIENCE_MS = 2000, LIMIT_MS = 20000, MUCH_BYTES = 32 << 20 };
+
+static const char *no_network; /* why not */
+
+#define needs_network()                                                       \
+	do {                                                                  \
+		if (no_network)                                               \
+			skip_because("no network namespace: %s", no_network); \
+	} while (0)
+
+struct line {
+	struct tls *client, *server;
+	struct tunnel *here, *there;
+	int near, far;
+};
+
+static void set_link(bool up)
+{
+	struct ifreq rq = {.ifr_name = "lo", .ifr_flags = up ? IFF_UP : 0};
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	assert_int_equal(ioctl(fd, SIOCSIFFLAGS, &rq), 0);
+	close(fd);
+}
+
+static void line_open(struct line *l)
+{
+	struct secret secret = {.key = {1, 2, 3}};
+	struct pollfd p = {.events = POLLIN};
+	struct err err;
+	uint16_t port;
+	int near;
+
+	set_link(true);
+	l->client = tls_with_secret(TLS_CLIENT, &secret, &err);
+	l->server = tls_with_secret(TLS_SERVER, &secret, &err);
+	p.fd = tcp_listen(NULL, 0, &port, &err);
+	assert_true(p.fd >= 0);
+	near = tcp_connect("127.0.0.1", port, LIMIT_MS, &err);
+	assert_true(near >= 0);
+	assert_int_equal(poll(&p, 1, LIMIT_MS), 1);
+	l->there = tunnel_open(l->server, accept(p.fd, NULL, NULL), NULL, NULL, &l->far, &err);
+	l->here = tunnel_open(l->client, near, NULL, NULL, &l->near, &err);
+	assert_non_null(l->there);
+	assert_non_null(l->here);
+	tunnel_patience(l->here, PATIENCE_MS);
+	tunnel_patience(l->there, PATIENCE_MS);
+	close(p.fd);
+}
+
+static void line_close(struct line *l)
+{
+	close(l->near);
+	close(l->far);
+	tunnel_finish(l->here);
+	tunnel_finish(l->there);
+	tls_free(l->client);
+	tls_free(l->server);
+}
+
+static void comes_across(struct line *l)
+{
+	char word[4];
+
+	assert_int_equal(io_write_full(l->near, "word", 4), 0);
+	assert_int_equal(io_read_full(l->far, word, 4), 0);
+	assert_memory_equal(word, "word", 4);
+}
+
+/* The user reads end of file, and is told why. */
+static void is_dead(struct tunnel *t, int fd)
+{
+	struct pollfd p = {.fd = fd, .events = POLLIN};
+	struct err why;
+	char c;
+
+	assert_int_equal(poll(&p, 1, LIMIT_MS), 1);
+	assert_int_equal(read(fd, &c, 1), 0);
+	assert_int_equal(tunnel_fault(t, &why), -1);
+	assert_non_null(strstr(why.text, "nothing has been heard of 127.0.0.1"));
+}
+
+static void a_dead_link_in_silence(void **state)
+{
+	struct line l;
+
+	needs_network();
+	line_open(&l);
+	comes_across(&l);
+	set_link(false);
+	is_dead(l.here, l.near);
+	is_dead(l.there, l.far);
+	line_close(&l);
+}
+
+static void a_dead_link_under_way(void **state)
+{
+	struct line l;
+
+	needs_network();
+	line_open(&l);
+	comes_across(&l);
+	set_link(false);
+	assert_int_equal(io_write_full(l.near, "lost", 4), 0);
+	is_dead(l.here, l.near);
+	is_dead(l.there, l.far);
+	line_close(&l);
+}
+
+/* Fills what is between the two, and sends what is left afterwards. Returns the bytes. */
+static size_t fill(int fd)
+{
+	static char part[1 << 16];
+	size_t bytes = 0;
+	struct pollfd p = {.fd = fd, .events = POLLOUT};
+	ssize_t n;
+
+	while (bytes < MUCH_BYTES && poll(&p, 1, 500) == 1) {
+		n = send(fd, part, sizeof(part), MSG_DONTWAIT | MSG_NOSIGNAL);
+		if (n > 0)
+			bytes += (size_t)n;
+	}
+	return bytes;
+}
+
+static void a_slow_reader_is_not_dead(void **state)
+{
+	struct line l;
+	struct err err;
+	char part[8192];
+	size_t sent, got = 0;
+	ssize_t n;
+
+	needs_network();
+	line_open(&l);
+	sent = fill(l.near);
+	assert_in_range(sent, 1, MUCH_BYTES - 1);
+	usleep(3 * PATIENCE_MS * 1000);
+	assert_int_equal(tunnel_fault(l.here, &err), 0);
+	assert_int_equal(tunnel_fault(l.there, &err), 0);
+	while (got < sent && (n = read(l.far, part, sizeof(part))) > 0)
+		got += (size_t)n;
+	assert_int_equal(got, sent);
+	line_close(&l);
+}
+
+static void silence_is_not_death(void **state)
+{
+	struct line l;
+	struct err err;
+
+	needs_network();
+	line_open(&l);
+	comes_across(&l);
+	usleep(3 * PATIENCE_MS * 1000);
+	assert_int_equal(tunnel_fault(l.here, &err), 0);
+	comes_across(&l);
+	line_close(&l);
+}
+
+/* A link that was down for less than that goes on where it was. */
+static void a_short_break(void **state)
+{
+	struct line l;
+	char word[4];
+
+	needs_network();
+	line_open(&l);
+	tunnel_patience(l.here, LIMIT_MS);
+	tunnel_patience(l.there, LIMIT_MS);
+	comes_across(&l);
+	set_link(false);
+	assert_int_equal(io_write_full(l.near, "late", 4), 0);
+	usleep(1000000);
+	set_link(true);
+	assert_int_equal(io_read_full(l.far, word, 4), 0);
+	assert_memory_equal(word, "late", 4);
+	line_close(&l);
+}
+
+static void find_network(void)
+{
+	if (unshare(CLONE_NEWNET) && unshare(CLONE_NEWUSER | CLONE_NEWNET))
+		no_network = strerror(errno);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_dead_link_in_silence),
+		cmocka_unit_test(a_dead_link_under_way),
+		cmocka_unit_test(a_slow_reader_is_not_dead),
+		cmocka_unit_test(silence_is_not_death),
+		cmocka_unit_test(a_short_break),
+	};
+
+	signal(SIGPIPE, SIG_IGN);
+	alarm(120);
+	find_network();
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -285,6 +285,11 @@ static void free_nodes(struct lazyfs *fs)
 	vec_free(&fs->root.xattrs);
 }
 
+bool lazyfs_moved(struct lazyfs *fs)
+{
+	return atomic_load(&fs->moved);
+}
+
 void lazyfs_free(struct lazyfs *fs)
 {
 	if (!fs)
@@ -301,6 +306,8 @@ void lazyfs_free(struct lazyfs *fs)
 	free_nodes(fs);
 	pthread_mutex_unlock(&fs->lock);
 	free_links(fs);
+	carried_free_bases(&fs->bases);
+	free(fs->carried);
 	if (fs->below >= 0)
 		close(fs->below);
 	pthread_cond_destroy(&fs->cond);

@@ -12,6 +12,7 @@
  *	ops_*.c   the requests of the kernel
  *	fill      the rest, in the background
  *	place     all of it into the directory below the mount, when it ends
+ *	carried   what the tree changed before it came here
  *	keep      or only what was changed, to its own paths
  *	prime     many names at once
  *	treeroot  a process that serves the root directory of one tree
@@ -41,6 +42,13 @@ struct lazyfs_options {
 
 /* The extended attribute of the mount's root that gives the status as JSON. */
 #define LAZYFS_STATUS_XATTR "user.ferry.status"
+
+/*
+ * Set by root: the tree that this is the root directory of has gone on to another host, which has all that
+ * it changed: nothing is kept here.
+ */
+#define LAZYFS_MOVED_XATTR "user.ferry.moved"
+#define LAZYFS_OWN_XATTRS "user.ferry."
 
 /* Connects to the source; keeps @want and @opt. NULL + err. */
 struct lazyfs *lazyfs_create(const struct remote_link *link, const struct want *want,
@@ -73,6 +81,9 @@ void lazyfs_tune(dev_t dev);
  * is missing of them is fetched. -1: something could not be written or is not complete; the list says what.
  */
 int lazyfs_keep_changes(struct lazyfs *fs, const char *kept, struct err *err) must_check;
+
+/* Has LAZYFS_MOVED_XATTR been set? */
+bool lazyfs_moved(struct lazyfs *fs);
 
 /* From now on the mountpoint shows the files; requests wait until lazyfs_run. */
 int lazyfs_mount(struct lazyfs *fs, struct err *err) must_check;

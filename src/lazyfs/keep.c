@@ -3,22 +3,25 @@
  * What programs made or changed, when they have ended: it lies in the cache, and
  * must not go with it.
  *
- * A file goes to its own path where that is safe: the name is free, no link leads
- * elsewhere, and the directory that gets it is the one that the program saw, by owner
+ * A file goes to its own path where that is safe: the name is free, or has still the file that
+ * it was made from (carried.h: the tree has come home), no link leads elsewhere, and the directory that gets it is the one that the program saw, by owner
  * and mode. (Otherwise a user who may write to a directory at the source could write to one of
  * the same name here, with our rights.) All else is kept in a folder. A list tells.
  */
 #define LOG_MODULE "lazyfs"
 #include "base/log.h"
 #include "lazyfs/fill.h"
+#include "lazyfs/jail.h"
 #include "lazyfs/place.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <linux/openat2.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 struct keeping {
 	struct lazyfs *fs;
@@ -132,8 +135,26 @@ static int make_folder(const char *path)
 
 /* ---- one file ---- */
 
+/*
+ * Is this still the file from which the tree's own has come? Nobody can set the time of a status change: a
+ * file that has the same one, to the nanosecond, is that file.
+ */
+static bool is_base(int dir, const char *name, const struct lf_ident *base)
+{
+	struct lf_attr now;
+	struct stat st;
+
+	if (!base || fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0 || S_ISDIR(st.st_mode) ||
+	    st.st_nlink != 1)
+		return false;
+	jail_attr(&st, &now);
+	return now.id.size == base->size && now.id.mtime_ns == base->mtime_ns &&
+	       now.id.ctime_ns == base->ctime_ns;
+}
+
 /* Under a name of our own first: the other one appears with a whole file behind it. */
-static int put(struct keeping *k, struct node *n, int dir, const char *name)
+static int put(struct keeping *k, struct node *n, int dir, const char *name,
+	       const struct lf_ident *base)
 {
 	char temp[48];
 	struct err err;
@@ -145,6 +166,8 @@ static int put(struct keeping *k, struct node *n, int dir, const char *name)
 		return -1;
 	}
 	if (renameat2(dir, temp, dir, name, RENAME_NOREPLACE) == 0)
+		return 0;
+	if (errno == EEXIST && is_base(dir, name, base) && renameat(dir, temp, dir, name) == 0)
 		return 0;
 	int no = errno;
 	(void)unlinkat(dir, temp, S_ISDIR(n->attr.mode) ? AT_REMOVEDIR : 0);
@@ -159,10 +182,13 @@ static bool is_volatile(const char *path)
 
 static int put_at_path(struct keeping *k, struct node *n)
 {
+	const struct lf_ident *base = carried_base(&k->fs->bases, k->path);
 	const char *name;
 	cleanup_close int dir = -1;
 	struct stat st;
 
+	if (!base && n->source && !n->carried && !strcmp(n->source, k->path))
+		base = &n->origin;
 	if (is_volatile(k->path))
 		return -1;
 	dir = open_parent(k, k->root, true, &name);
@@ -170,7 +196,7 @@ static int put_at_path(struct keeping *k, struct node *n)
 		return -1;
 	if (S_ISDIR(n->attr.mode) && fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) == 0)
 		return S_ISDIR(st.st_mode) ? 0 : -1;
-	return put(k, n, dir, name);
+	return put(k, n, dir, name, base);
 }
 
 /* The ranges of a file that did not come: reads of the copy give zeros there. */
@@ -204,7 +230,7 @@ static int put_in_folder(struct keeping *k, struct node *n)
 	dir = open_parent(k, k->folder, false, &name);
 	if (dir < 0)
 		return -1;
-	if (put(k, n, dir, name) < 0 && !(errno == EEXIST && S_ISDIR(n->attr.mode)))
+	if (put(k, n, dir, name, NULL) < 0 && !(errno == EEXIST && S_ISDIR(n->attr.mode)))
 		return -1;
 	return 0;
 }
@@ -267,15 +293,6 @@ static void keep_one(struct keeping *k, struct node *n)
 
 /* ---- all of them ---- */
 
-static bool is_changed(struct node *n)
-{
-	struct content_state cs = {0};
-
-	if (n->content)
-		content_get_state(n->content, &cs);
-	return !n->source || n->attrs_changed || cs.modified;
-}
-
 /* @all: the directory has another name than at the source, or is not there at all. */
 static void walk(struct keeping *k, struct node *dir, bool all)
 {
@@ -298,13 +315,44 @@ static void walk(struct keeping *k, struct node *dir, bool all)
 			k->path[end] = '\0'; /* where the host's own is shown */
 			continue;
 		}
-		changed = all || !e->from_source;
-		if (changed || (!S_ISDIR(n->attr.mode) && is_changed(n)))
+		changed = all || !e->from_source || (S_ISDIR(n->attr.mode) && n->carried);
+		if (changed || (!S_ISDIR(n->attr.mode) && carried_changed(n)))
 			keep_one(k, n);
 		if (S_ISDIR(n->attr.mode))
 			walk(k, n, changed);
 		k->path[end] = '\0';
 	}
+}
+
+/* What the tree removed goes where it came from, if it is untouched there. */
+static void remove_gone(struct keeping *k, const char *path, const struct lf_ident *base)
+{
+	const struct open_how how = {.flags = O_PATH | O_DIRECTORY | O_CLOEXEC,
+				     .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS |
+						RESOLVE_NO_SYMLINKS};
+	const char *name = strrchr(path, '/') + 1;
+	cleanup_close int dir = -1;
+
+	snprintf(k->path, sizeof(k->path), "%.*s", (int)(name - path), path);
+	dir = (int)syscall(SYS_openat2, k->root, k->path[1] ? k->path + 1 : ".", &how, sizeof(how));
+	snprintf(k->path, sizeof(k->path), "%s", path);
+	if (dir < 0 || is_volatile(path) || !is_base(dir, name, base))
+		return;
+	if (!k->list && open_list(k) < 0)
+		log_error("%s.txt: %s", k->kept, strerror(errno));
+	if (unlinkat(dir, name, 0) == 0)
+		note(k, "removed", "");
+	else
+		failed(k, "cannot be removed");
+}
+
+static void remove_all_gone(struct keeping *k)
+{
+	vec_foreach (b, &k->fs->bases.all) {
+		if (!node_known(k->fs, (*b)->path) && !want_local((*b)->path))
+			remove_gone(k, (*b)->path, &(*b)->id);
+	}
+	k->path[0] = '\0';
 }
 
 int lazyfs_keep_changes(struct lazyfs *fs, const char *kept, struct err *err)
@@ -318,6 +366,7 @@ int lazyfs_keep_changes(struct lazyfs *fs, const char *kept, struct err *err)
 	if (k.root < 0)
 		return err_sys(err, "cannot open /");
 	walk(&k, &fs->root, false);
+	remove_all_gone(&k);
 	close(k.root);
 	if (k.folder >= 0)
 		close(k.folder);

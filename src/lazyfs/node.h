@@ -13,6 +13,7 @@
 #define FUSE_USE_VERSION 312
 
 #include "base/map.h"
+#include "lazyfs/carried.h"
 #include "lazyfs/content.h"
 #include "lazyfs/dirnames.h"
 #include "lazyfs/fs.h"
@@ -46,6 +47,7 @@ struct node {
 	struct node *next_content;
 	bool xattrs_here;
 	bool attrs_changed; /* here, by a program */
+	bool carried;       /* made or changed by the tree before it came here */
 	VEC(struct xattr) xattrs;
 };
 
@@ -70,6 +72,11 @@ struct lazyfs {
 	bool filling; /* the thread was started */
 	atomic_bool stop, complete;
 	atomic_bool named_complete; /* the files of the tree itself are */
+	atomic_bool moved;          /* the tree is elsewhere, and has what it changed */
+
+	struct carried_bases bases;
+	uint8_t *carried; /* the list that is being read, with the lock */
+	size_t carried_bytes;
 };
 
 static inline struct node *node_of(struct lazyfs *fs, fuse_ino_t ino)
@@ -97,6 +104,8 @@ bool node_add_name(struct node *dir, const char *text, struct node *n) must_chec
 void node_drop_name(struct lazyfs *fs, struct node *dir, struct name *name);
 /* A name that the source has in this directory. 0 or ENOMEM; nothing happens if the name is known already. */
 int node_add_child(struct lazyfs *fs, struct node *dir, const char *name, const struct lf_attr *attr);
+/* The node of a path (not "/"), as far as names are known; NULL. */
+struct node *node_known(struct lazyfs *fs, const char *path);
 /* The contents of a regular file; NULL: out of memory. */
 struct content *node_content(struct lazyfs *fs, struct node *n);
 void node_stat(struct lazyfs *fs, struct node *n, struct stat *st);

@@ -132,6 +132,32 @@ static void reply_status(struct lazyfs *fs, fuse_req_t req, size_t room)
 		reply_value(req, text, strlen(text), room);
 }
 
+/* A piece of the list, which is made when somebody begins to read it. */
+static void reply_carried(struct lazyfs *fs, fuse_req_t req, const char *from, size_t room)
+{
+	size_t at = strtoul(from, NULL, 10), bytes = 0;
+	cleanup_free uint8_t *made = NULL, *piece = malloc(CARRIED_PIECE_BYTES);
+	int error = piece ? 0 : ENOMEM;
+
+	if (!error && !at)
+		error = carried_list(fs, &made, &bytes);
+	if (error) {
+		fuse_reply_err(req, error);
+		return;
+	}
+	pthread_mutex_lock(&fs->lock);
+	if (!at) {
+		free(fs->carried);
+		fs->carried = steal_ptr(&made);
+		fs->carried_bytes = bytes;
+	}
+	bytes = MIN(fs->carried_bytes - MIN(at, fs->carried_bytes), (size_t)CARRIED_PIECE_BYTES);
+	if (bytes)
+		memcpy(piece, fs->carried + at, bytes);
+	pthread_mutex_unlock(&fs->lock);
+	reply_value(req, piece, bytes, room);
+}
+
 static void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t room)
 {
 	struct lazyfs *fs = fuse_req_userdata(req);
@@ -144,6 +170,10 @@ static void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t
 
 	if (n == &fs->root && !strcmp(name, LAZYFS_STATUS_XATTR)) {
 		reply_status(fs, req, room);
+		return;
+	}
+	if (n == &fs->root && !strncmp(name, LAZYFS_CARRIED_XATTR, strlen(LAZYFS_CARRIED_XATTR))) {
+		reply_carried(fs, req, name + strlen(LAZYFS_CARRIED_XATTR), room);
 		return;
 	}
 	/* not kept here; no need to ask the source */
@@ -236,7 +266,14 @@ static void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const 
 	struct node *n = node_of(fs, ino);
 	int error = 0;
 
-	if (n == &fs->root && !strcmp(name, LAZYFS_STATUS_XATTR))
+	if (n == &fs->root && !strcmp(name, LAZYFS_MOVED_XATTR)) {
+		error = fuse_req_ctx(req)->uid ? EPERM : 0;
+		if (!error)
+			atomic_store(&fs->moved, true);
+		fuse_reply_err(req, error);
+		return;
+	}
+	if (n == &fs->root && !strncmp(name, LAZYFS_OWN_XATTRS, strlen(LAZYFS_OWN_XATTRS)))
 		error = EPERM;
 	else if (!strncmp(name, "system.", 7))
 		error = EOPNOTSUPP;

@@ -238,6 +238,7 @@ static void remove_name(struct lazyfs *fs, struct node *dir, struct name *e)
 	}
 	n->attr.id.ctime_ns = now_ns();
 	touch_dir(dir);
+	carried_note_base(fs, dir, e);
 	node_drop_name(fs, dir, e);
 }
 
@@ -310,10 +311,13 @@ static void move_links(struct node *from, struct node *to, const struct node *n)
 	to->attr.nlink++;
 }
 
-static int exchange(struct node *from, struct name *a, struct node *to, struct name *b)
+static int exchange(struct lazyfs *fs, struct node *from, struct name *a, struct node *to,
+		    struct name *b)
 {
 	struct node *n = a->node;
 
+	carried_note_base(fs, from, a);
+	carried_note_base(fs, to, b);
 	a->node = b->node;
 	b->node = n;
 	a->from_source = b->from_source = false;
@@ -341,7 +345,7 @@ static int rename_locked(struct lazyfs *fs, struct node *from, const char *name,
 		b = NULL;
 	n = a->node;
 	if (flags & RENAME_EXCHANGE)
-		return b ? exchange(from, a, to, b) : ENOENT;
+		return b ? exchange(fs, from, a, to, b) : ENOENT;
 	error = b ? check_replaced(b, flags) : 0;
 	if (error)
 		return error;
@@ -355,7 +359,9 @@ static int rename_locked(struct lazyfs *fs, struct node *from, const char *name,
 		return ENOMEM;
 	}
 	/* looked for again: what was removed may have been followed by this one */
-	node_drop_name(fs, from, dirnames_find(&from->names, name));
+	a = dirnames_find(&from->names, name);
+	carried_note_base(fs, from, a);
+	node_drop_name(fs, from, a);
 	if (S_ISDIR(n->attr.mode))
 		n->parent = to;
 	move_links(from, to, n);

@@ -140,6 +140,15 @@ static struct node *parent_of(struct lazyfs *fs, const char *path, const char **
 	}
 }
 
+struct node *node_known(struct lazyfs *fs, const char *path)
+{
+	const char *name;
+	const struct node *dir = parent_of(fs, path, &name);
+	const struct name *e = dir ? dirnames_find(&dir->names, name) : NULL;
+
+	return e ? e->node : NULL;
+}
+
 static int take_all(struct lazyfs *fs, struct prime *p)
 {
 	int error = 0;
@@ -203,18 +212,15 @@ struct warm {
 /* The node of a path that is known, pinned; NULL: it is not, or no program and no library. */
 static struct node *find_program(struct lazyfs *fs, const char *path)
 {
-	const char *name;
-	struct node *dir, *n = NULL;
-	const struct name *e;
+	const char *base = strrchr(path, '/');
+	struct node *n;
 
 	pthread_mutex_lock(&fs->lock);
-	dir = parent_of(fs, path, &name);
-	e = dir ? dirnames_find(&dir->names, name) : NULL;
-	if (e && e->node && S_ISREG(e->node->attr.mode) &&
-	    ((e->node->attr.mode & 0111) || strstr(name, ".so"))) {
-		n = e->node;
+	n = node_known(fs, path);
+	if (n && S_ISREG(n->attr.mode) && ((n->attr.mode & 0111) || strstr(base, ".so")))
 		n->pins++;
-	}
+	else
+		n = NULL;
 	pthread_mutex_unlock(&fs->lock);
 	return n;
 }

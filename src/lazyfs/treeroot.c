@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/io.h"
 #include "base/log.h"
+#include "lazyfs/carried.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -29,9 +30,9 @@ enum {
 	ORDER_BYTES_MAX = 64 * 1024 * 1024,
 };
 
-enum order { ORDER_PRIME, ORDER_COMMIT, ORDER_ABANDON };
+enum order { ORDER_PRIME, ORDER_CARRY, ORDER_COMMIT, ORDER_ABANDON };
 
-/* Over the control socket; what follows an order are paths, each with its NUL. */
+/* Over the control socket; what follows an order are paths, each with its NUL, or the list of carried.h. */
 struct order_head {
 	uint32_t order, bytes;
 };
@@ -170,6 +171,8 @@ static int obey(struct attendant *a, enum order order, char *text, size_t bytes)
 	switch (order) {
 	case ORDER_PRIME:
 		return prime(a, fs, text, bytes);
+	case ORDER_CARRY:
+		return lazyfs_take_carried(fs, (const uint8_t *)text, bytes);
 	case ORDER_COMMIT:
 		atomic_store(&a->committed, true);
 		if (a->opt->fill && lazyfs_fill(fs, &err) < 0)
@@ -307,7 +310,8 @@ static void attend(struct attendant *a, int words_fd)
 	}
 	if (lazyfs_run(fs, &err) < 0)
 		log_error("%s", err.text);
-	if (atomic_load(&a->committed) && lazyfs_keep_changes(fs, a->opt->kept, &err) < 0)
+	if (atomic_load(&a->committed) && !lazyfs_moved(fs) &&
+	    lazyfs_keep_changes(fs, a->opt->kept, &err) < 0)
 		log_error("%s", err.text);
 	atomic_store(&a->over, true);
 	if (a->pinging)
@@ -461,6 +465,11 @@ int treeroot_prime(struct treeroot *t, const char *const *paths, size_t n, struc
 	for (size_t i = 0; i < n; i++)
 		at += (size_t)(stpcpy(text + at, paths[i]) - (text + at)) + 1;
 	return tell(t, ORDER_PRIME, text, bytes, err);
+}
+
+int treeroot_carry(struct treeroot *t, const uint8_t *data, size_t bytes, struct err *err)
+{
+	return tell(t, ORDER_CARRY, data, bytes, err);
 }
 
 int treeroot_commit(struct treeroot *t, struct err *err)

@@ -54,6 +54,9 @@ int treeroot_await(struct treeroot *t, int watch_fd, struct err *err) must_check
 int treeroot_prime(struct treeroot *t, const char *const *paths, size_t n, struct err *err)
 	must_check;
 
+/* What the tree has changed before it came here: see carried.h. */
+int treeroot_carry(struct treeroot *t, const uint8_t *data, size_t bytes, struct err *err) must_check;
+
 /* Say this before the tree runs: from now on the process goes on without us. */
 int treeroot_commit(struct treeroot *t, struct err *err) must_check;
 

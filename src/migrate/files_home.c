@@ -34,7 +34,7 @@ enum {
 };
 
 /* Over the control socket, with @bytes behind it. Each is answered by a struct reply. */
-enum order { ORDER_OPEN, ORDER_RELEASE, ORDER_END };
+enum order { ORDER_OPEN, ORDER_RELEASE, ORDER_MOVED, ORDER_END };
 
 struct order_head {
 	uint32_t order, bytes;
@@ -50,7 +50,7 @@ struct keeper {
 	const char *token;
 	struct view view;
 	int control, over; /* over: eventfd: a session has ended */
-	bool released;
+	bool released, moved;
 	const struct serve_policy *_Atomic policy;
 	struct lane lane;
 	pthread_t thread;
@@ -174,6 +174,7 @@ static bool obey(struct keeper *k)
 	if (head.order == ORDER_OPEN)
 		rc = take_policy(k, data, head.bytes, &err);
 	k->released = k->released || head.order == ORDER_RELEASE;
+	k->moved = k->moved || head.order == ORDER_MOVED;
 	(void)!reply(k, rc < 0 ? err.no : 0, rc < 0 ? err.text : "");
 	return head.order != ORDER_END;
 gone:
@@ -247,6 +248,17 @@ static void leave_driver(struct keeper *k)
 	prctl(PR_SET_NAME, "ferry-files");
 }
 
+/* The tree has come from elsewhere, and gone on; all that was its own is there. */
+static void let_go(struct keeper *k)
+{
+	struct mntns_way way;
+	struct err err;
+
+	if (view_enter(&k->view, &way, &err) < 0 || view_let_go(&k->view, &err) < 0)
+		log_error("%s", err.text);
+	mntns_forget(&way);
+}
+
 __attribute__((noreturn)) static void keeper_main(struct keeper *k)
 {
 	struct serve_policy nothing = {.hello = {.version = LF_VERSION, .root = "/"}};
@@ -261,6 +273,11 @@ __attribute__((noreturn)) static void keeper_main(struct keeper *k)
 		err_nomem(&err);
 	else if (connect_lane(k, &refused, &err) == 0 && reply(k, 0, "") == 0)
 		keep_connected(k);
+	/* it may have needed nothing more before the driver knew that it runs there */
+	while (k->bye && !k->moved && k->control >= 0 && obey(k))
+		;
+	if (k->bye && k->moved)
+		let_go(k);
 	if (!k->serving && !k->bye)
 		(void)!reply(k, err.no ? err.no : EIO, err.text);
 	_exit(0);
@@ -346,6 +363,14 @@ int files_home_open(struct files_home *h, pid_t root, const Wire__FileList *list
 int files_home_release(struct files_home *h, struct err *err)
 {
 	return tell(h, ORDER_RELEASE, "", 0, err);
+}
+
+void files_home_moved(struct files_home *h)
+{
+	struct err err;
+
+	if (h->control >= 0 && tell(h, ORDER_MOVED, "", 0, &err) < 0)
+		log_warn("%s", err.text);
 }
 
 void files_home_end(struct files_home *h)

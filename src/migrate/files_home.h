@@ -32,6 +32,9 @@ int files_home_open(struct files_home *h, pid_t root, const Wire__FileList *list
 /* Say this before the commit: it goes on without us, until the destination needs nothing more. */
 int files_home_release(struct files_home *h, struct err *err) must_check;
 
+/* The tree is there. What it has changed here (@view) need not be kept here when it has been handed out. */
+void files_home_moved(struct files_home *h);
+
 /* It ends: the tree stays here. */
 void files_home_end(struct files_home *h);
 void files_home_close(struct files_home *h);

@@ -321,6 +321,7 @@ void source_end_tree(struct source *s)
 			kill(t->pid, SIGKILL);
 	}
 	keeper_disarm(s->link, &s->kept, false);
+	source_files_moved(s);
 	if (!s->capture)
 		return;
 	/* no images will be restored from here */
@@ -385,7 +386,7 @@ void source_undo_commit(struct source *s)
 int source_farewell(struct source *s, struct err *err)
 {
 	/* these may be written to again only by a tree that has them itself */
-	if (s->opt->files.mode == WIRE_FILES_COMPARE)
+	if (s->opt->files.mode != WIRE_FILES_SHARED && s->view.ns < 0)
 		left_note(&s->paths);
 	return channel_send(&s->ch, MSG_BYE, NULL, err);
 }

@@ -58,9 +58,10 @@ struct source {
 	struct file_source *files;
 	struct files_home files_home;
 	struct arena paths_arena;
-	Wire__FileList paths; /* of the last look */
-	kept_tasks kept;      /* armed: the tree would stay stopped without us */
-	int home;             /* holds the record of that; -1: none */
+	Wire__FileList paths;        /* of the last look */
+	ProtobufCBinaryData carried; /* what it has changed on other hosts (lazyfs/carried.h) */
+	kept_tasks kept;             /* armed: the tree would stay stopped without us */
+	int home;                    /* holds the record of that; -1: none */
 	uint64_t freeze_start_ns, frozen_ns;
 	uint64_t memory_bytes;
 	pid_t new_pid;
@@ -138,6 +139,9 @@ int source_await_built(struct source *s, struct err *err) must_check;
 /* Does something where the tree's paths are; see view.h. */
 int source_in_view(struct source *s, int (*work)(struct source *s, struct err *err), struct err *err)
 	must_check;
+
+/* The tree has ended here: what it changed on its way need not be kept here. */
+void source_files_moved(struct source *s);
 
 /* Ends the freeze once. */
 int source_end_freeze(struct source *s, enum capture_end end, struct err *err) must_check;

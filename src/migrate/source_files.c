@@ -3,11 +3,16 @@
  * The source's part of the files of the tree: they are compared and copied
  * (files.h), or stay here and are handed out (files_home.h), or are the same there.
  */
+#define LOG_MODULE "source"
+#include "base/log.h"
+#include "lazyfs/carried.h"
 #include "lazyfs/want.h"
 #include "migrate/needs.h"
 #include "migrate/source.h"
 
 #include <errno.h>
+
+typedef VEC(const char *) paths;
 
 /* What each host has of its own is never lazy: these go one way, all other paths the other. In s->paths_arena. */
 static int split_paths(struct source *s, Wire__FileList *own, Wire__FileList *lazy, struct err *err)
@@ -28,12 +33,10 @@ static int split_paths(struct source *s, Wire__FileList *own, Wire__FileList *la
 	return 0;
 }
 
-/* Links that the capture made for deleted files (--link-remap): a restore opens them. In @arena. */
-static const char **link_paths(struct source *s, struct arena *arena)
+/* Links that the capture made for deleted files (--link-remap): a restore opens them. */
+static int add_links(struct source *s, paths *out, struct err *err)
 {
 	const struct snapshot *snap = capture_state(s->capture)->snap;
-	const char **paths = arena_array(arena, const char *, snap->remaps.n + 1);
-	size_t n = 0;
 
 	vec_foreach (remap, &snap->remaps) {
 		const FileEntry *link = NULL;
@@ -44,10 +47,17 @@ static const char **link_paths(struct source *s, struct arena *arena)
 			    (*file)->id == (*remap)->remap_id)
 				link = *file;
 		}
-		if (paths && link && link->reg)
-			paths[n++] = link->reg->name;
+		if (link && link->reg && !vec_push(out, link->reg->name))
+			return err_nomem(err);
 	}
-	return paths;
+	return 0;
+}
+
+static int add_changed(void *arg, const char *path, const struct lf_ident *base)
+{
+	paths *out = arg;
+
+	return base || vec_push(out, path) ? 0 : -1;
 }
 
 static void on_refused(void *arg, const char *text)
@@ -64,15 +74,40 @@ static void on_progress(void *arg, uint64_t done_bytes, uint64_t total_bytes)
 	progress_bytes(s->opt->progress, done_bytes, total_bytes);
 }
 
+/* In the view: what the tree has changed since it left the host of its files. In s->paths_arena. */
+static int find_carried(struct source *s, struct err *err)
+{
+	cleanup_free uint8_t *data = NULL;
+	size_t bytes;
+
+	if (s->view.ns < 0)
+		return 0;
+	if (carried_read("/", &data, &bytes, err) < 0)
+		return -1;
+	s->carried.len = bytes;
+	s->carried.data = arena_dup(&s->paths_arena, data, bytes);
+	return s->carried.data || !bytes ? 0 : err_nomem(err);
+}
+
 static int find_paths(struct source *s, struct err *err)
 {
-	const char **extra = NULL;
+	paths extra = {0};
+	int rc;
 
 	arena_free(&s->paths_arena);
 	wire__file_list__init(&s->paths);
-	if (s->frozen && !(extra = link_paths(s, &s->paths_arena)))
-		return err_nomem(err);
-	return needs_paths(s->opt->pid, extra, &s->paths_arena, &s->paths, err);
+	rc = find_carried(s, err);
+	if (rc == 0 && s->frozen)
+		rc = add_links(s, &extra, err);
+	/* where its root directory does not go along, the tree's own files must */
+	if (rc == 0 && s->opt->files.mode == WIRE_FILES_COMPARE)
+		rc = carried_parse(s->carried.data, s->carried.len, add_changed, &extra, err);
+	if (rc == 0 && !vec_push(&extra, NULL))
+		rc = err_nomem(err);
+	if (rc == 0)
+		rc = needs_paths(s->opt->pid, extra.v, &s->paths_arena, &s->paths, err);
+	vec_free(&extra);
+	return rc;
 }
 
 static int look_at_paths(struct source *s, struct err *err)
@@ -133,8 +168,11 @@ int source_changes(struct source *s, struct err *err)
 		return -1;
 	if (s->opt->files.mode == WIRE_FILES_COMPARE)
 		return send_files(s, &s->paths, err);
-	if (split_paths(s, &own, &lazy, err) < 0 ||
-	    files_home_open(&s->files_home, s->opt->pid, &lazy, err) < 0 ||
+	if (split_paths(s, &own, &lazy, err) < 0)
+		return -1;
+	lazy.has_carried = s->carried.len > 0;
+	lazy.carried = s->carried;
+	if (files_home_open(&s->files_home, s->opt->pid, &lazy, err) < 0 ||
 	    channel_send(&s->ch, MSG_LAZY_LIST, &lazy.base, err) < 0)
 		return -1;
 	return send_files(s, &own, err);
@@ -147,4 +185,19 @@ void source_undo_files(struct source *s)
 		files_home_close(&s->files_home);
 	else
 		files_home_end(&s->files_home);
+}
+
+static int let_go(struct source *s, struct err *err)
+{
+	return view_let_go(&s->view, err);
+}
+
+void source_files_moved(struct source *s)
+{
+	struct err err;
+
+	if (s->opt->files.mode == WIRE_FILES_LAZY)
+		files_home_moved(&s->files_home);
+	else if (s->opt->files.mode == WIRE_FILES_COMPARE && source_in_view(s, let_go, &err) < 0)
+		log_warn("%s", err.text);
 }

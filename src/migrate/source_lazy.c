@@ -373,6 +373,7 @@ int migrate_recover(const struct migrate_options *opt, const char *token_or_pid,
 			   .link = -1,
 			   .front_gone = true,
 			   .view = VIEW_OURS,
+			   .files_home = {.control = -1},
 			   .home = -1,
 			   .lanes = {LANE_NONE, LANE_NONE},
 			   .ch = {.peer = opt->settle.remote->host, .broken = true}};

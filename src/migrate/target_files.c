@@ -83,6 +83,8 @@ static int prime(struct target *t, struct err *err)
 		if (lf_path_valid(list->files[i]->path))
 			paths[n++] = list->files[i]->path;
 	rc = paths ? treeroot_prime(&t->root, paths, n, err) : err_nomem(err);
+	if (rc == 0 && list->has_carried)
+		rc = treeroot_carry(&t->root, list->carried.data, list->carried.len, err);
 	wire_free(list);
 	return rc;
 }

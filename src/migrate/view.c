@@ -4,12 +4,14 @@
 #include "base/attrs.h"
 #include "base/io.h"
 #include "capture/capture.h"
+#include "lazyfs/fs.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <sys/mount.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 /* Are the numbers of this /proc our pids? */
@@ -79,4 +81,11 @@ int view_leave(struct mntns_way *way, int rc, struct err *err)
 	if (rc == 0)
 		*err = late;
 	return -1;
+}
+
+int view_let_go(const struct view *v, struct err *err)
+{
+	if (v->ns >= 0 && setxattr("/", LAZYFS_MOVED_XATTR, "1", 1, 0) < 0)
+		return err_sys(err, "cannot let the changed files of the tree go");
+	return 0;
 }

@@ -26,6 +26,9 @@ void view_close(struct view *v);
 /* The calling thread looks at the tree's files; view_leave even when it fails. Nothing to do for VIEW_OURS. */
 int view_enter(const struct view *v, struct mntns_way *way, struct err *err) must_check;
 
+/* In the view: the tree is elsewhere with all that it has changed here, which need not be kept any more. */
+int view_let_go(const struct view *v, struct err *err) must_check;
+
 /* @rc < 0: @err stays what it is. */
 int view_leave(struct mntns_way *way, int rc, struct err *err) must_check;
 

@@ -8,7 +8,7 @@
 . "$(dirname "$0")/../hosts/lib.sh"
 . "$(dirname "$0")/lazy-files-lib.sh"
 
-# A program that does at each step what only the right files let it do, and notes it.
+# traveller STEPS: a program that does at each step what only the right files let it do, and notes it.
 traveller() {
 	local n
 	fresh
@@ -17,7 +17,9 @@ traveller() {
 		echo "def answer(): return 'module $n'" >"$(a_work)/modules/step$n.py"
 	done
 	echo first >"$(a_work)/config"
-	echo unused >"$(a_work)/unused"
+	for n in unused removed renamed theirs; do
+		echo $n >"$(a_work)/$n"
+	done
 	head -c 3000000 /dev/urandom >"$(a_work)/data"
 	cat >"$(a_work)/program.py" <<-'END_OF_PROGRAM'
 		import hashlib, importlib, mmap, os, sys, time
@@ -26,7 +28,7 @@ traveller() {
 		data = open("data", "r+b")
 		view = mmap.mmap(data.fileno(), 0)
 		log.write("begins\n")
-		for n in range(1, 5):
+		for n in range(1, int(sys.argv[1]) + 1):
 		    while not os.path.exists(f"go.{n}"):
 		        time.sleep(0.02)
 		    log.write(importlib.import_module(f"step{n}").answer() + "\n")
@@ -42,19 +44,23 @@ traveller() {
 		    log.write("made " + " ".join(sorted(os.listdir("made"))) + "\n")
 		    if n == 1:
 		        os.remove("unused")
+		    if n == 2:
+		        os.remove("removed")
+		        os.rename("renamed", "moved")
 		    log.write("unused " + str(os.path.exists("unused")) + "\n")
+		    open("theirs", "a").write(f"step {n}\n")
 		    open(f"done.{n}", "w").close()
 		while not os.path.exists("end"):
 		    time.sleep(0.02)
 	END_OF_PROGRAM
 	cp "$(a_work)/data" "$TEST_TMP/data"
-	python3 - "$TEST_TMP" <<-'END_OF_PROGRAM'
+	python3 - "$TEST_TMP" "$1" <<-'END_OF_PROGRAM'
 		import hashlib, sys
 		data = bytearray(open(sys.argv[1] + "/data", "rb").read())
 		out = open(sys.argv[1] + "/expected", "w")
 		out.write("begins\n")
 		config = "first"
-		for n in range(1, 5):
+		for n in range(1, int(sys.argv[2]) + 1):
 		    data[n * 700000:n * 700000 + 6] = b"step %d" % n
 		    made = " ".join(f"step{i}" for i in range(1, n + 1))
 		    out.write(f"module {n}\nconfig {config}\ndata {hashlib.sha256(data).hexdigest()}\n")
@@ -81,8 +87,8 @@ dump_refused() {
 # At every host the program has worked; at the end it has seen what it would have seen without moving.
 there_and_back() {
 	local pid
-	traveller
-	pid=$(start python3 program.py) || return 1
+	traveller 4
+	pid=$(start python3 program.py 4) || return 1
 	wait_for 10 grep -q begins "$(a_work)/log" || complain "does not run" || return 1
 	step a "$pid" 1 || return 1
 	must_migrate a "$pid" --files=lazy "$@" && moved a "$pid" || return 1
@@ -98,9 +104,49 @@ there_and_back() {
 	all_gone
 }
 
+# What it has changed comes home with it: the files there are those that it left, and nobody else's.
+ends_at_home() {
+	local pid
+	traveller 3
+	pid=$(start python3 program.py 3) || return 1
+	wait_for 10 grep -q begins "$(a_work)/log" || complain "does not run" || return 1
+	step a "$pid" 1 || return 1
+	must_migrate a "$pid" --files=lazy && moved a "$pid" || return 1
+	step b "$pid" 2 || return 1
+	must_migrate b "$pid" "$@" && moved b "$pid" || return 1
+	[ ! -e "$(b_work)" ] || complain "what went home is on b, too: $(ls "$(b_work)")" || return 1
+	step a "$pid" 3 || return 1
+	[ "$1" != --files=lazy ] || echo "of another program" >>"$(a_work)/theirs"
+	go_home "$pid" end
+	wait_for 10 gone a "$pid" || complain "does not end" || return 1
+	all_gone || return 1
+	cmp "$(a_work)/log" "$TEST_TMP/expected" || complain "it saw other files: $(diff "$(a_work)/log" "$TEST_TMP/expected" | head -n 4)" || return 1
+	cmp "$(a_work)/data" "$TEST_TMP/data" || complain "the data at home are not the program's" || return 1
+	[ "$(cat "$(a_work)/config")" = "written at step 3" ] || complain "config at home: $(cat "$(a_work)/config")" || return 1
+	[ "$(cat "$(a_work)"/made/step[123]/file | cut -d ' ' -f 4 | paste -sd ' ')" = "1 2 3" ] || complain "not all is made at home" || return 1
+	[ ! -e "$(b_work)" ] || complain "what went home is on b, too: $(ls "$(b_work)")"
+}
+
+go_home() {
+	local at=a
+	go "$1" "$2"
+}
+
+# By lazy files: what it removed goes, too, and what somebody else has changed meanwhile stays.
+home_by_lazy() {
+	ends_at_home --files=lazy || return 1
+	[ ! -e "$(a_work)/removed" ] && [ ! -e "$(a_work)/renamed" ] || complain "what it removed is still there" || return 1
+	[ "$(cat "$(a_work)/moved")" = renamed ] || complain "what it renamed is not there" || return 1
+	[ "$(tail -n 1 "$(a_work)/theirs")" = "of another program" ] || complain "another program's change is lost" || return 1
+	[ "$(tail -n 1 "$(files_of a)"/var/lib/ferry/files/*/srv/app/theirs)" = "step 3" ] || complain "its own version is not kept" || return 1
+	[ ! -e "$(files_of b)/var/lib/ferry/files" ] || complain "something was kept on b: $(find "$(files_of b)/var/lib/ferry/files")"
+}
+
 begin --lacks /usr/bin/python3 --lacks /usr/bin/python3.11 --lacks /usr/lib/python3.11 --lacks /usr/lib/python3
 [ -c /dev/fuse ] || {
 	echo "no /dev/fuse"
 	exit 77
 }
 test_case "there, back, and there again" there_and_back
+test_case "home again, by lazy files" home_by_lazy
+test_case "home again, by copies" ends_at_home --files=copy --overwrite-files

@@ -39,7 +39,8 @@ struct lazyfs_args {
 	const char *mount_options, *cache_dir, *source_root, *ssh, *remote_ferry;
 	unsigned int on_change, scope;
 	uint64_t timeout_s;
-	bool foreground, no_background, materialise, status, json;
+	bool foreground, no_background, materialise, status, json, detach;
+	struct opt_list with;
 	struct log_args log;
 };
 
@@ -100,6 +101,15 @@ static const struct opt_row rows[] = {
 	 .help = "with --status: print JSON",
 	 .type = OPT_FLAG,
 	 .offset = offsetof(struct lazyfs_args, json)},
+	{.long_name = "detach",
+	 .help = "of a migrated tree's root directory: fetch all that it uses, then let the source go",
+	 .type = OPT_FLAG,
+	 .offset = offsetof(struct lazyfs_args, detach)},
+	{.long_name = "with",
+	 .arg = "PATH",
+	 .help = "with --detach: fetch this, too, with all that is below it; may be given many times",
+	 .type = OPT_LIST,
+	 .offset = offsetof(struct lazyfs_args, with)},
 	{.long_name = "ssh",
 	 .arg = "COMMAND",
 	 .help = "how to reach the host (default: ssh); split at blanks, HOST and the remote "
@@ -388,6 +398,21 @@ static int prepare(struct job *job, const struct opt_rest *rest, struct err *err
 	return job->cache_fd < 0 ? err_sys(err, "%.200s", job->cache) : 0;
 }
 
+static int check_usage(const struct lazyfs_args *args, const struct opt_rest *rest, struct err *err)
+{
+	const bool asks = args->status || args->detach;
+
+	if (asks && (rest->n != 1 || (args->status && args->detach)))
+		return err_set(err, 0, "--status and --detach take MOUNTPOINT alone");
+	if (args->json && !args->status)
+		return err_set(err, 0, "--json is for --status");
+	if (args->with.n && !args->detach)
+		return err_set(err, 0, "--with is for --detach");
+	if (!asks && rest->n != 3)
+		return err_set(err, 0, "MOUNTPOINT, IMGDIR and [USER@]HOST are needed");
+	return 0;
+}
+
 static int run(int argc, char **argv)
 {
 	struct lazyfs_args args = {.source_root = "/",
@@ -401,14 +426,13 @@ static int run(int argc, char **argv)
 
 	if (rc >= 0)
 		return rc;
-	if (args.status ? rest.n != 1 : rest.n != 3 || args.json) {
-		err_set(&err, 0,
-			args.status ? "--status takes MOUNTPOINT alone" :
-			args.json   ? "--json is for --status" :
-				      "MOUNTPOINT, IMGDIR and [USER@]HOST are needed");
+	if (check_usage(&args, &rest, &err) < 0) {
 		cmd_fail(&spec, &err);
 		return EXIT_USAGE;
 	}
+	if (args.detach)
+		return lazyfs_let_source_go(rest.v[0], &args.with, &err) < 0 ? cmd_fail(&spec, &err) :
+									       EXIT_DONE;
 	if (args.status)
 		return lazyfs_print_status(rest.v[0], args.json, &err) < 0 ? cmd_fail(&spec, &err) :
 									     EXIT_DONE;

@@ -20,9 +20,11 @@ enum {
 static void rest(struct lazyfs *fs, unsigned int ms)
 {
 	uint64_t end = clock_ms() + ms, now;
+	const bool detach = atomic_load(&fs->detach);
 
 	pthread_mutex_lock(&fs->lock);
-	while (!atomic_load(&fs->stop) && (now = clock_ms()) < end)
+	while (!atomic_load(&fs->stop) && atomic_load(&fs->detach) == detach &&
+	       (now = clock_ms()) < end)
 		wait_step(&fs->cond, &fs->lock, (unsigned int)(end - now));
 	pthread_mutex_unlock(&fs->lock);
 }
@@ -94,14 +96,19 @@ int fill_one(struct lazyfs *fs, struct node *n)
 	return pass.error;
 }
 
+struct pin {
+	struct node *node;
+	bool from_source; /* by the name that it was found by */
+};
+
 struct pinned {
-	VEC(struct node *) v;
+	VEC(struct pin) v;
 };
 
 static void unpin_all(struct lazyfs *fs, struct pinned *l)
 {
-	vec_foreach (n, &l->v)
-		node_unpin(fs, *n);
+	vec_foreach (pin, &l->v)
+		node_unpin(fs, pin->node);
 	vec_free(&l->v);
 }
 
@@ -113,7 +120,7 @@ static void pin_entries(struct pass *pass, struct node *dir, struct pinned *out)
 	for (const struct name *e = dir->names.first; e; e = e->next) {
 		if (!e->node)
 			continue;
-		if (!vec_push(&out->v, e->node)) {
+		if (!vec_push(&out->v, (struct pin){e->node, e->from_source})) {
 			note(pass, ENOMEM);
 			break;
 		}
@@ -135,12 +142,12 @@ static void fill_dir(struct pass *pass, struct node *dir)
 	if (dir->blind)
 		note(pass, EACCES);
 	pin_entries(pass, dir, &entries);
-	vec_foreach (n, &entries.v) {
+	vec_foreach (pin, &entries.v) {
 		if (atomic_load(&pass->fs->stop))
 			break;
-		fill_node(pass, *n);
-		if (S_ISDIR((*n)->attr.mode))
-			fill_dir(pass, *n);
+		fill_node(pass, pin->node);
+		if (S_ISDIR(pin->node->attr.mode))
+			fill_dir(pass, pin->node);
 	}
 	unpin_all(pass->fs, &entries);
 }
@@ -153,17 +160,43 @@ static void fill_contents(struct pass *pass)
 
 	pthread_mutex_lock(&fs->lock);
 	for (struct node *n = fs->contents; n; n = n->next_content) {
-		if (!vec_push(&used.v, n)) {
+		if (!vec_push(&used.v, (struct pin){n, true})) {
 			note(pass, ENOMEM);
 			break;
 		}
 		n->pins++;
 	}
 	pthread_mutex_unlock(&fs->lock);
-	vec_foreach (n, &used.v)
+	vec_foreach (pin, &used.v)
 		if (!atomic_load(&fs->stop))
-			fill_node(pass, *n);
+			fill_node(pass, pin->node);
 	unpin_all(fs, &used);
+}
+
+/* The node of a path, pinned if it is not the root. 0 or an errno value. */
+static int find_path(struct lazyfs *fs, const char *path, struct node **out)
+{
+	struct patience p = node_patience(fs, NULL);
+	struct node *at = &fs->root, *next;
+	char *copy = strdup(path), *save = NULL;
+	int error = copy ? 0 : ENOMEM;
+
+	for (char *name = copy ? strtok_r(copy, "/", &save) : NULL; name && !error;
+	     name = strtok_r(NULL, "/", &save)) {
+		error = S_ISDIR(at->attr.mode) ? node_lookup(fs, at, name, &next, &p) : ENOTDIR;
+		if (at != &fs->root)
+			node_unpin(fs, at);
+		at = error ? &fs->root : next;
+	}
+	free(copy);
+	*out = at;
+	return error;
+}
+
+static void let_go(struct lazyfs *fs, struct node *n)
+{
+	if (n != &fs->root)
+		node_unpin(fs, n);
 }
 
 /* The files of the tree itself, by the paths that it knew. */
@@ -172,28 +205,114 @@ static void fill_named(struct pass *pass)
 	struct lazyfs *fs = pass->fs;
 
 	vec_foreach (f, &fs->want->files) {
-		struct patience p = node_patience(fs, NULL);
-		struct node *at = &fs->root, *next;
-		char *copy = strdup(f->path), *save = NULL;
-		int error = copy ? 0 : ENOMEM;
+		struct node *n;
+		int error = find_path(fs, f->path, &n);
 
-		for (char *name = copy ? strtok_r(copy, "/", &save) : NULL; name && !error;
-		     name = strtok_r(NULL, "/", &save)) {
-			error = S_ISDIR(at->attr.mode) ? node_lookup(fs, at, name, &next, &p) :
-							 ENOTDIR;
-			if (at != &fs->root)
-				node_unpin(fs, at);
-			at = error ? &fs->root : next;
-		}
-		free(copy);
 		if (!error && !atomic_load(&fs->stop))
-			fill_node(pass, at);
-		if (at != &fs->root)
-			node_unpin(fs, at);
+			fill_node(pass, n);
+		let_go(fs, n);
 		/* it may have been removed here, or there before we came */
 		note(pass, error == ENOENT || error == ENOTDIR ? 0 : error);
 	}
 }
+
+/* ---- a source that is to be let go ---- */
+
+static void fill_used_dir(struct pass *pass, struct node *dir);
+
+static void fill_used_entry(struct pass *pass, const struct pin *pin)
+{
+	struct node *n = pin->node;
+	bool used;
+
+	pthread_mutex_lock(&pass->fs->lock);
+	used = n->listed || n->names.first;
+	pthread_mutex_unlock(&pass->fs->lock);
+	if (!S_ISDIR(n->attr.mode)) {
+		if (!S_ISREG(n->attr.mode) || !pin->from_source || carried_changed(n))
+			fill_node(pass, n);
+		return;
+	}
+	if (!pin->from_source || n->carried) {
+		fill_node(pass, n);
+		fill_dir(pass, n); /* the tree's own: all of it is kept at the end */
+	} else if (used) {
+		fill_node(pass, n);
+		fill_used_dir(pass, n);
+	}
+}
+
+/* The names in a directory that was looked into, and what is changed in it; contents came with fill_contents. */
+static void fill_used_dir(struct pass *pass, struct node *dir)
+{
+	struct patience p = node_patience(pass->fs, NULL);
+	struct pinned entries = {0};
+
+	if (dir->source && want_local(dir->source))
+		return;
+	note(pass, node_load(pass->fs, dir, &p));
+	pin_entries(pass, dir, &entries);
+	vec_foreach (pin, &entries.v)
+		if (!pass->error && !atomic_load(&pass->fs->stop))
+			fill_used_entry(pass, pin);
+	unpin_all(pass->fs, &entries);
+}
+
+/* What the user wants whole, whether it was used or not. */
+static void fill_whole(struct pass *pass)
+{
+	struct lazyfs *fs = pass->fs;
+
+	for (size_t i = 0;; i++) {
+		const char *path = NULL;
+		struct node *n;
+
+		pthread_mutex_lock(&fs->lock);
+		if (i < fs->whole.n)
+			path = fs->whole.v[i];
+		pthread_mutex_unlock(&fs->lock);
+		if (!path || atomic_load(&fs->stop))
+			return;
+		note(pass, find_path(fs, path, &n));
+		if (!pass->error)
+			fill_node(pass, n);
+		if (!pass->error && S_ISDIR(n->attr.mode))
+			fill_dir(pass, n);
+		let_go(fs, n);
+	}
+}
+
+/* With the lock: did programs begin to use something while the rest was fetched? */
+static bool all_here(struct lazyfs *fs)
+{
+	struct content_state cs;
+
+	for (struct node *n = fs->contents; n; n = n->next_content) {
+		content_get_state(n->content, &cs);
+		if (!cs.complete)
+			return false;
+	}
+	return true;
+}
+
+/* Everything that is used is here, and what was asked for: nothing else will be. */
+static void complete(struct lazyfs *fs)
+{
+	bool here;
+
+	pthread_mutex_lock(&fs->lock);
+	here = !fs->opt.everything || all_here(fs);
+	if (here)
+		atomic_store(&fs->complete, true);
+	pthread_mutex_unlock(&fs->lock);
+	if (!here)
+		return;
+	log_info("everything is here");
+	if (!fs->opt.refetch)
+		remote_bye(fs->remote);
+}
+
+/* ---- passes ---- */
 
 static int run_pass(struct lazyfs *fs, bool polite)
 {
@@ -205,6 +324,10 @@ static int run_pass(struct lazyfs *fs, bool polite)
 	if (!fs->opt.everything)
 		fill_dir(&pass, &fs->root);
 	fill_contents(&pass);
+	if (fs->opt.everything && !polite) {
+		fill_used_dir(&pass, &fs->root);
+		fill_whole(&pass);
+	}
 	if (atomic_load(&fs->stop))
 		note(&pass, ECANCELED);
 	return pass.error;
@@ -225,20 +348,48 @@ static void *run(void *arg)
 	int error;
 
 	while (!atomic_load(&fs->stop)) {
-		error = run_pass(fs, true);
-		/* where all of the source may be asked for there is no end */
-		if (!error && !fs->opt.everything) {
-			atomic_store(&fs->complete, true);
-			log_info("everything is here");
-			if (!fs->opt.refetch)
-				remote_bye(fs->remote);
+		/* where all of the source may be asked for there is no end, unless somebody sets one */
+		bool ends = !fs->opt.everything || atomic_load(&fs->detach);
+
+		error = run_pass(fs, !atomic_load(&fs->detach));
+		atomic_store(&fs->fill_error, error);
+		if (!error && ends)
+			complete(fs);
+		if (atomic_load(&fs->complete))
 			break;
-		}
 		if (error && error != ECANCELED)
 			log_debug("not everything could be fetched: %s", strerror(error));
-		rest(fs, AGAIN_MS);
+		if (error || !ends)
+			rest(fs, AGAIN_MS);
 	}
 	return NULL;
+}
+
+int lazyfs_detach(struct lazyfs *fs, const char *paths, size_t bytes)
+{
+	struct err err;
+	int error = 0;
+
+	if (bytes && paths[bytes - 1])
+		return EINVAL;
+	pthread_mutex_lock(&fs->lock);
+	for (const char *p = paths; p < paths + bytes && !error; p += strlen(p) + 1) {
+		char *copy = lf_path_valid(p) ? strdup(p) : NULL;
+
+		error = copy ? 0 : EINVAL;
+		if (copy && !vec_push(&fs->whole, copy)) {
+			free(copy);
+			error = ENOMEM;
+		}
+	}
+	if (!error) {
+		atomic_store(&fs->detach, true);
+		pthread_cond_broadcast(&fs->cond); /* the one who rests */
+		if (!fs->filling && fill_start(fs, &err) < 0)
+			error = err.no;
+	}
+	pthread_mutex_unlock(&fs->lock);
+	return error;
 }
 
 int fill_start(struct lazyfs *fs, struct err *err)

@@ -307,6 +307,9 @@ void lazyfs_free(struct lazyfs *fs)
 	pthread_mutex_unlock(&fs->lock);
 	free_links(fs);
 	carried_free_bases(&fs->bases);
+	vec_foreach (path, &fs->whole)
+		free(*path);
+	vec_free(&fs->whole);
 	free(fs->carried);
 	if (fs->below >= 0)
 		close(fs->below);

@@ -48,6 +48,11 @@ struct lazyfs_options {
  * it changed: nothing is kept here.
  */
 #define LAZYFS_MOVED_XATTR "user.ferry.moved"
+/*
+ * Set by root, of such a root directory: bring all that was used and the names in its directories, and what lies at these
+ * paths (each with its NUL), and then let the source go. "complete" of the status says that it was done.
+ */
+#define LAZYFS_DETACH_XATTR "user.ferry.detach"
 #define LAZYFS_OWN_XATTRS "user.ferry."
 
 /* Connects to the source; keeps @want and @opt. NULL + err. */
@@ -68,6 +73,9 @@ void lazyfs_warm(struct lazyfs *fs, const char *const *paths, size_t n);
 
 /* Begins to bring what @want names in the background; where opt.fill is set, lazyfs_run does. */
 int lazyfs_fill(struct lazyfs *fs, struct err *err) must_check;
+
+/* See LAZYFS_DETACH_XATTR. 0 or an errno value. */
+int lazyfs_detach(struct lazyfs *fs, const char *paths, size_t bytes);
 
 /* Asks the source whether it is there, so that either side notices a dead connection. 0 or an errno value. */
 int lazyfs_ping(struct lazyfs *fs, bool (*interrupted)(void *arg), void *arg);

@@ -258,6 +258,19 @@ static int set_locked(struct node *n, const char *name, const void *value, size_
 	return 0;
 }
 
+/* The host's word, by an attribute of the root. */
+static int obey(struct lazyfs *fs, const char *name, const char *value, size_t bytes)
+{
+	if (!fs->opt.everything)
+		return EPERM;
+	if (!strcmp(name, LAZYFS_DETACH_XATTR))
+		return lazyfs_detach(fs, value, bytes);
+	if (strcmp(name, LAZYFS_MOVED_XATTR) != 0)
+		return EPERM;
+	atomic_store(&fs->moved, true);
+	return 0;
+}
+
 static void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value,
 			size_t bytes, int flags)
 {
@@ -266,16 +279,11 @@ static void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const 
 	struct node *n = node_of(fs, ino);
 	int error = 0;
 
-	if (n == &fs->root && !strcmp(name, LAZYFS_MOVED_XATTR)) {
-		error = fuse_req_ctx(req)->uid ? EPERM : 0;
-		if (!error)
-			atomic_store(&fs->moved, true);
-		fuse_reply_err(req, error);
+	if (n == &fs->root && !strncmp(name, LAZYFS_OWN_XATTRS, strlen(LAZYFS_OWN_XATTRS))) {
+		fuse_reply_err(req, fuse_req_ctx(req)->uid ? EPERM : obey(fs, name, value, bytes));
 		return;
 	}
-	if (n == &fs->root && !strncmp(name, LAZYFS_OWN_XATTRS, strlen(LAZYFS_OWN_XATTRS)))
-		error = EPERM;
-	else if (!strncmp(name, "system.", 7))
+	if (!strncmp(name, "system.", 7))
 		error = EOPNOTSUPP;
 	else
 		error = node_load_xattrs(fs, n, &p);

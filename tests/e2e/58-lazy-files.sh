@@ -243,6 +243,32 @@ one: 300000 bytes
 two: EIO" ] || complain "wrong log: $(cat "$(b_work)/log")"
 }
 
+# What the program uses is brought, and what the user names; then the source is told, and is not needed any more.
+source_let_go() {
+	local pid
+	fresh
+	pid=$(start_reader) || return 1
+	must_migrate a "$pid" --files=lazy --no-background && moved a "$pid" || return 1
+	on b setpriv --reuid 2001 --clear-groups timeout 60 ferry lazyfs --detach "/proc/$pid/root" 2>/dev/null &&
+		complain "anybody can let the source go" && return 1
+	running a ferry-files || complain "the source went by the word of another user" || return 1
+	on b timeout 60 ferry lazyfs --detach --with $work/late/one.data "/proc/$pid/root" ||
+		complain "the source cannot be let go" || return 1
+	field_is "$pid" state complete || complain "not complete: $(field "$pid" state)" || return 1
+	wait_for 10 nothing_at_home || complain "the process at home stays" || return 1
+	mv "$(a_work)/late" "$(a_work)/late.away"
+	go "$pid" one && go "$pid" two || return 1
+	wait_for 30 gone b "$pid" || complain "hangs without its source" || return 1
+	all_gone || return 1
+	[ "$(cat "$(b_work)/log")" = "before
+one: 300000 bytes
+two: EIO" ] || complain "wrong log: $(cat "$(b_work)/log")"
+}
+
+nothing_at_home() {
+	! running a ferry-files
+}
+
 # As bench_report, for a program whose files are its own: is its memory what it wrote?
 answers_there() {
 	local report gap state
@@ -326,6 +352,7 @@ test_case "sqlite3 inside a transaction" sqlite
 test_case "nginx: new files, a log that is opened anew" nginx_server
 test_case "restore --lazy-files" restore_command
 test_case "the source is killed after the commit" source_killed
+test_case "the source is let go" source_let_go
 test_case "the destination is killed before the freeze" agent_killed early
 test_case "the destination is killed before the commit" agent_killed late
 test_case "no FUSE at the destination" no_fuse

@@ -1,20 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * ferry agent: the far side of ferry migrate, started there by ssh. It speaks
- * on its stdin and stdout, listens to nothing else, and ends with the
+ * on its stdin and stdout, listens to nothing else but, for one migration, whoever
+ * knows its secret (migrate/transport.h), and ends with the
  * connection; a tree that it restored and committed stays.
  */
+#include "base/io.h"
 #include "base/log.h"
 #include "cmd/common.h"
 #include "lazyfs/serve.h"
 #include "migrate/lane.h"
 #include "migrate/target.h"
+#include "wire/call.h"
 
 #include <fcntl.h>
 #include <string.h>
 
 struct agent_args {
-	bool join, files;
+	bool join, files, call;
 	struct log_args log;
 };
 
@@ -27,6 +30,10 @@ static const struct opt_row rows[] = {
 	 .help = "hand out the files of a tree, read-only; ferry lazyfs starts it",
 	 .type = OPT_FLAG,
 	 .offset = offsetof(struct agent_args, files)},
+	{.long_name = "call",
+	 .help = "stdin begins with a call that ferry serve has checked, which says what to do",
+	 .type = OPT_FLAG,
+	 .offset = offsetof(struct agent_args, call)},
 	LOG_ROWS(struct agent_args, log),
 	{0},
 };
@@ -81,8 +88,28 @@ static bool asked_for(const struct agent_args *args, const char *what)
 	return !args->join && !args->files && asked && strstr(asked, what);
 }
 
-static int serve(const struct agent_args *args, int in, int out, struct err *err)
+/* Instead of options, and of what sshd puts into the environment. */
+static int take_call(struct agent_args *args, int in, struct err *err)
 {
+	uint8_t bytes[CALL_BYTES];
+	struct call call;
+
+	if (io_read_full(in, bytes, sizeof(bytes)) < 0)
+		return err_sys(err, "no call has come");
+	if (call_decode(bytes, &call, err))
+		return -1;
+	args->join = call.what == CALL_JOIN;
+	args->files = call.what == CALL_FILES;
+	unsetenv("SSH_ORIGINAL_COMMAND");
+	if (call.address[0] && setenv(TRANSPORT_ADDRESS, call.address, 1))
+		return err_nomem(err);
+	return 0;
+}
+
+static int serve(struct agent_args *args, int in, int out, struct err *err)
+{
+	if (args->call && take_call(args, in, err))
+		return -1;
 	if (args->files || asked_for(args, "agent --files"))
 		return lazyfs_serve(in, out, NULL, NULL, err);
 	if (args->join || asked_for(args, "agent --join"))

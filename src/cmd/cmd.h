@@ -17,6 +17,7 @@ struct cmd {
 };
 
 extern const struct cmd cmd_agent;
+extern const struct cmd cmd_call;
 extern const struct cmd cmd_check;
 extern const struct cmd cmd_dump;
 extern const struct cmd cmd_image_cache;
@@ -27,6 +28,7 @@ extern const struct cmd cmd_migrate;
 extern const struct cmd cmd_page_server;
 extern const struct cmd cmd_pre_dump;
 extern const struct cmd cmd_restore;
+extern const struct cmd cmd_serve;
 extern const struct cmd cmd_show;
 
 /* Prints "ferry NAME: text" to stderr. Returns EXIT_FAILED. */

@@ -5,9 +5,9 @@
 #include <string.h>
 
 static const struct cmd *const commands[] = {
-	&cmd_agent,      &cmd_check,  &cmd_dump,    &cmd_image_cache, &cmd_image_proxy,
-	&cmd_lazy_pages, &cmd_lazyfs, &cmd_migrate, &cmd_page_server, &cmd_pre_dump,
-	&cmd_restore,    &cmd_show,   NULL,
+	&cmd_agent,       &cmd_call,       &cmd_check,  &cmd_dump,    &cmd_image_cache,
+	&cmd_image_proxy, &cmd_lazy_pages, &cmd_lazyfs, &cmd_migrate, &cmd_page_server,
+	&cmd_pre_dump,    &cmd_restore,    &cmd_serve,  &cmd_show,    NULL,
 };
 
 static void print_help(FILE *to)

@@ -8,6 +8,7 @@
  */
 #include "base/log.h"
 #include "cmd/common.h"
+#include "cmd/tls_args.h"
 #include "migrate/source.h"
 
 #include <errno.h>
@@ -24,6 +25,7 @@ struct migrate_args {
 		bandwidth, connections, dead_after_s;
 	unsigned int mode, transport;
 	bool plain_tcp, overwrite_files, no_background, json, quiet;
+	struct tls_args tls;
 	struct log_args log;
 	struct kind_args kinds;
 };
@@ -49,7 +51,7 @@ static const enum wire_mode modes[] = {WIRE_MODE_STOP, WIRE_MODE_PRECOPY, WIRE_M
 static const struct opt_row rows[] = {
 	{.long_name = "ssh",
 	 .arg = "COMMAND",
-	 .help = "how to reach the host (default: ssh); split at blanks, HOST and the remote "
+	 .help = "how to reach HOST (default: ssh); split at blanks, HOST and the remote "
 		 "command are appended",
 	 .type = OPT_TEXT,
 	 .offset = offsetof(struct migrate_args, ssh)},
@@ -175,6 +177,7 @@ static const struct opt_row rows[] = {
 	 .help = "report nothing but failure",
 	 .type = OPT_FLAG,
 	 .offset = offsetof(struct migrate_args, quiet)},
+	TLS_FILE_ROWS(struct migrate_args, tls),
 	LOG_ROWS(struct migrate_args, log),
 	KIND_ROWS(struct migrate_args, kinds),
 	{0},
@@ -182,7 +185,7 @@ static const struct opt_row rows[] = {
 
 static const struct opt_spec spec = {
 	.command = "migrate",
-	.arguments = "PID [USER@]HOST",
+	.arguments = "PID [USER@]HOST|ferry://HOST",
 	.summary = "moves a running tree of processes to another host",
 	.details = "The tree runs on there; the one here is ended. If anything fails before the commit, or\n"
 		   "the command is interrupted, the tree here runs on as if nothing had been.\n",
@@ -337,6 +340,7 @@ static int run(int argc, char **argv)
 				    .kinds = KIND_ARGS_DEFAULT};
 	char token[WIRE_TOKEN_CHARS + 1];
 	struct progress progress;
+	struct tls_files tls;
 	struct remote remote;
 	struct migrate_options opt = {.settle = {.remote = &remote, .token = token},
 				      .progress = &progress};
@@ -350,9 +354,15 @@ static int run(int argc, char **argv)
 		cmd_fail(&spec, &err);
 		return EXIT_USAGE;
 	}
+	/* what is not named "ferry call" finds by itself */
+	tls = (struct tls_files){.cacert = args.tls.cacert,
+				 .cacrl = args.tls.cacrl,
+				 .cert = args.tls.cert,
+				 .key = args.tls.key};
 	remote = (struct remote){.ssh = args.ssh,
 				 .host = rest.v[rest.n - 1],
-				 .ferry = args.remote_ferry};
+				 .ferry = args.remote_ferry,
+				 .tls = &tls};
 	signal(SIGPIPE, SIG_IGN);
 	progress_init(&progress, style_of(&args));
 	if (log_args_open(&args.log, AT_FDCWD, &err) < 0 || token_make(token, &err) < 0)

@@ -11,7 +11,7 @@ int tls_args_check(const struct tls_args *args, struct err *err)
 	return 0;
 }
 
-int tls_args_open(const struct tls_args *args, enum tls_role role, struct tls **out, struct err *err)
+struct tls_files tls_args_files(const struct tls_args *args)
 {
 	struct tls_files files = {
 		.cacert = args->cacert ? args->cacert : "/etc/pki/CA/cacert.pem",
@@ -21,11 +21,19 @@ int tls_args_open(const struct tls_args *args, enum tls_role role, struct tls **
 		.no_name_check = args->no_name_check,
 	};
 
+	if (!files.cacrl && access(default_cacrl, F_OK) == 0)
+		files.cacrl = default_cacrl;
+	return files;
+}
+
+int tls_args_open(const struct tls_args *args, enum tls_role role, struct tls **out, struct err *err)
+{
+	struct tls_files files;
+
 	*out = NULL;
 	if (!args->on)
 		return 0;
-	if (!files.cacrl && access(default_cacrl, F_OK) == 0)
-		files.cacrl = default_cacrl;
+	files = tls_args_files(args);
 	*out = tls_with_files(role, &files, err);
 	return *out ? 0 : err_wrap(err, "--tls");
 }

@@ -3,6 +3,7 @@
 
 #include "base/io.h"
 #include "migrate/needs.h"
+#include "wire/call.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -145,23 +146,12 @@ static int spawn(char **argv, int in, int out, pid_t *pid_out)
 	return no;
 }
 
-int connect_agent(const struct remote *remote, const char *command, struct connection *out,
-		  struct err *err)
+/* Runs it with two new pipes. */
+static int start(char **argv, struct connection *out, struct err *err)
 {
-	cleanup_free char **argv = split_words(remote->ssh, err);
-	char line[2 * PATH_MAX + 512];
 	int to[2] = {-1, -1}, from[2] = {-1, -1};
-	size_t n = 0;
 	int no;
 
-	if (!argv || remote_command(remote, command, line, sizeof(line), err) < 0)
-		return -1;
-	if (remote->host[0] == '-' || !remote->host[0])
-		return err_set(err, EINVAL, "'%.80s' is not the name of a host", remote->host);
-	while (argv[n])
-		n++;
-	argv[n++] = (char *)remote->host;
-	argv[n] = line;
 	if (pipe2(to, O_CLOEXEC) < 0)
 		return err_sys(err, "pipe");
 	if (pipe2(from, O_CLOEXEC) < 0) {
@@ -179,6 +169,53 @@ int connect_agent(const struct remote *remote, const char *command, struct conne
 	close(out->in);
 	close(out->out);
 	return err_sysno(err, no, "cannot run %.200s", argv[0]);
+}
+
+/* This very program, as "ferry call". */
+static int start_call(const struct remote *remote, const char *command, struct connection *out,
+		      struct err *err)
+{
+	static const struct tls_files usual;
+	const struct tls_files *tls = remote->tls ? remote->tls : &usual;
+	const struct {
+		const char *name, *value;
+	} options[] = {{"--tls-cacert", tls->cacert},
+		       {"--tls-crl", tls->cacrl},
+		       {"--tls-cert", tls->cert},
+		       {"--tls-key", tls->key}};
+	const char *argv[2 + 2 * ARRAY_SIZE(options) + 3] = {"/proc/self/exe", "call"};
+	size_t n = 2;
+
+	for (size_t i = 0; i < ARRAY_SIZE(options); i++) {
+		if (options[i].value) {
+			argv[n++] = options[i].name;
+			argv[n++] = options[i].value;
+		}
+	}
+	argv[n++] = remote->host;
+	argv[n] = command;
+	return start((char **)argv, out, err);
+}
+
+int connect_agent(const struct remote *remote, const char *command, struct connection *out,
+		  struct err *err)
+{
+	cleanup_free char **argv = NULL;
+	char line[2 * PATH_MAX + 512];
+	size_t n = 0;
+
+	if (remote->host[0] == '-' || !remote->host[0])
+		return err_set(err, EINVAL, "'%.80s' is not the name of a host", remote->host);
+	if (call_is_url(remote->host))
+		return start_call(remote, command, out, err);
+	argv = split_words(remote->ssh, err);
+	if (!argv || remote_command(remote, command, line, sizeof(line), err) < 0)
+		return -1;
+	while (argv[n])
+		n++;
+	argv[n++] = (char *)remote->host;
+	argv[n] = line;
+	return start(argv, out, err);
 }
 
 void connection_end(pid_t ssh, unsigned int ms)

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * Reaching the far side: the user's own ssh starts "ferry agent" there, and
- * its stdin and stdout are the connection.
+ * its stdin and stdout are the connection. Or "ferry call" does, where the host is called ferry://HOST.
  */
 #ifndef FERRY_MIGRATE_CONNECT_H
 #define FERRY_MIGRATE_CONNECT_H
 
 #include "wire/channel.h"
+#include "wire/tls.h"
 
 #include <sys/types.h>
 
@@ -14,10 +15,11 @@ struct remote {
 	const char *ssh;  /* command line, split at blanks outside of quotes: "ssh -p 2222" */
 	const char *host; /* [USER@]HOST, handed to ssh */
 	const char *ferry; /* path of ferry there; NULL: from PATH, or else the path of this program */
+	const struct tls_files *tls; /* of a host that is called ferry://HOST; NULL: "ferry call" knows where */
 };
 
 struct connection {
-	pid_t pid; /* of ssh */
+	pid_t pid; /* of ssh, or what is in its place */
 	int in, out;
 };
 

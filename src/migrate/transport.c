@@ -125,9 +125,14 @@ int transport_choose(struct transport_source *t, const Wire__Verdict *v, struct 
 
 bool transport_own_address(char *buf, size_t size)
 {
-	const char *text = getenv("SSH_CONNECTION");
+	const char *text = getenv(TRANSPORT_ADDRESS);
 	char address[64];
 
+	if (text) {
+		snprintf(buf, size, "%s", text);
+		return true;
+	}
+	text = getenv("SSH_CONNECTION");
 	if (!text || sscanf(text, "%*s %*s %63s", address) != 1)
 		return false;
 	snprintf(buf, size, "%s", address);
@@ -159,7 +164,7 @@ void transport_open(struct target *t, struct arena *arena, Wire__Verdict *verdic
 	if (!t->needs->has_secret || t->needs->secret.len != SECRET_KEY_BYTES)
 		return;
 	if (!transport_own_address(address, sizeof(address))) {
-		log_info("no port: sshd has not said at which address it was reached");
+		log_info("no port: nobody has said at which address it was reached");
 		return;
 	}
 	verdict->address = arena_strdup(arena, address);

@@ -57,7 +57,10 @@ int transport_choose(struct transport_source *t, const Wire__Verdict *verdict, s
 
 /* ---- target ---- */
 
-/* The address at which the source has reached us, as sshd tells it. False: it does not. */
+/* Where "ferry agent --call" puts the address at which "ferry serve" was reached. */
+#define TRANSPORT_ADDRESS "FERRY_ADDRESS"
+
+/* The address at which the source has reached us, as sshd or ferry serve tells it. False: it does not. */
 bool transport_own_address(char *buf, size_t size);
 
 /* Opens a port if the source wants one, and puts it into the verdict. If that fails, there is still ssh. */

@@ -283,12 +283,11 @@ static bool is_region(int mem_fd, const struct proc_vma *vma)
 	       memcmp(head, blob_code(), sizeof(head)) == 0;
 }
 
-bool visit_has_leftovers(pid_t pid, const proc_vmas *vmas)
+bool visit_has_leftovers(int mem_fd, const proc_vmas *vmas)
 {
-	cleanup_close int mem_fd = io_openf(O_RDONLY, "/proc/%d/mem", pid);
 	struct place p;
 
-	return mem_fd >= 0 && find_place(mem_fd, vmas, &p) && p.leftover;
+	return find_place(mem_fd, vmas, &p) && p.leftover;
 }
 
 /* The addresses that only a visit uses: the stub's page and the regions. */

@@ -59,8 +59,8 @@ struct visit {
 	unsigned int room;     /* for how many there is room in the stub's page */
 };
 
-/* Has a visitor been killed in this process? Only then the next question makes sense. */
-bool visit_has_leftovers(pid_t pid, const proc_vmas *vmas) must_check;
+/* Has a visitor been killed in the process whose memory @mem_fd is? Only then the next question makes sense. */
+bool visit_has_leftovers(int mem_fd, const proc_vmas *vmas) must_check;
 
 /*
  * Is a stopped thread with these registers still on its way home from a visitor

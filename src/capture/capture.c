@@ -87,26 +87,24 @@ static int renew_snapshot(struct capture_session *s, struct err *err)
 
 static int look_at_task(struct capture_session *s, pid_t pid, struct err *err)
 {
-	struct live_task *t;
+	struct live_task *t = calloc(1, sizeof(*t));
 	proc_vmas vmas;
 	int rc;
 
-	if (task_allowed(s, pid, err))
-		return -1;
-	t = calloc(1, sizeof(*t));
 	if (!t || !vec_push(&s->tasks, t)) {
 		free(t);
 		return err_nomem(err);
 	}
 	t->facts.pid = t->facts.vpid = pid;
+	t->facts.zombie = true; /* unless it is still there when we have looked */
 	t->facts.pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-	if (proc_stat(pid, &t->stat, err) || t->facts.pidfd < 0) {
-		t->facts.zombie = true; /* it ended while we looked */
+	if (proc_stat(pid, &t->stat, err))
+		return -1;
+	if (t->facts.pidfd < 0 || t->stat.state == 'Z')
 		return 0;
-	}
-	t->facts.zombie = t->stat.state == 'Z';
-	if (t->facts.zombie)
-		return 0;
+	if (proc_status(pid, &t->status, err) || task_allowed(s, pid, &t->stat, &t->status, err))
+		return -1;
+	t->facts.zombie = false;
 	if (!vec_push(&s->c.tasks, &t->facts))
 		return err_nomem(err);
 	if (proc_vmas_read(pid, true, &vmas, err))

@@ -30,6 +30,7 @@ void live_task_free(struct live_task *t)
 		return;
 	vec_free(&t->threads);
 	proc_vmas_finish(&t->vmas);
+	proc_status_finish(&t->status);
 	if (t->facts.pidfd >= 0)
 		close(t->facts.pidfd);
 	free(t->facts.threads);
@@ -109,10 +110,21 @@ static bool is_ending(pid_t tid)
 	return false;
 }
 
-/* Seizes and interrupts the threads of a task that are new. */
-static int seize_threads(struct live_task *t, bool *found, struct err *err)
+static int seize_thread(struct live_task *t, pid_t tid, bool *found, struct err *err)
 {
-	struct live_thread th;
+	struct live_thread th = {.tid = tid};
+
+	if (pt_seize(tid, 0, err))
+		return err->no == ESRCH || (err->no == EPERM && is_ending(tid)) ? 0 : -1;
+	*found = true;
+	if (!vec_push(&t->threads, th))
+		return err_nomem(err); /* detached by our death or the retry */
+	return pt_interrupt(tid, err) && err->no != ESRCH ? -1 : 0;
+}
+
+/* Seizes and interrupts the threads of a task that are new, and appends its children. */
+static int seize_threads(struct live_task *t, proc_pids *tree, bool *found, struct err *err)
+{
 	proc_pids tids;
 	int rc = 0;
 	size_t i;
@@ -120,18 +132,10 @@ static int seize_threads(struct live_task *t, bool *found, struct err *err)
 	if (proc_threads(t->facts.pid, &tids, err))
 		return err->no == ENOENT || err->no == ESRCH ? 0 : -1;
 	for (i = 0; i < tids.n && rc == 0; i++) {
-		if (knows_thread(t, tids.v[i], i))
-			continue;
-		th = (struct live_thread){.tid = tids.v[i]};
-		if (pt_seize(th.tid, 0, err)) {
-			rc = err->no == ESRCH || (err->no == EPERM && is_ending(th.tid)) ? 0 : -1;
-			continue;
-		}
-		*found = true;
-		if (!vec_push(&t->threads, th))
-			rc = err_nomem(err); /* detached by our death or the retry */
-		else if (pt_interrupt(th.tid, err) && err->no != ESRCH)
-			rc = -1;
+		if (!knows_thread(t, tids.v[i], i))
+			rc = seize_thread(t, tids.v[i], found, err);
+		if (rc == 0)
+			rc = proc_children(t->facts.pid, tids.v[i], tree, err);
 	}
 	vec_free(&tids);
 	return rc;
@@ -140,12 +144,12 @@ static int seize_threads(struct live_task *t, bool *found, struct err *err)
 /* One pass over the tree as it is listed now. */
 static int seize_pass(struct capture_session *s, bool *found, struct err *err)
 {
-	proc_pids pids;
+	proc_pids pids = {0};
 	size_t i;
 	int rc = 0;
 
-	if (proc_tree(s->root, &pids, err))
-		return -1;
+	if (!vec_push(&pids, s->root))
+		return err_nomem(err);
 	for (i = 0; i < pids.n && rc == 0; i++) {
 		struct live_task *t = find_task(s, pids.v[i]);
 
@@ -153,7 +157,7 @@ static int seize_pass(struct capture_session *s, bool *found, struct err *err)
 			*found = true;
 			t = add_task(s, pids.v[i], err);
 		}
-		rc = t ? seize_threads(t, found, err) : -1;
+		rc = t ? seize_threads(t, &pids, found, err) : -1;
 	}
 	vec_free(&pids);
 	return rc;
@@ -396,7 +400,7 @@ static int read_states(struct capture_session *s, struct err *err)
 			return err_sys(err, "cannot open the memory of pid %d", t->facts.pid);
 		if (seen_read(s, t, err))
 			return -1;
-		leftovers = visit_has_leftovers(t->facts.pid, &t->vmas);
+		leftovers = visit_has_leftovers(mem_fd, &t->vmas);
 		vec_foreach (th, &t->threads) {
 			if (read_thread(th, err) || (leftovers && let_home(t, th, err)))
 				return -1;

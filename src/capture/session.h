@@ -35,6 +35,7 @@ struct seen_areas {
 struct live_task {
 	struct task_facts facts; /* what kinds see */
 	struct proc_stat stat;
+	struct proc_status status; /* of the first thread, once it is stopped; empty for zombies */
 	VEC(struct live_thread) threads; /* leader first; empty for zombies */
 	proc_vmas vmas;
 	const struct seen_areas *seen; /* where the flags of vmas come from; NULL: from the freeze */
@@ -102,8 +103,9 @@ int thaw_tree(struct capture_session *s, enum capture_end end, struct err *err) 
 
 /* tasks.c: pstree, core, ids, fs of every task, as far as it can be seen from outside. */
 int tasks_describe(struct capture_session *s, struct err *err) must_check;
-/* Refusals that a look at /proc shows: namespaces, seccomp, tracers, ... Works on running tasks. */
-int task_allowed(struct capture_session *s, pid_t pid, struct err *err) must_check;
+/* Refusals that a look at /proc shows: namespaces, seccomp, tracers, ... Works on running tasks that are no zombies. */
+int task_allowed(struct capture_session *s, pid_t pid, const struct proc_stat *stat,
+		 const struct proc_status *st, struct err *err) must_check;
 /* Runs the kinds on a task: outside, and inside by a visit. */
 int task_inspect(struct capture_session *s, struct live_task *t, struct err *err) must_check;
 

@@ -104,26 +104,15 @@ static int status_allowed(pid_t pid, const struct proc_status *st, struct err *e
 	return 0;
 }
 
-int task_allowed(struct capture_session *s, pid_t pid, struct err *err)
+int task_allowed(struct capture_session *s, pid_t pid, const struct proc_stat *stat,
+		 const struct proc_status *st, struct err *err)
 {
-	struct proc_status st;
-	struct proc_stat stat;
-	int rc;
-
-	if (proc_stat(pid, &stat, err))
-		return -1;
-	if (stat.state == 'Z')
-		return 0;
-	if (stat.flags & 0x200000 /* PF_KTHREAD */)
+	if (stat->flags & 0x200000 /* PF_KTHREAD */)
 		return err_set(err, EINVAL, "pid %d is a kernel thread", pid);
 	if (pid == getpid() || pid == 1)
 		return err_set(err, EINVAL, "pid %d is %s and cannot be carried", pid,
 			       pid == 1 ? "init" : "ferry itself");
-	if (proc_status(pid, &st, err))
-		return -1;
-	rc = status_allowed(pid, &st, err);
-	proc_status_finish(&st);
-	if (rc || namespaces_allowed(s, pid, err))
+	if (status_allowed(pid, st, err) || namespaces_allowed(s, pid, err))
 		return -1;
 	return modes_allowed(pid, err);
 }
@@ -377,15 +366,11 @@ static int describe_dir(struct capture_session *s, pid_t pid, const char *which,
 static int describe_fs(struct capture_session *s, struct live_task *t, struct err *err)
 {
 	FsEntry *fs = snap_new(s->c.snap, FsEntry, fs_entry);
-	struct proc_status st;
 
 	if (!fs)
 		return err_nomem(err);
-	if (proc_status(t->facts.pid, &st, err))
-		return -1;
 	fs->has_umask = true;
-	fs->umask = st.umask;
-	proc_status_finish(&st);
+	fs->umask = t->status.umask;
 	t->facts.snap->fs = fs;
 	if (describe_dir(s, t->facts.pid, "cwd", &fs->cwd_id, err))
 		return -1;
@@ -405,7 +390,9 @@ static int describe_task(struct capture_session *s, struct live_task *t, bool ne
 		t->facts.pidfd = (int)syscall(SYS_pidfd_open, t->facts.pid, 0);
 		if (t->facts.pidfd < 0)
 			return err_sys(err, "cannot open a pidfd for pid %d", t->facts.pid);
-		if (task_allowed(s, t->facts.pid, err) || describe_ids(s, t, err))
+		if (proc_status(t->facts.pid, &t->status, err) ||
+		    task_allowed(s, t->facts.pid, &t->stat, &t->status, err) ||
+		    describe_ids(s, t, err))
 			return -1;
 	}
 	return describe_cores(s, t, err);
@@ -438,12 +425,12 @@ int tasks_describe(struct capture_session *s, struct err *err)
 static int run_outside(struct capture_session *s, struct live_task *t, size_t thread, struct err *err)
 {
 	const struct task_kind *const *k;
-	struct proc_status st;
+	struct proc_status other = {0};
 	int rc = 0;
 
-	if (proc_status(t->facts.threads[thread].tid, &st, err))
+	if (thread && proc_status(t->facts.threads[thread].tid, &other, err))
 		return -1;
-	t->facts.threads[thread].status = &st;
+	t->facts.threads[thread].status = thread ? &other : &t->status;
 	for (k = task_kinds; *k && rc == 0; k++) {
 		if (!(*k)->outside || ((*k)->when == KIND_PER_PROCESS && thread))
 			continue;
@@ -451,7 +438,7 @@ static int run_outside(struct capture_session *s, struct live_task *t, size_t th
 			rc = err_wrap(err, "%s", (*k)->name);
 	}
 	t->facts.threads[thread].status = NULL;
-	proc_status_finish(&st);
+	proc_status_finish(&other);
 	return rc;
 }
 

@@ -400,7 +400,21 @@ int proc_fds(pid_t pid, proc_pids *out, struct err *err)
 	return read_numbers(path, out, err);
 }
 
-/* Appends the children of every thread of @pid: /proc/PID/task/TID/children (CONFIG_PROC_CHILDREN). */
+int proc_children(pid_t pid, pid_t tid, proc_pids *out, struct err *err)
+{
+	cleanup_free char *text = NULL;
+	char *p, *end;
+	long n;
+
+	if (io_read_filef(&text, NULL, "/proc/%d/task/%d/children", pid, tid))
+		return 0;
+	for (p = text, n = strtol(p, &end, 10); end != p; p = end, n = strtol(p, &end, 10))
+		if (!vec_push(out, (pid_t)n))
+			return err_nomem(err);
+	return 0;
+}
+
+/* Appends the children of every thread of @pid. */
 static int add_children(pid_t pid, proc_pids *tree, struct err *err)
 {
 	proc_pids threads;
@@ -409,18 +423,8 @@ static int add_children(pid_t pid, proc_pids *tree, struct err *err)
 
 	if (proc_threads(pid, &threads, err))
 		return err->no == ENOENT || err->no == ESRCH ? 0 : -1; /* it ended meanwhile */
-	for (i = 0; i < threads.n && rc == 0; i++) {
-		cleanup_free char *text = NULL;
-		char *p, *end;
-		long n;
-
-		if (io_read_filef(&text, NULL, "/proc/%d/task/%d/children", pid, threads.v[i]))
-			continue;
-		for (p = text, n = strtol(p, &end, 10); end != p && rc == 0;
-		     p = end, n = strtol(p, &end, 10))
-			if (!vec_push(tree, (pid_t)n))
-				rc = err_nomem(err);
-	}
+	for (i = 0; i < threads.n && rc == 0; i++)
+		rc = proc_children(pid, threads.v[i], tree, err);
 	vec_free(&threads);
 	return rc;
 }

@@ -109,6 +109,9 @@ int proc_threads(pid_t pid, proc_pids *out, struct err *err) must_check;
 /* Numbers of open descriptors, ascending. */
 int proc_fds(pid_t pid, proc_pids *out, struct err *err) must_check;
 
+/* Appends the children of one thread, as /proc/PID/task/TID/children (CONFIG_PROC_CHILDREN) has them; none if it has ended. */
+int proc_children(pid_t pid, pid_t tid, proc_pids *out, struct err *err) must_check;
+
 /* All processes with their parents, for walking a tree: appends each child (by ppid) of the pids in *tree, repeatedly. */
 int proc_tree(pid_t root, proc_pids *tree, struct err *err) must_check;
 

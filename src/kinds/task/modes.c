@@ -16,6 +16,7 @@
 
 #include <errno.h>
 #include <linux/keyctl.h>
+#include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -289,8 +290,10 @@ static int label_allowed(pid_t pid, struct err *err)
 	char theirs[256], ours[256];
 
 	read_label(pid, theirs, sizeof(theirs));
+	if (!theirs[0] || strcmp(theirs, "unconfined") == 0)
+		return 0;
 	read_label(getpid(), ours, sizeof(ours));
-	if (!theirs[0] || strcmp(theirs, ours) == 0 || strcmp(theirs, "unconfined") == 0)
+	if (strcmp(theirs, ours) == 0)
 		return 0;
 	return err_set(err, ENOTSUP,
 		       "pid %d is confined by a security module (%.100s), which this version does not "
@@ -298,13 +301,22 @@ static int label_allowed(pid_t pid, struct err *err)
 		       pid, theirs);
 }
 
-/* A machine with one node has nothing to choose from. */
-static bool has_memory_nodes(void)
+static pthread_once_t nodes_once = PTHREAD_ONCE_INIT;
+static bool memory_nodes;
+
+static void find_memory_nodes(void)
 {
 	cleanup_free char *text = NULL;
 
-	return io_read_filef(&text, NULL, "/sys/devices/system/node/online") == 0 &&
-	       strcmp(text, "0\n") != 0;
+	memory_nodes = io_read_filef(&text, NULL, "/sys/devices/system/node/online") == 0 &&
+		       strcmp(text, "0\n") != 0;
+}
+
+/* A machine with one node has nothing to choose from. Asked once, not for each task. */
+static bool has_memory_nodes(void)
+{
+	pthread_once(&nodes_once, find_memory_nodes);
+	return memory_nodes;
 }
 
 /* Each line of numa_maps: address, policy, and the rest. */

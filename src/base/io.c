@@ -37,7 +37,9 @@ int io_write_full(int fd, const void *buf, size_t len)
 		n = write(fd, p, len);
 		if (n < 0 && errno == EINTR)
 			continue;
-		if (n < 0)
+		if (n == 0)
+			errno = EIO;
+		if (n <= 0)
 			return -1;
 		p += n;
 		len -= (size_t)n;
@@ -74,7 +76,9 @@ int io_pwrite_full(int fd, const void *buf, size_t len, off_t off)
 		n = pwrite(fd, p, len, off);
 		if (n < 0 && errno == EINTR)
 			continue;
-		if (n < 0)
+		if (n == 0)
+			errno = EIO;
+		if (n <= 0)
 			return -1;
 		p += n;
 		off += n;

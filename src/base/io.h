@@ -11,7 +11,10 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-/* All of @len bytes or an errno result: 0, or -1 with errno set (EPIPE at end of file for reads). */
+/*
+ * All of @len bytes or an errno result: 0, or -1 with errno set (EPIPE at end of file for reads; EIO where nothing can be
+ * written any more, as to the /proc/PID/mem of a task that was killed).
+ */
 int io_read_full(int fd, void *buf, size_t len) must_check;
 int io_write_full(int fd, const void *buf, size_t len) must_check;
 int io_pread_full(int fd, void *buf, size_t len, off_t off) must_check;

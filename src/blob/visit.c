@@ -3,6 +3,7 @@
 #include "blob/visit.h"
 #include "base/io.h"
 #include "base/log.h"
+#include "blob/stub.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -10,363 +11,12 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <ucontext.h>
-
-/* ---- the stub ---- */
-
-/*
- * What one thread gets back. The code finds it through rbx; the last two
- * instructions, which restore rbx itself, are in the tail.
- */
-struct stub_values {
-	uint64_t sequence;      /* 0: free; else the higher, the later */
-	uint64_t region, bytes; /* to unmap; guests: 0 */
-	uint64_t gone; /* guests: set by the tail, when the region is not needed any more */
-	uint64_t mask, flags;
-	uint64_t tail_address;
-	uint64_t r15, r14, r13, r12, rbp, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, rsp, rbx, rip;
-	uint8_t tail[16]; /* mov rbx(%rip), %rbx; jmp *rip(%rip) */
-};
-
-/* The last instructions of a guest, whose values are in the region: they say that it is not needed any more. */
-struct guest_tail {
-	uint64_t rbx, rip;
-	uint8_t code[24]; /* movl $1, gone(%rbx); mov rbx(%rip), %rbx; jmp *rip(%rip) */
-};
-
-/*
- * Behind the code are two sets: the values of a host and the tails of its
- * guests. A visitor that finds the values of one that was killed takes the
- * other set: a signal handler may be running on top of a thread's way home, and
- * will return to it.
- */
-enum { STUB_MAX_SETS = 2 };
-
-/* How stubs are recognised that an earlier visitor left when it was killed. */
-#define STUB_MAGIC "ferry home stub\\0"
-enum { STUB_MAGIC_BYTES = 16 };
-
-/* Position independent. Copied, never run here. The numbers are offsets in struct stub_values. */
-__asm__(".pushsection .rodata\n"
-	".balign 16\n"
-	"ferry_stub:\n"
-	"	.ascii \"" STUB_MAGIC "\"\n"
-	"ferry_stub_entry:\n"
-	"	syscall\n" /* mmap */
-	"	mov %rax, %rdi\n"
-	"	jmp 1f\n"
-	"ferry_stub_home:\n"
-	"	mov 168(%rbx), %rsp\n"
-	"	mov 8(%rbx), %rdi\n"
-	"1:	mov 16(%rbx), %rsi\n"
-	"	test %rsi, %rsi\n"
-	"	jz ferry_stub_mask\n"
-	"	mov $11, %eax\n"
-	"ferry_stub_unmap:\n"
-	"	syscall\n" /* munmap */
-	"ferry_stub_mask:\n" /* rt_sigprocmask(SIG_SETMASK, &mask, NULL, 8), on the thread's own stack: signals may come now */
-	"	mov 168(%rbx), %rsp\n"
-	"	mov $14, %eax\n"
-	"	mov $2, %edi\n"
-	"	lea 32(%rbx), %rsi\n"
-	"	xor %edx, %edx\n"
-	"	mov $8, %r10d\n"
-	"	syscall\n"
-	/* The flags, without a stack: DF, then OF by an addition, then the five of the low byte. */
-	"	mov 40(%rbx), %rax\n"
-	"	cld\n"
-	"	test $0x400, %eax\n"
-	"	jz 2f\n"
-	"	std\n"
-	"2:	mov %eax, %ecx\n"
-	"	shr $11, %ecx\n"
-	"	and $1, %ecx\n"
-	"	add $0x7f, %cl\n"
-	"	mov 40(%rbx), %ah\n"
-	"	sahf\n"
-	"	mov 56(%rbx), %r15\n"
-	"	mov 64(%rbx), %r14\n"
-	"	mov 72(%rbx), %r13\n"
-	"	mov 80(%rbx), %r12\n"
-	"	mov 88(%rbx), %rbp\n"
-	"	mov 96(%rbx), %r11\n"
-	"	mov 104(%rbx), %r10\n"
-	"	mov 112(%rbx), %r9\n"
-	"	mov 120(%rbx), %r8\n"
-	"	mov 128(%rbx), %rax\n"
-	"	mov 136(%rbx), %rcx\n"
-	"	mov 144(%rbx), %rdx\n"
-	"	mov 152(%rbx), %rsi\n"
-	"	mov 160(%rbx), %rdi\n"
-	"	jmp *48(%rbx)\n"
-	".balign 16\n"
-	"ferry_stub_end:\n"
-	"ferry_stub_tail:\n" /* as it stands behind rip: 16 bytes after rbx, 8 after rip */
-	"	mov -23(%rip), %rbx\n"
-	"	jmp *-21(%rip)\n"
-	".balign 16\n"
-	"ferry_guest_tail:\n" /* 16 bytes after its rbx, 8 after its rip */
-	"	movl $1, 24(%rbx)\n"
-	"	mov -30(%rip), %rbx\n"
-	"	jmp *-28(%rip)\n"
-	".balign 8\n"
-	".zero 8\n"
-	".popsection\n");
-
-extern const uint8_t ferry_stub[] __attribute__((visibility("hidden")));
-extern const uint8_t ferry_stub_entry[] __attribute__((visibility("hidden")));
-extern const uint8_t ferry_stub_home[] __attribute__((visibility("hidden")));
-extern const uint8_t ferry_stub_unmap[] __attribute__((visibility("hidden")));
-extern const uint8_t ferry_stub_mask[] __attribute__((visibility("hidden")));
-extern const uint8_t ferry_stub_end[] __attribute__((visibility("hidden")));
-extern const uint8_t ferry_stub_tail[] __attribute__((visibility("hidden")));
-extern const uint8_t ferry_guest_tail[] __attribute__((visibility("hidden")));
-
-/* The stub's assembly knows these. */
-_Static_assert(offsetof(struct stub_values, gone) == 24, "layout");
-_Static_assert(offsetof(struct stub_values, mask) == 32, "layout");
-_Static_assert(offsetof(struct stub_values, tail_address) == 48, "layout");
-_Static_assert(offsetof(struct stub_values, r15) == 56, "layout");
-_Static_assert(offsetof(struct stub_values, rdi) == 160, "layout");
-_Static_assert(offsetof(struct stub_values, rsp) == 168, "layout");
-_Static_assert(offsetof(struct stub_values, tail) - offsetof(struct stub_values, rbx) == 16,
-	       "layout");
-
-static size_t code_bytes(void)
-{
-	return (size_t)(ferry_stub_end - ferry_stub);
-}
-
-static uint64_t in_stub(uint64_t stub, const uint8_t *label)
-{
-	return stub + (uint64_t)(label - ferry_stub);
-}
-
-static struct stub_values values_for(const struct visit_thread *t)
-{
-	struct user_regs_struct r = t->regs;
-	struct stub_values v;
-
-	pt_restart_regs(&r, true);
-	v = (struct stub_values){
-		.mask = t->sigmask,
-		.flags = r.eflags,
-		.r15 = r.r15,
-		.r14 = r.r14,
-		.r13 = r.r13,
-		.r12 = r.r12,
-		.rbp = r.rbp,
-		.rbx = r.rbx,
-		.r11 = r.r11,
-		.r10 = r.r10,
-		.r9 = r.r9,
-		.r8 = r.r8,
-		.rax = r.rax,
-		.rcx = r.rcx,
-		.rdx = r.rdx,
-		.rsi = r.rsi,
-		.rdi = r.rdi,
-		.rsp = r.rsp,
-		.rip = r.rip,
-	};
-	return v;
-}
 
 static int poke(struct visit *v, uint64_t addr, const void *data, size_t bytes, struct err *err)
 {
 	if (io_pwrite_full(v->mem_fd, data, bytes, (off_t)addr))
 		return err_sys(err, "cannot write to the memory of task %d", v->pid);
 	return 0;
-}
-
-/* ---- a place for it ---- */
-
-struct place {
-	uint64_t stub;             /* 0: none */
-	unsigned int sets, guests; /* guests a set */
-	bool leftover;
-	struct stub_values values[STUB_MAX_SETS]; /* as they are there now */
-};
-
-static uint64_t set_bytes(unsigned int guests)
-{
-	return sizeof(struct stub_values) + guests * sizeof(struct guest_tail);
-}
-
-static uint64_t set_at(uint64_t stub, unsigned int guests, unsigned int set)
-{
-	return stub + code_bytes() + set * set_bytes(guests);
-}
-
-/* How the room behind the code is used; always the same for the same room. */
-static void divide_room(struct place *p, size_t room)
-{
-	p->sets = room >= 2 * set_bytes(1) ? STUB_MAX_SETS : 1;
-	p->guests = (unsigned int)MIN((room / p->sets - sizeof(struct stub_values)) /
-					      sizeof(struct guest_tail),
-				      (size_t)VISIT_MAX_GUESTS);
-}
-
-/*
- * The place for stubs in the last page of an area: where stubs are already (an
- * earlier visitor was killed), or a zero tail that is big enough.
- */
-static bool place_in(int mem_fd, const struct proc_vma *vma, struct place *p)
-{
-	uint8_t page[PAGE_BYTES], *old;
-	uint64_t base = vma->end - PAGE_BYTES;
-	size_t used = PAGE_BYTES;
-	unsigned int i;
-
-	memset(p, 0, sizeof(*p));
-	if (pread(mem_fd, page, sizeof(page), (off_t)base) != (ssize_t)sizeof(page))
-		return false;
-	old = memmem(page, sizeof(page), ferry_stub, STUB_MAGIC_BYTES);
-	if (old) {
-		used = (size_t)(old - page);
-	} else {
-		while (used && page[used - 1] == 0)
-			used--;
-		used = (used + 31) & ~(size_t)15; /* a zero that belongs to what is before stays */
-	}
-	if (used + code_bytes() + set_bytes(1) > PAGE_BYTES)
-		return false;
-	p->leftover = old != NULL;
-	p->stub = base + used;
-	divide_room(p, PAGE_BYTES - used - code_bytes());
-	for (i = 0; i < p->sets && old; i++)
-		memcpy(&p->values[i], page + used + code_bytes() + i * set_bytes(p->guests),
-		       sizeof(p->values[i]));
-	return true;
-}
-
-static bool find_place(int mem_fd, const proc_vmas *vmas, struct place *p)
-{
-	int pass;
-	size_t i;
-
-	for (pass = 0; pass < 2; pass++)
-		for (i = 0; i < vmas->n; i++) {
-			const struct proc_vma *vma = &vmas->v[i];
-			bool vdso = strcmp(vma->name, "[vdso]") == 0;
-
-			if (!vma->exec || !vma->read || vma->shared || vma->start >> 47)
-				continue;
-			if ((pass == 0 ? vdso : vma->ino != 0) && place_in(mem_fd, vma, p))
-				return true;
-		}
-	return false;
-}
-
-/* The set to use: a free one, or else the one that was left longest ago. */
-static unsigned int choose_set(const struct place *p, uint64_t *sequence)
-{
-	unsigned int best = 0, i;
-
-	*sequence = 1;
-	for (i = 0; i < p->sets; i++) {
-		if (p->values[i].sequence < p->values[best].sequence)
-			best = i;
-		*sequence = MAX(*sequence, p->values[i].sequence + 1);
-	}
-	return best;
-}
-
-/* Is this area the region of a visitor that was killed? It starts with the blob's code. */
-static bool is_region(int mem_fd, const struct proc_vma *vma)
-{
-	uint8_t head[64];
-
-	return vma->shared && vma->exec && vma->end - vma->start == VISIT_REGION_BYTES &&
-	       strncmp(vma->name, "/dev/zero", 9) == 0 &&
-	       pread(mem_fd, head, sizeof(head), (off_t)vma->start) == (ssize_t)sizeof(head) &&
-	       memcmp(head, blob_code(), sizeof(head)) == 0;
-}
-
-bool visit_has_leftovers(int mem_fd, const proc_vmas *vmas)
-{
-	struct place p;
-
-	return find_place(mem_fd, vmas, &p) && p.leftover;
-}
-
-/* The addresses that only a visit uses: the stub's page and the regions. */
-struct way {
-	uint64_t from[8], to[8];
-	unsigned int n;
-};
-
-static bool on_way(const struct way *w, uint64_t addr)
-{
-	unsigned int i;
-
-	for (i = 0; i < w->n; i++)
-		if (addr >= w->from[i] && addr < w->to[i])
-			return true;
-	return false;
-}
-
-static void add_to_way(struct way *w, uint64_t from, uint64_t to)
-{
-	if (w->n == ARRAY_SIZE(w->from))
-		return;
-	w->from[w->n] = from;
-	w->to[w->n++] = to;
-}
-
-/* Is this place on a stack the instruction pointer in the frame of a signal handler? */
-static bool in_signal_frame(int mem_fd, uint64_t at)
-{
-	ucontext_t uc;
-
-	if (pread(mem_fd, &uc, sizeof(uc),
-		  (off_t)(at - offsetof(ucontext_t, uc_mcontext.gregs[REG_RIP]))) !=
-	    (ssize_t)sizeof(uc))
-		return false;
-	/* arch/x86/include/uapi/asm/ucontext.h: three flags; the kernel never sets a link. */
-	return (uc.uc_flags & ~7UL) == 0 && !uc.uc_link &&
-	       (uc.uc_mcontext.gregs[REG_CSGSFS] & 0xffff) == 0x33;
-}
-
-/* Is there the frame of a signal handler in the live part of a stack that returns to the way? */
-static bool stack_leads_home(int mem_fd, const proc_vmas *vmas, uint64_t rsp, const struct way *w)
-{
-	uint64_t words[1024], bytes;
-	size_t i, n;
-
-	for (i = 0; i < vmas->n && vmas->v[i].end <= rsp; i++)
-		;
-	if (i == vmas->n || vmas->v[i].start > rsp)
-		return false;
-	rsp &= ~7ULL;
-	bytes = MIN(vmas->v[i].end - rsp, (uint64_t)8 * sizeof(words));
-	for (; bytes >= 8; rsp += n * 8, bytes -= n * 8) {
-		n = MIN(bytes, sizeof(words)) / 8;
-		if (pread(mem_fd, words, n * 8, (off_t)rsp) != (ssize_t)(n * 8))
-			return false;
-		for (i = 0; i < n; i++)
-			if (on_way(w, words[i]) && in_signal_frame(mem_fd, rsp + i * 8))
-				return true;
-	}
-	return false;
-}
-
-enum visit_way visit_way_home(pid_t pid, const proc_vmas *vmas, const struct user_regs_struct *regs)
-{
-	cleanup_close int mem_fd = io_openf(O_RDONLY, "/proc/%d/mem", pid);
-	struct way w = {.n = 0};
-	struct place p;
-	size_t i;
-
-	if (mem_fd < 0 || !find_place(mem_fd, vmas, &p) || !p.leftover)
-		return VISIT_AT_HOME;
-	add_to_way(&w, p.stub, set_at(p.stub, p.guests, p.sets));
-	for (i = 0; i < vmas->n; i++)
-		if (is_region(mem_fd, &vmas->v[i]))
-			add_to_way(&w, vmas->v[i].start, vmas->v[i].end);
-	if (on_way(&w, regs->rip) || on_way(&w, regs->rsp))
-		return VISIT_AWAY;
-	return stack_leads_home(mem_fd, vmas, regs->rsp, &w) ? VISIT_MAYBE_AWAY : VISIT_AT_HOME;
 }
 
 /* ---- getting in ---- */
@@ -422,15 +72,15 @@ static struct stub_values *guest_values(struct visit *v, unsigned int guest)
 	return (struct stub_values *)(v->ours + guest_offset(guest));
 }
 
-static void lay_out(struct visit *v)
+static void lay_out(struct visit *v, uint32_t flags)
 {
 	unsigned int i;
 	size_t at;
 
 	memcpy(v->ours, blob_code(), blob_code_bytes());
 	v->slot = blob_slot_init(v->ours + CODE_BYTES, v->theirs + CODE_BYTES, HOST_BYTES,
-				 BLOB_SPIN, in_stub(v->stub, ferry_stub_home));
-	v->slot->home_keep = in_stub(v->stub, ferry_stub_mask);
+				 BLOB_SPIN, stub_label(v->stub, ferry_stub_home));
+	v->slot->home_keep = stub_label(v->stub, ferry_stub_mask);
 	v->slot->home_values = v->set;
 	v->slot->guest_gone = v->theirs + guest_offset(0) + offsetof(struct stub_values, gone);
 	v->slot->guest_stride = GUEST_BYTES;
@@ -439,7 +89,7 @@ static void lay_out(struct visit *v)
 		at = guest_offset(i) + GUEST_VALUES_BYTES;
 		v->guest_slot[i] = blob_slot_init(v->ours + at, v->theirs + at,
 						  GUEST_BYTES - GUEST_VALUES_BYTES, BLOB_SPIN,
-						  in_stub(v->stub, ferry_stub_home));
+						  stub_label(v->stub, ferry_stub_home));
 		v->guest_slot[i]->home_values = v->theirs + guest_offset(i);
 		blob_script_init(&v->guest_script[i], v->guest_slot[i], v->theirs + at);
 	}
@@ -468,12 +118,35 @@ static int send_in(struct visit *v, const struct visit_thread *t, const struct b
 	return pt_set_regs(t->tid, &r, err) || pt_cont(t->tid, 0, err) ? -1 : 0;
 }
 
-/* Lets the thread make the stub's mmap. */
-static int make_region(struct visit *v, struct err *err)
+/*
+ * A system call of the host's that the stub makes: begun, gone through, ended. Each part after the
+ * first waits for the thread; who visits several does one part for all of them, and then the next.
+ */
+static int call_begin(struct visit *v, struct err *err)
+{
+	if (pt_to_syscall(v->host.tid, err))
+		return -1;
+	v->traps = 2; /* entry and exit */
+	return 0;
+}
+
+/* Waits for the next trap, and sends the thread on to the exit if it was the entry. */
+static int call_on(struct visit *v, struct err *err)
+{
+	bool entry = v->traps == 2;
+
+	v->traps = 0; /* after a failure there is nothing to wait for */
+	if (pt_await_trap(v->host.tid, err) || (entry && pt_to_syscall(v->host.tid, err)))
+		return -1;
+	v->traps = entry;
+	return 0;
+}
+
+static int begin_mmap(struct visit *v, struct err *err)
 {
 	struct user_regs_struct r = v->host.regs;
 
-	r.rip = in_stub(v->stub, ferry_stub_entry);
+	r.rip = stub_label(v->stub, ferry_stub_entry);
 	r.rbx = v->set;
 	r.rax = SYS_mmap;
 	r.orig_rax = (uint64_t)-1;
@@ -483,8 +156,21 @@ static int make_region(struct visit *v, struct err *err)
 	r.r10 = MAP_SHARED | MAP_ANONYMOUS;
 	r.r8 = (uint64_t)-1;
 	r.r9 = 0;
-	if (pt_set_regs(v->host.tid, &r, err) || pt_set_sigmask(v->host.tid, ~0ULL, err) ||
-	    pt_step_syscall(v->host.tid, err) || pt_get_regs(v->host.tid, &r, err))
+	/* first at the stub, then the mask: see send_in */
+	if (pt_set_regs(v->host.tid, &r, err) || pt_set_sigmask(v->host.tid, ~0ULL, err))
+		return -1;
+	v->mapping = true;
+	return call_begin(v, err);
+}
+
+static int end_mmap(struct visit *v, struct err *err)
+{
+	struct user_regs_struct r;
+
+	if (call_on(v, err))
+		return -1;
+	v->mapping = false;
+	if (pt_get_regs(v->host.tid, &r, err))
 		return -1;
 	if (r.rax == (uint64_t)-EACCES)
 		return err_set(err, EACCES,
@@ -509,7 +195,7 @@ static int set_home(const struct visit_thread *t, struct err *err)
 /* The code, and the host's values: from here on the host would find home. */
 static int write_host(struct visit *v, struct err *err)
 {
-	struct stub_values values = values_for(&v->host);
+	struct stub_values values = stub_values_for(&v->host);
 
 	values.tail_address = v->set + offsetof(struct stub_values, tail);
 	memcpy(values.tail, ferry_stub_tail, sizeof(values.tail));
@@ -518,7 +204,7 @@ static int write_host(struct visit *v, struct err *err)
 	values.bytes = VISIT_REGION_BYTES;
 	if (poke(v, v->set, &values, sizeof(values), err))
 		return -1;
-	return poke(v, v->stub, ferry_stub, code_bytes(), err);
+	return poke(v, v->stub, ferry_stub, stub_code_bytes(), err);
 }
 
 /* The host goes in when its first script is there: it wakes up once, and finds what to do. */
@@ -534,13 +220,16 @@ int visit_start(struct visit *v, struct err *err)
 	return 0;
 }
 
+int visit_wait(struct visit *v, struct err *err)
+{
+	return blob_wait(v->slot, &v->script, thread_alive, &v->host.tid, err);
+}
+
 int visit_run(struct visit *v, struct err *err)
 {
 	if (v->script.n_ops == 0 && v->inside)
 		return 0;
-	if (visit_start(v, err))
-		return -1;
-	return blob_wait(v->slot, &v->script, thread_alive, &v->host.tid, err);
+	return visit_start(v, err) ? -1 : visit_wait(v, err);
 }
 
 /* Unmaps what killed visitors could not take with them. */
@@ -549,7 +238,7 @@ static int clear_leftovers(struct visit *v, const proc_vmas *vmas, struct err *e
 	size_t i;
 
 	for (i = 0; i < vmas->n; i++)
-		if (is_region(v->mem_fd, &vmas->v[i]))
+		if (stub_is_region(v->mem_fd, &vmas->v[i]))
 			script_call(&v->script, "unmap what a killed visitor left", SYS_munmap,
 				    SV(vmas->v[i].start), SV(VISIT_REGION_BYTES));
 	if (v->script.n_ops == 0)
@@ -560,45 +249,72 @@ static int clear_leftovers(struct visit *v, const proc_vmas *vmas, struct err *e
 	return 0;
 }
 
-int visit_open(struct visit *v, pid_t pid, const struct visit_thread *host, unsigned int guests,
-	       const proc_vmas *vmas, bool keep_left, struct err *err)
+int visit_prepare(struct visit *v, pid_t pid, const struct visit_thread *host, unsigned int guests,
+		  const proc_vmas *vmas, bool keep_left, struct err *err)
 {
-	struct err second;
-	struct place p;
+	struct stub_place p;
 
 	memset(v, 0, sizeof(*v));
 	v->pid = pid;
 	v->host = *host;
+	v->vmas = vmas;
 	v->mem_fd = io_openf(O_RDWR, "/proc/%d/mem", pid);
 	if (v->mem_fd < 0)
 		return err_sys(err, "cannot open the memory of task %d", pid);
-	if (!find_place(v->mem_fd, vmas, &p)) {
-		err_set(err, ENOSPC,
-			"task %d has no executable mapping with %zu free bytes at its end", pid,
-			code_bytes() + set_bytes(1));
-		goto fail;
+	if (!stub_find_place(v->mem_fd, vmas, &p)) {
+		close(steal_fd(&v->mem_fd));
+		return err_set(err, ENOSPC,
+			       "task %d has no executable mapping with %zu free bytes at its end",
+			       pid, stub_code_bytes() + stub_set_bytes(1));
 	}
 	v->stub = p.stub;
 	v->room = p.guests;
 	v->n_guests = MIN(p.guests, guests);
-	v->set = set_at(p.stub, p.guests, choose_set(&p, &v->sequence));
+	v->set = stub_set_at(p.stub, p.guests, stub_choose_set(&p, &v->sequence));
 	v->others = p.leftover;
-	if (write_host(v, err))
-		goto fail;
-	if (make_region(v, err) || write_host(v, err) || map_region(v, err))
-		goto undo;
-	lay_out(v);
-	if (p.leftover && !keep_left && clear_leftovers(v, vmas, err))
-		goto undo;
+	v->clear = p.leftover && !keep_left;
 	return 0;
-undo:
-	if (visit_close(v, &second))
-		log_debug("task %d: %s", pid, second.text);
-	return -1;
-fail:
-	close(v->mem_fd);
-	v->mem_fd = -1;
-	return -1;
+}
+
+static int enter(struct visit *v, struct err *err)
+{
+	v->entered = true;
+	return write_host(v, err) || begin_mmap(v, err) ? -1 : 0;
+}
+
+static int settle_in(struct visit *v, uint32_t flags, struct err *err)
+{
+	if (end_mmap(v, err) || write_host(v, err) || map_region(v, err))
+		return -1;
+	lay_out(v, flags);
+	return v->clear ? clear_leftovers(v, v->vmas, err) : 0;
+}
+
+int visits_open(struct visit *const *v, size_t n, struct err *err)
+{
+	/* looking for the next command takes processor time from the other visits */
+	uint32_t flags = n == 1 ? BLOB_SPIN : 0;
+	struct err second;
+	int rc = 0;
+	size_t i;
+
+	for (i = 0; i < n && rc == 0; i++)
+		rc = enter(v[i], err);
+	for (i = 0; i < n && rc == 0; i++)
+		rc = call_on(v[i], err);
+	for (i = 0; i < n && rc == 0; i++)
+		rc = settle_in(v[i], flags, err);
+	if (rc && visits_close(v, n, &second))
+		log_debug("%s", second.text);
+	return rc;
+}
+
+int visit_open(struct visit *v, pid_t pid, const struct visit_thread *host, unsigned int guests,
+	       const proc_vmas *vmas, bool keep_left, struct err *err)
+{
+	if (visit_prepare(v, pid, host, guests, vmas, keep_left, err))
+		return -1;
+	return visits_open(&v, 1, err);
 }
 
 int visit_alive(struct visit *v, struct err *err)
@@ -619,12 +335,6 @@ static int await_stop(const struct visit_thread *t, struct err *err)
 		       0;
 }
 
-/* Gets a thread that executes the blob back into our trap. */
-static int fetch(const struct visit_thread *t, struct err *err)
-{
-	return pt_interrupt(t->tid, err) ? -1 : await_stop(t, err);
-}
-
 /* Their values go to the region, their tails to the stub. */
 static int write_guests(struct visit *v, const struct visit_thread *guests, unsigned int n,
 			struct err *err)
@@ -634,7 +344,7 @@ static int write_guests(struct visit *v, const struct visit_thread *guests, unsi
 	unsigned int i;
 
 	for (i = 0; i < n; i++) {
-		struct stub_values values = values_for(&guests[i]);
+		struct stub_values values = stub_values_for(&guests[i]);
 
 		tails[i].rbx = values.rbx;
 		tails[i].rip = values.rip;
@@ -707,20 +417,20 @@ int visit_guests(struct visit *v, const struct visit_thread *guests, unsigned in
 
 /* ---- getting out ---- */
 
-/* Lets it make the stub's munmap, if there is a region. */
-static int remove_region(struct visit *v, struct err *err)
+/* The stub's munmap, if there is a region. */
+static int begin_munmap(struct visit *v, struct err *err)
 {
 	struct user_regs_struct r = v->host.regs;
 
 	if (!v->theirs)
 		return 0;
-	r.rip = in_stub(v->stub, ferry_stub_unmap);
+	r.rip = stub_label(v->stub, ferry_stub_unmap);
 	r.rbx = v->set;
 	r.rax = SYS_munmap;
 	r.orig_rax = (uint64_t)-1;
 	r.rdi = v->theirs;
 	r.rsi = VISIT_REGION_BYTES;
-	return pt_set_regs(v->host.tid, &r, err) || pt_step_syscall(v->host.tid, err) ? -1 : 0;
+	return pt_set_regs(v->host.tid, &r, err) ? -1 : call_begin(v, err);
 }
 
 /* Clears our values; the code too, unless somebody else's way home may still need it. */
@@ -729,30 +439,75 @@ static int erase(struct visit *v, struct err *err)
 	static const uint8_t zeros[PAGE_BYTES];
 	uint64_t from = v->others ? v->set : v->stub;
 
-	return poke(v, from, zeros, v->set + set_bytes(v->room) - from, err);
+	return poke(v, from, zeros, v->set + stub_set_bytes(v->room) - from, err);
+}
+
+/* Ends what an opening that failed left half done, and calls the host back into our trap. */
+static int call_back(struct visit *v, struct err *err)
+{
+	struct err ignored;
+
+	if (v->traps == 2 && call_on(v, err))
+		return -1;
+	/* no region: then nothing is to be unmapped */
+	if (v->mapping && v->traps && end_mmap(v, &ignored))
+		log_debug("%s", ignored.text);
+	return v->inside ? pt_interrupt(v->host.tid, err) : 0;
+}
+
+static int begin_leaving(struct visit *v, struct err *err)
+{
+	return (v->inside && await_stop(&v->host, err)) || begin_munmap(v, err) ? -1 : 0;
+}
+
+static int go_on_leaving(struct visit *v, struct err *err)
+{
+	return v->traps ? call_on(v, err) : 0;
+}
+
+static int be_home(struct visit *v, struct err *err)
+{
+	return (v->traps && call_on(v, err)) || set_home(&v->host, err) || erase(v, err) ? -1 : 0;
+}
+
+static void release(struct visit *v)
+{
+	if (v->mem_fd < 0)
+		return;
+	blob_slot_finish(v->slot);
+	for (unsigned int i = 0; i < v->n_guests; i++)
+		blob_slot_finish(v->guest_slot[i]);
+	if (v->ours)
+		munmap(v->ours, VISIT_REGION_BYTES);
+	close(steal_fd(&v->mem_fd));
+}
+
+int visits_close(struct visit *const *v, size_t n, struct err *err)
+{
+	static int (*const steps[])(struct visit * v, struct err * err) = {call_back, begin_leaving,
+									   go_on_leaving, be_home};
+	struct err one;
+	int rc = 0;
+	size_t i;
+
+	for (size_t step = 0; step < ARRAY_SIZE(steps); step++) {
+		for (i = 0; i < n; i++) {
+			if (v[i]->mem_fd < 0 || !v[i]->entered || v[i]->lost)
+				continue;
+			if (!steps[step](v[i], &one))
+				continue;
+			v[i]->lost = true;
+			if (rc == 0)
+				*err = one;
+			rc = -1;
+		}
+	}
+	for (i = 0; i < n; i++)
+		release(v[i]);
+	return rc;
 }
 
 int visit_close(struct visit *v, struct err *err)
 {
-	unsigned int i;
-	int rc = 0;
-
-	if (v->mem_fd < 0)
-		return 0;
-	if (v->inside)
-		rc = fetch(&v->host, err);
-	if (rc == 0)
-		rc = remove_region(v, err);
-	if (rc == 0)
-		rc = set_home(&v->host, err);
-	if (rc == 0)
-		rc = erase(v, err);
-	blob_slot_finish(v->slot);
-	for (i = 0; i < v->n_guests; i++)
-		blob_slot_finish(v->guest_slot[i]);
-	if (v->ours)
-		munmap(v->ours, VISIT_REGION_BYTES);
-	close(v->mem_fd);
-	v->mem_fd = -1;
-	return rc;
+	return visits_close(&v, 1, err);
 }

@@ -48,10 +48,16 @@ struct visit {
 	uint64_t stub; /* where its code is */
 	uint64_t set;  /* where our values are */
 	uint64_t sequence;
-	bool inside;   /* the host executes the blob */
-	bool others;   /* a killed visitor's values are there, too */
-	int mem_fd;    /* /proc/PID/mem */
-	uint8_t *ours; /* the region */
+	const proc_vmas *vmas; /* the caller's; until it is open */
+	bool entered;          /* there may be a stub, and registers that are not the host's own */
+	bool mapping;          /* the host is making the region */
+	bool inside;           /* the host executes the blob */
+	bool others;           /* a killed visitor's values are there, too */
+	bool clear;            /* and what it left is to be unmapped */
+	bool lost;             /* closing failed */
+	int traps;             /* of the call that the host is making, how many are still to come */
+	int mem_fd;            /* /proc/PID/mem; -1: closed */
+	uint8_t *ours;         /* the region */
 	uint64_t theirs;
 	struct blob_slot *slot, *guest_slot[VISIT_MAX_GUESTS];
 	struct script script, guest_script[VISIT_MAX_GUESTS];
@@ -89,11 +95,21 @@ static inline long visit_nap_ns(int tries)
 int visit_open(struct visit *v, pid_t pid, const struct visit_thread *host, unsigned int guests,
 	       const proc_vmas *vmas, bool keep_left, struct err *err) must_check;
 
+/*
+ * The same for several processes at once, so that one can be worked at while others are on their
+ * way: first visit_prepare() for each, which changes nothing yet (@vmas must stay until they are
+ * open); then all are opened or, after a failure, all closed. A visit that was only prepared is closed, too.
+ */
+int visit_prepare(struct visit *v, pid_t pid, const struct visit_thread *host, unsigned int guests,
+		  const proc_vmas *vmas, bool keep_left, struct err *err) must_check;
+int visits_open(struct visit *const *v, size_t n, struct err *err) must_check;
+
 /* Runs v->script in the host thread; results stay readable until the script is reset. */
 int visit_run(struct visit *v, struct err *err) must_check;
 
-/* Starts it and does not wait: for who has something to do meanwhile (then blob_wait). */
+/* Starts it and does not wait: for who has something to do meanwhile. Then waits for what was started. */
 int visit_start(struct visit *v, struct err *err) must_check;
+int visit_wait(struct visit *v, struct err *err) must_check;
 
 /* Can the host still answer? For loops that wait for it, every few milliseconds: 0, or -1. */
 int visit_alive(struct visit *v, struct err *err) must_check;
@@ -116,5 +132,7 @@ int visit_guests(struct visit *v, const struct visit_thread *guests, unsigned in
 
 /* The host leaves, the region and the stub are gone. Always releases what is ours; -1 if the task ended. */
 int visit_close(struct visit *v, struct err *err) must_check;
+/* Several: the first error, after all of them were tried. */
+int visits_close(struct visit *const *v, size_t n, struct err *err) must_check;
 
 #endif

@@ -303,9 +303,9 @@ int capture_collect(struct capture_session *s, struct err *err)
 	}
 	if (fds_capture(s, err) || locks_capture(&s->c, err))
 		return -1;
+	if (tasks_inspect(s, err))
+		return -1;
 	vec_foreach (t, &s->tasks) {
-		if (!(*t)->facts.zombie && task_inspect(s, *t, err))
-			return -1;
 		s->stats.n_threads += (*t)->threads.n;
 	}
 	s->stats.n_tasks = s->tasks.n;

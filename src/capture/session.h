@@ -106,8 +106,8 @@ int tasks_describe(struct capture_session *s, struct err *err) must_check;
 /* Refusals that a look at /proc shows: namespaces, seccomp, tracers, ... Works on running tasks that are no zombies. */
 int task_allowed(struct capture_session *s, pid_t pid, const struct proc_stat *stat,
 		 const struct proc_status *st, struct err *err) must_check;
-/* Runs the kinds on a task: outside, and inside by a visit. */
-int task_inspect(struct capture_session *s, struct live_task *t, struct err *err) must_check;
+/* Runs the kinds on every task: outside, and inside by visits. */
+int tasks_inspect(struct capture_session *s, struct err *err) must_check;
 
 /* Is the tree in a pid namespace of its own, whose pids the images have? And one pid as it is there. */
 bool tasks_nested(struct capture_session *s);

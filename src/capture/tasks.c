@@ -19,7 +19,8 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
-enum { MAX_TASK_KINDS = 32 };
+/* While one task is worked at, the others of its batch are on their way in and out. */
+enum { MAX_TASK_KINDS = 32, INSPECT_BATCH = 16 };
 
 static const char *const ns_names[CAPTURE_NS_COUNT] = {"mnt",  "net",    "ipc",  "uts",
 						       "user", "cgroup", "time", "pid"};
@@ -476,17 +477,28 @@ static struct visit_thread visitor_of(const struct live_thread *th)
 	return (struct visit_thread){.tid = th->tid, .regs = th->regs, .sigmask = th->sigmask};
 }
 
-static int inspect_leader(struct capture_session *s, struct live_task *t, struct visit *v,
-			  struct err *err)
-{
-	struct task_query q[MAX_TASK_KINDS] = {0};
+/* One task of those that are visited at the same time. */
+struct inspection {
+	struct live_task *t;
+	struct visit v;
+	struct task_query q[MAX_TASK_KINDS];
 	unsigned int brk_op;
+	bool asked; /* the leader's script runs, or has run */
+};
 
-	brk_op = script_call(&v->script, "read the break", SYS_brk, SV(0));
-	if (run_queries(s, t, 0, &v->script, q, err) || visit_run(v, err))
+static int ask_leader(struct capture_session *s, struct inspection *in, struct err *err)
+{
+	in->brk_op = script_call(&in->v.script, "read the break", SYS_brk, SV(0));
+	if (run_queries(s, in->t, 0, &in->v.script, in->q, err) || visit_start(&in->v, err))
 		return -1;
-	t->facts.snap->mm->mm_brk = (uint64_t)script_result(&v->script, brk_op);
-	return run_collects(s, t, 0, &v->script, q, err);
+	in->asked = true;
+	return 0;
+}
+
+static int hear_leader(struct capture_session *s, struct inspection *in, struct err *err)
+{
+	in->t->facts.snap->mm->mm_brk = (uint64_t)script_result(&in->v.script, in->brk_op);
+	return run_collects(s, in->t, 0, &in->v.script, in->q, err);
 }
 
 /* As many other threads as may visit at a time, from @first on. */
@@ -538,28 +550,78 @@ static int find_future_locks(struct live_task *t, struct err *err)
 	return 0;
 }
 
-static int inspect_inside(struct capture_session *s, struct live_task *t, struct err *err)
+static int inspect_guests_all(struct capture_session *s, struct inspection *in, struct err *err)
 {
-	struct visit_thread host = visitor_of(&t->threads.v[0]);
-	cleanup_free struct visit *v = malloc(sizeof(*v));
-	struct err second;
+	struct live_task *t = in->t;
 	unsigned int n;
-	size_t i;
-	int rc;
 
-	if (!v)
-		return err_nomem(err);
-	if (visit_open(v, t->facts.pid, &host, (unsigned int)t->threads.n - 1, &t->vmas,
-		       t->keep_left, err))
-		return -1;
-	rc = find_future_locks(t, err);
-	if (rc == 0)
-		rc = inspect_leader(s, t, v, err);
-	for (i = 1; i < t->threads.n && rc == 0; i += n) {
-		n = (unsigned int)MIN(t->threads.n - i, (size_t)v->n_guests);
-		rc = inspect_guests(s, t, i, n, v, err);
+	for (size_t i = 1; i < t->threads.n; i += n) {
+		n = (unsigned int)MIN(t->threads.n - i, (size_t)in->v.n_guests);
+		if (inspect_guests(s, t, i, n, &in->v, err))
+			return -1;
 	}
-	if (visit_close(v, rc ? &second : err)) {
+	return 0;
+}
+
+static int prepare(struct inspection *in, struct err *err)
+{
+	struct live_task *t = in->t;
+	struct visit_thread host = visitor_of(&t->threads.v[0]);
+
+	return visit_prepare(&in->v, t->facts.pid, &host, (unsigned int)t->threads.n - 1, &t->vmas,
+			     t->keep_left, err);
+}
+
+/* All leaders are asked before the first is listened to. */
+static int inspect_inside(struct capture_session *s, struct inspection *all, size_t n, struct err *err)
+{
+	struct err ignored;
+	size_t i;
+	int rc = 0;
+
+	for (i = 0; i < n && rc == 0; i++)
+		if (find_future_locks(all[i].t, err) || ask_leader(s, &all[i], err))
+			rc = err_wrap(err, "pid %d", all[i].t->facts.pid);
+	/* none is called home in the middle of a script */
+	for (i = 0; i < n && all[i].asked; i++)
+		if (visit_wait(&all[i].v, rc ? &ignored : err) && rc == 0)
+			rc = err_wrap(err, "pid %d", all[i].t->facts.pid);
+	for (i = 0; i < n && rc == 0; i++)
+		if (hear_leader(s, &all[i], err) || inspect_guests_all(s, &all[i], err))
+			rc = err_wrap(err, "pid %d", all[i].t->facts.pid);
+	return rc;
+}
+
+static int inspect_outside(struct capture_session *s, struct live_task *t, struct err *err)
+{
+	for (size_t i = 0; i < t->threads.n; i++)
+		if (run_outside(s, t, i, err))
+			return err_wrap(err, "pid %d", t->facts.pid);
+	return 0;
+}
+
+static int inspect_batch(struct capture_session *s, struct inspection *all, size_t n, struct err *err)
+{
+	struct visit *visits[INSPECT_BATCH] = {0};
+	struct err second;
+	size_t prepared;
+	int rc = 0;
+
+	for (prepared = 0; prepared < n; prepared++) {
+		struct inspection *in = &all[prepared];
+
+		visits[prepared] = &in->v;
+		rc = inspect_outside(s, in->t, err);
+		if (rc == 0 && prepare(in, err))
+			rc = err_wrap(err, "pid %d", in->t->facts.pid);
+		if (rc)
+			break;
+	}
+	if (rc == 0 && visits_open(visits, n, err))
+		return -1;
+	if (rc == 0)
+		rc = inspect_inside(s, all, n, err);
+	if (visits_close(visits, prepared, rc ? &second : err)) {
 		if (rc)
 			log_error("%s", second.text);
 		rc = -1;
@@ -567,14 +629,20 @@ static int inspect_inside(struct capture_session *s, struct live_task *t, struct
 	return rc;
 }
 
-int task_inspect(struct capture_session *s, struct live_task *t, struct err *err)
+int tasks_inspect(struct capture_session *s, struct err *err)
 {
-	size_t i;
+	cleanup_free struct inspection *all = calloc(INSPECT_BATCH, sizeof(*all));
+	size_t at = 0, n;
 
-	for (i = 0; i < t->threads.n; i++)
-		if (run_outside(s, t, i, err))
-			return err_wrap(err, "pid %d", t->facts.pid);
-	if (inspect_inside(s, t, err))
-		return err_wrap(err, "pid %d", t->facts.pid);
+	if (!all)
+		return err_nomem(err);
+	while (at < s->tasks.n) {
+		memset(all, 0, INSPECT_BATCH * sizeof(*all));
+		for (n = 0; n < INSPECT_BATCH && at < s->tasks.n; at++)
+			if (!s->tasks.v[at]->facts.zombie)
+				all[n++].t = s->tasks.v[at];
+		if (n && inspect_batch(s, all, n, err))
+			return -1;
+	}
 	return 0;
 }

@@ -133,24 +133,31 @@ int pt_to_syscall(pid_t tid, struct err *err)
 		       0;
 }
 
-int pt_step_syscall(pid_t tid, struct err *err)
+int pt_await_trap(pid_t tid, struct err *err)
 {
-	int traps = 2, stop; /* entry and exit */
+	int stop;
 
-	while (traps) {
-		if (pt_to_syscall(tid, err))
-			return -1;
+	for (;;) {
 		stop = pt_wait(tid, 10000, NULL, err);
 		if (stop < 0)
 			return -1;
+		if (stop == PT_TRAP)
+			return 0;
 		if (stop == PT_GONE)
 			return err_set(err, ESRCH, "thread %d ended while it was looked at", tid);
 		if (stop == PT_SIGNAL)
 			return err_set(err, EINTR,
 				       "thread %d got a signal while its signals were blocked", tid);
-		if (stop == PT_TRAP)
-			traps--;
+		if (pt_to_syscall(tid, err))
+			return -1;
 	}
+}
+
+int pt_step_syscall(pid_t tid, struct err *err)
+{
+	for (int traps = 0; traps < 2; traps++) /* entry and exit */
+		if (pt_to_syscall(tid, err) || pt_await_trap(tid, err))
+			return -1;
 	return 0;
 }
 

@@ -45,6 +45,9 @@ int pt_cont(pid_t tid, int sig, struct err *err) must_check;
 /* Runs until the entry of the next system call, or its exit; does not wait. pt_wait says PT_TRAP then. */
 int pt_to_syscall(pid_t tid, struct err *err) must_check;
 
+/* Waits for the next trap at a system call's entry or exit of a thread that pt_to_syscall() has sent on. */
+int pt_await_trap(pid_t tid, struct err *err) must_check;
+
 /*
  * Through the system call that the thread is about to make; waits. Unlike a single
  * step this is safe for a live program: when a tracer dies, the kernel clears the

@@ -391,10 +391,92 @@ static void test_guest_never_came(void **state)
 	waitpid(pid, NULL, 0);
 }
 
+enum { SEVERAL = 3 };
+
+/* With @one_dies the second ends between the preparation and the entry: then nobody is visited. */
+static void visit_several(const pid_t pids[SEVERAL], bool one_dies)
+{
+	struct visit v[SEVERAL], *all[SEVERAL];
+	struct visit_thread t[SEVERAL];
+	proc_vmas vmas[SEVERAL];
+	unsigned int op[SEVERAL];
+	struct err err;
+
+	for (int i = 0; i < SEVERAL; i++) {
+		all[i] = &v[i];
+		stop_thread(pids[i], &t[i]);
+		if (proc_vmas_read(pids[i], false, &vmas[i], &err) ||
+		    visit_prepare(&v[i], pids[i], &t[i], 0, &vmas[i], false, &err))
+			fail_child(41, err.text);
+	}
+	if (one_dies)
+		kill(pids[1], SIGKILL);
+	if (visits_open(all, SEVERAL, &err) != (one_dies ? -1 : 0))
+		fail_child(42, "opening them");
+	for (int i = 0; i < SEVERAL && !one_dies; i++) {
+		op[i] = script_call(&v[i].script, "ask the pid", SYS_getpid);
+		if (visit_start(&v[i], &err))
+			fail_child(43, err.text);
+	}
+	for (int i = 0; i < SEVERAL && !one_dies; i++)
+		if (visit_wait(&v[i], &err) || script_result(&v[i].script, op[i]) != pids[i])
+			fail_child(44, "the answers");
+	if (visits_close(all, SEVERAL, &err))
+		fail_child(45, err.text);
+	for (int i = 0; i < SEVERAL; i++) {
+		proc_vmas_finish(&vmas[i]);
+		if (pt_detach(pids[i], 0, &err) && !(one_dies && i == 1))
+			fail_child(46, err.text);
+	}
+	_exit(0);
+}
+
+static void check_several(bool one_dies)
+{
+	char before[SEVERAL][16384];
+	pid_t pids[SEVERAL], visitor;
+	int status;
+
+	for (int i = 0; i < SEVERAL; i++) {
+		pids[i] = fork();
+		while (pids[i] == 0)
+			pause();
+		snprintf(before[i], sizeof(before[i]), "%s", maps_of(pids[i]));
+	}
+	visitor = fork();
+	if (visitor == 0)
+		visit_several(pids, one_dies);
+	waitpid(visitor, &status, 0);
+	assert_int_equal(status, 0);
+	for (int i = 0; i < SEVERAL; i++) {
+		if (one_dies && i == 1) {
+			waitpid(pids[i], NULL, 0);
+			continue;
+		}
+		assert_string_equal(before[i], maps_of(pids[i]));
+		/* at home, with its own signal mask */
+		kill(pids[i], SIGUSR1);
+		waitpid(pids[i], &status, 0);
+		assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGUSR1);
+	}
+}
+
+static void test_several_at_once(void **state)
+{
+	check_several(false);
+}
+
+static void test_one_of_several_dies(void **state)
+{
+	check_several(true);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_visit_leaves_nothing),
+		cmocka_unit_test(test_several_at_once),
+		cmocka_unit_test(test_one_of_several_dies),
 		cmocka_unit_test(test_visitor_is_killed),
 		cmocka_unit_test(test_guest_never_came),
 	};

@@ -55,6 +55,7 @@ static int remove_stale(struct dir_store *d, const char *object, struct err *err
 /* A new file for the object, opened for reading and writing. The lock is held. */
 static int create_image(struct dir_store *d, const char *object, struct err *err)
 {
+	const int flags = O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC;
 	int fd;
 
 	if (names_add(&d->names, object, err))
@@ -62,9 +63,12 @@ static int create_image(struct dir_store *d, const char *object, struct err *err
 	if (!d->dirty && remove_stale(d, "inventory.img", err))
 		return -1;
 	d->dirty = true;
-	if (remove_stale(d, object, err))
-		return -1;
-	fd = openat(d->dirfd, object, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+	fd = openat(d->dirfd, object, flags, 0644);
+	if (fd < 0 && errno == EEXIST) {
+		if (remove_stale(d, object, err))
+			return -1;
+		fd = openat(d->dirfd, object, flags, 0644);
+	}
 	if (fd < 0)
 		return err_sys(err, "%s: cannot create the image", object);
 	return fd;

@@ -13,9 +13,15 @@ static struct {
 
 void log_init(int fd, enum log_level level)
 {
+	struct timespec real;
+
 	sink.fd = fd;
 	sink.level = level;
 	clock_gettime(CLOCK_MONOTONIC, &sink.start);
+	clock_gettime(CLOCK_REALTIME, &real);
+	/* so that the logs of two hosts can be laid beside each other */
+	log_write(LOG_DEBUG, "log", "the real time is %lld.%06ld s", (long long)real.tv_sec,
+		  real.tv_nsec / 1000);
 }
 
 enum log_level log_get_level(void)

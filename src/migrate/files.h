@@ -39,8 +39,12 @@ struct file_source;
 struct file_source *file_source_create(const struct file_policy *policy, struct err *err) must_check;
 void file_source_free(struct file_source *fs); /* NULL allowed */
 
+/* One round over @list begins: the destination compares the paths. */
+int files_ask(struct channel *ch, const Wire__FileList *list, struct err *err) must_check;
+
 /*
- * One round over @list. Each path that is refused goes to @refused (with the
+ * The rest of the round: hears what is there, and sends what is to be sent; that it is in place is MSG_DONE, which
+ * the caller waits for. Each path that is refused goes to @refused (with the
  * reason); then -1. @progress gets the bytes sent and to send.
  */
 int files_send(struct file_source *fs, struct channel *ch, const Wire__FileList *list,

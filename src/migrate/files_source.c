@@ -386,6 +386,11 @@ static int send_all(struct round *r, const uint8_t *verdicts, struct err *err)
 	return channel_send(r->ch, MSG_FILES_SENT, NULL, err);
 }
 
+int files_ask(struct channel *ch, const Wire__FileList *list, struct err *err)
+{
+	return channel_send(ch, MSG_FILE_LIST, &list->base, err);
+}
+
 int files_send(struct file_source *fs, struct channel *ch, const Wire__FileList *list,
 	       void (*refused)(void *arg, const char *text),
 	       void (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes), void *arg,
@@ -403,8 +408,6 @@ int files_send(struct file_source *fs, struct channel *ch, const Wire__FileList 
 
 	if (!verdicts)
 		return err_nomem(err);
-	if (channel_send(ch, MSG_FILE_LIST, &list->base, err) < 0)
-		return -1;
 	states = channel_expect(ch, MSG_FILE_STATES, err);
 	if (!states)
 		return -1;
@@ -417,7 +420,5 @@ int files_send(struct file_source *fs, struct channel *ch, const Wire__FileList 
 	vec_foreach (text, &r.refusals)
 		free(*text);
 	vec_free(&r.refusals);
-	if (rc < 0 || send_all(&r, verdicts, err) < 0)
-		return -1;
-	return channel_expect_done(ch, err);
+	return rc < 0 ? -1 : send_all(&r, verdicts, err);
 }

@@ -166,10 +166,9 @@ int source_prepare(struct source *s, struct err *err)
 
 static int freeze(struct source *s, struct err *err)
 {
-	if (capture_freeze(s->capture, s->opt->timeout_s * 1000, err) < 0 ||
-	    source_check_interrupt(s, err) < 0)
+	if (capture_freeze(s->capture, s->opt->timeout_s * 1000, err) < 0)
 		return -1;
-	return capture_collect(s->capture, err);
+	return source_check_interrupt(s, err);
 }
 
 int source_freeze(struct source *s, struct err *err)
@@ -221,8 +220,10 @@ static int send_state(struct source *s, struct err *err)
 		memory.serve = s->serve;
 	}
 	store_sink_init(&sink, capture_state(s->capture)->snap, store);
+	channel_hold(&s->ch);
 	if (capture_memory(s->capture, &memory, err) < 0 || capture_save(s->capture, store, err) < 0)
 		return -1;
+	channel_release(&s->ch);
 	return store_complete(store, err);
 }
 
@@ -246,7 +247,7 @@ int source_state(struct source *s, struct err *err)
 	/* the target may touch memory as soon as it builds */
 	if (rc == 0 && s->serve)
 		rc = source_serve(s, err);
-	if (rc < 0)
+	if (rc < 0 || source_hear_changes(s, err) < 0)
 		return -1;
 	/* while the target builds */
 	if (source_in_view(s, confirm, err) < 0)

@@ -54,6 +54,7 @@ struct source {
 	struct view view; /* of the tree's files */
 	struct capture_session *capture;
 	bool frozen;
+	bool changes_on_way; /* the destination has not yet said that the files are in place */
 	struct store *images; /* while they are sent */
 	struct file_source *files;
 	struct files_home files_home;
@@ -108,6 +109,10 @@ int source_hello(struct source *s, struct err *err) must_check;
 int source_preflight(struct source *s, struct err *err) must_check;
 int source_files(struct source *s, struct err *err) must_check;
 void source_undo_files(struct source *s);
+
+/* Waits until the changes of files are in place there, if any are on their way. */
+int source_hear_changes(struct source *s, struct err *err) must_check;
+
 int source_lanes(struct source *s, struct err *err) must_check;
 void source_undo_lanes(struct source *s);
 int source_precopy(struct source *s, struct err *err) must_check;

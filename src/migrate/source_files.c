@@ -125,6 +125,14 @@ static int send_files(struct source *s, const Wire__FileList *list, struct err *
 	return view_leave(&way, rc, err);
 }
 
+/* A whole round, to its end. */
+static int round_of_files(struct source *s, const Wire__FileList *list, struct err *err)
+{
+	if (files_ask(&s->ch, list, err) < 0 || send_files(s, list, err) < 0)
+		return -1;
+	return channel_expect_done(&s->ch, err);
+}
+
 /* ---- lazy ---- */
 
 static int begin_lazy(struct source *s, struct err *err)
@@ -151,31 +159,64 @@ int source_files(struct source *s, struct err *err)
 	if (s->opt->files.mode == WIRE_FILES_SHARED)
 		return 0;
 	if (s->opt->files.mode == WIRE_FILES_COMPARE)
-		return look_at_paths(s, err) < 0 ? -1 : send_files(s, &s->paths, err);
+		return look_at_paths(s, err) < 0 ? -1 : round_of_files(s, &s->paths, err);
 	if (begin_lazy(s, err) < 0 || look_at_paths(s, err) < 0 ||
 	    split_paths(s, &own, &lazy, err) < 0)
 		return -1;
-	return send_files(s, &own, err);
+	return round_of_files(s, &own, err);
 }
 
-int source_changes(struct source *s, struct err *err)
+/* The second round begins. @own: what is compared. */
+static int ask_again(struct source *s, Wire__FileList *own, struct err *err)
 {
-	Wire__FileList own, lazy;
+	Wire__FileList lazy;
 
-	if (s->opt->files.mode == WIRE_FILES_SHARED)
-		return 0;
 	if (look_at_paths(s, err) < 0)
 		return -1;
-	if (s->opt->files.mode == WIRE_FILES_COMPARE)
-		return send_files(s, &s->paths, err);
-	if (split_paths(s, &own, &lazy, err) < 0)
+	*own = s->paths;
+	if (s->opt->files.mode == WIRE_FILES_LAZY) {
+		if (split_paths(s, own, &lazy, err) < 0)
+			return -1;
+		lazy.has_carried = s->carried.len > 0;
+		lazy.carried = s->carried;
+		if (files_home_open(&s->files_home, s->opt->pid, &lazy, err) < 0 ||
+		    channel_send(&s->ch, MSG_LAZY_LIST, &lazy.base, err) < 0)
+			return -1;
+	}
+	return files_ask(&s->ch, own, err);
+}
+
+static int collect(struct source *s, struct err *err)
+{
+	return capture_collect(s->capture, err);
+}
+
+/*
+ * The destination compares while the tree is looked at here, and puts copies in place while the state is on its way:
+ * nothing waits for a word from there. Only links that the capture makes are not known before it.
+ */
+int source_changes(struct source *s, struct err *err)
+{
+	bool links_first = s->opt->kinds.link_remap;
+	Wire__FileList own;
+
+	if (s->opt->files.mode == WIRE_FILES_SHARED)
+		return source_in_view(s, collect, err);
+	if (links_first && source_in_view(s, collect, err) < 0)
 		return -1;
-	lazy.has_carried = s->carried.len > 0;
-	lazy.carried = s->carried;
-	if (files_home_open(&s->files_home, s->opt->pid, &lazy, err) < 0 ||
-	    channel_send(&s->ch, MSG_LAZY_LIST, &lazy.base, err) < 0)
+	if (ask_again(s, &own, err) < 0 || (!links_first && source_in_view(s, collect, err) < 0) ||
+	    send_files(s, &own, err) < 0)
 		return -1;
-	return send_files(s, &own, err);
+	s->changes_on_way = true;
+	return 0;
+}
+
+int source_hear_changes(struct source *s, struct err *err)
+{
+	if (!s->changes_on_way)
+		return 0;
+	s->changes_on_way = false;
+	return channel_expect_done(&s->ch, err);
 }
 
 void source_undo_files(struct source *s)

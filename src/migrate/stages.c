@@ -16,10 +16,10 @@ const struct stage stages[] = {
 	{WIRE_STAGE_PRECOPY, source_precopy, source_undo_precopy, target_precopy,
 	 target_undo_precopy, false},
 	{WIRE_STAGE_PREPARE, source_prepare, NULL, target_prepare, target_undo_prepare, false},
-	{WIRE_STAGE_FREEZE, source_freeze, source_undo_freeze, NULL, NULL, false},
-	{WIRE_STAGE_CHANGES, source_changes, NULL, target_changes, NULL, false},
-	{WIRE_STAGE_STATE, source_state, NULL, target_state, target_undo_state, false},
-	{WIRE_STAGE_COMMIT, source_commit, source_undo_commit, target_commit, NULL, true},
+	{WIRE_STAGE_FREEZE, source_freeze, source_undo_freeze, NULL, NULL, false, true},
+	{WIRE_STAGE_CHANGES, source_changes, NULL, target_changes, NULL, false, true},
+	{WIRE_STAGE_STATE, source_state, NULL, target_state, target_undo_state, false, true},
+	{WIRE_STAGE_COMMIT, source_commit, source_undo_commit, target_commit, NULL, true, true},
 	{WIRE_STAGE_POSTCOPY, source_postcopy, NULL, target_postcopy, NULL, false},
 	{WIRE_STAGE_FAREWELL, source_farewell, NULL, target_farewell, NULL, false},
 };
@@ -27,9 +27,11 @@ static_assert(ARRAY_SIZE(stages) == WIRE_STAGES, "one row for each stage");
 
 /* ---- source ---- */
 
-static int announce(struct source *s, enum wire_stage id, struct err *err)
+static int announce(struct source *s, const struct stage *stage, struct err *err)
 {
 	Wire__Stage msg = WIRE__STAGE__INIT;
+	enum wire_stage id = stage->id;
+	int rc;
 
 	progress_stage(s->opt->progress, wire_stage_name(id));
 	log_info("stage %s", wire_stage_name(id));
@@ -37,7 +39,11 @@ static int announce(struct source *s, enum wire_stage id, struct err *err)
 	if (id == WIRE_STAGE_HELLO)
 		return 0; /* before the handshake nothing else can be said */
 	msg.id = id;
-	return channel_send(&s->ch, MSG_STAGE, &msg.base, err);
+	if (stage->quiet)
+		channel_hold(&s->ch);
+	rc = channel_send(&s->ch, MSG_STAGE, &msg.base, err);
+	channel_release(&s->ch);
+	return rc;
 }
 
 static void undo_source(struct source *s, size_t begun, const struct err *why)
@@ -58,7 +64,7 @@ int stages_run_source(struct source *s, struct err *err)
 	for (size_t i = 0; i < WIRE_STAGES; i++) {
 		rc = committed ? 0 : source_check_interrupt(s, err);
 		if (rc == 0)
-			rc = announce(s, stages[i].id, err);
+			rc = announce(s, &stages[i], err);
 		/* after the commit a broken connection does not keep us from our part */
 		if (rc == 0 || (committed && s->ch.broken))
 			rc = stages[i].source(s, err);

@@ -26,6 +26,7 @@ struct stage {
 	int (*target)(struct target *t, struct err *err);
 	void (*undo_target)(struct target *t);
 	bool commits;
+	bool quiet; /* the target has nothing to do before the source's next message: the word of the stage waits for that */
 };
 
 /* In order; [i].id == i. */

@@ -8,7 +8,11 @@
 #include <string.h>
 #include <time.h>
 
-enum { MAX_PIECES = 4, ABORT_TIMEOUT_MS = 1000 };
+enum {
+	MAX_PIECES = 5, /* what was held, a header, and the caller's three */
+	ABORT_TIMEOUT_MS = 1000,
+	HOLD_BYTES = 64 * 1024,
+};
 
 static void set_nonblocking(int fd)
 {
@@ -76,6 +80,8 @@ void channel_finish(struct channel *ch)
 	ch->trunk = NULL;
 	ch->in = ch->out = ch->old_in = ch->old_out = -1;
 	frame_reader_finish(&ch->reader);
+	free(steal_ptr(&ch->held));
+	ch->held_bytes = 0;
 }
 
 static int broken(struct channel *ch, int no, const char *what, struct err *err)
@@ -224,6 +230,39 @@ static int write_all(struct channel *ch, struct iovec *iov, size_t n, struct err
 	return 0;
 }
 
+void channel_hold(struct channel *ch)
+{
+	if (!ch->held)
+		ch->held = malloc(HOLD_BYTES);
+	ch->holding = ch->held != NULL; /* it only saves time */
+}
+
+void channel_release(struct channel *ch)
+{
+	ch->holding = false;
+}
+
+/* True: the message waits. */
+static bool hold(struct channel *ch, const struct iovec *iov, size_t n, size_t bytes)
+{
+	if (!ch->holding || ch->held_bytes + bytes > HOLD_BYTES)
+		return false;
+	for (size_t i = 0; i < n; i++) {
+		if (iov[i].iov_len)
+			memcpy(ch->held + ch->held_bytes, iov[i].iov_base, iov[i].iov_len);
+		ch->held_bytes += iov[i].iov_len;
+	}
+	return true;
+}
+
+int channel_flush(struct channel *ch, struct err *err)
+{
+	struct iovec iov = {ch->held, ch->held_bytes};
+
+	ch->held_bytes = 0;
+	return write_all(ch, &iov, 1, err);
+}
+
 int channel_send_raw(struct channel *ch, uint16_t type, const struct iovec *pieces, size_t n,
 		     struct err *err)
 {
@@ -232,18 +271,22 @@ int channel_send_raw(struct channel *ch, uint16_t type, const struct iovec *piec
 	struct iovec iov[MAX_PIECES];
 	size_t bytes = 0;
 
-	if (n >= MAX_PIECES)
+	if (n > MAX_PIECES - 2)
 		return err_set(err, EINVAL, "message %s: too many pieces", info->name);
 	for (size_t i = 0; i < n; i++) {
-		iov[i + 1] = pieces[i];
+		iov[i + 2] = pieces[i];
 		bytes += pieces[i].iov_len;
 	}
 	if (bytes > info->max_bytes)
 		return err_set(err, EMSGSIZE, "message %s: %zu bytes are more than %u", info->name,
 			       bytes, info->max_bytes);
 	frame_header(header, type, (uint32_t)bytes);
-	iov[0] = (struct iovec){header, sizeof(header)};
-	return write_all(ch, iov, n + 1, err);
+	iov[1] = (struct iovec){header, sizeof(header)};
+	if (hold(ch, iov + 1, n + 1, sizeof(header) + bytes))
+		return 0;
+	iov[0] = (struct iovec){ch->held, ch->held_bytes};
+	ch->held_bytes = 0;
+	return write_all(ch, iov, n + 2, err);
 }
 
 int channel_send(struct channel *ch, uint16_t type, const ProtobufCMessage *body, struct err *err)
@@ -275,6 +318,8 @@ int channel_recv(struct channel *ch, struct frame *out, struct err *err)
 {
 	enum wire_side peer = ch->side == WIRE_SOURCE ? WIRE_TARGET : WIRE_SOURCE;
 
+	if (channel_flush(ch, err) < 0)
+		return -1;
 	for (;;) {
 		int rc = frame_next(&ch->reader, out, err);
 
@@ -298,6 +343,8 @@ int channel_peek(struct channel *ch, struct frame *out, struct err *err)
 {
 	int rc;
 
+	if (channel_flush(ch, err) < 0)
+		return -1;
 	while ((rc = frame_peek(&ch->reader, out, err)) == 0) {
 		if (wait_ready(ch, true, false, err) < 0 || read_some(ch, err) < 0)
 			return -1;
@@ -354,6 +401,7 @@ void channel_abort(struct channel *ch, const struct err *why)
 	msg.error = (uint32_t)why->no;
 	ch->timeout_ms = ABORT_TIMEOUT_MS;
 	ch->watch_fd = -1;
+	ch->holding = false;
 	if (channel_send(ch, MSG_ABORT, &msg.base, &ignored) < 0)
 		ch->broken = true;
 }

@@ -24,6 +24,9 @@ struct channel {
 	const char *peer; /* for messages: "HOST" or "the source" */
 	struct frame_reader reader;
 	uint64_t sent_bytes, received_bytes;
+	bool holding; /* small messages wait in held: channel_hold() */
+	size_t held_bytes;
+	uint8_t *held;  /* HOLD_BYTES, once it is needed */
 	int timeout_ms; /* of silence while waiting for the peer; -1: none */
 	bool broken; /* the peer is gone: what it did is unknown. Not set when it said why it stops. */
 
@@ -52,6 +55,17 @@ int channel_send(struct channel *ch, uint16_t type, const ProtobufCMessage *body
 /* A raw message, made of at most 3 pieces. */
 int channel_send_raw(struct channel *ch, uint16_t type, const struct iovec *pieces, size_t n,
 		     struct err *err) must_check;
+
+/*
+ * From now on small messages wait, to go with what follows in one piece: each write wakes up an ssh, and
+ * what is behind it. They go with the first message after channel_release(), before the channel waits for the peer, or
+ * when there are many.
+ */
+void channel_hold(struct channel *ch);
+void channel_release(struct channel *ch);
+
+/* Sends what waits. */
+int channel_flush(struct channel *ch, struct err *err) must_check;
 
 /*
  * The next message; progress is handled on the way, and an abort comes back as

@@ -169,7 +169,12 @@ static void *run_source(void *arg)
 	}
 	list.files = pointers;
 	list.n_files = w->n_paths;
-	w->source_rc = files_send(w->fs, &w->source, &list, note_refused, NULL, w, &w->source_err);
+	w->source_rc = files_ask(&w->source, &list, &w->source_err);
+	if (w->source_rc == 0)
+		w->source_rc = files_send(w->fs, &w->source, &list, note_refused, NULL, w,
+					  &w->source_err);
+	if (w->source_rc == 0)
+		w->source_rc = channel_expect_done(&w->source, &w->source_err);
 	if (w->source_rc < 0 && !w->source.broken)
 		channel_abort(&w->source, &w->source_err);
 	arena_free(&arena);

@@ -457,13 +457,28 @@ static int open_mem(const struct fill_job *job, int *fd_out, struct err *err)
 	return 0;
 }
 
+/* Is there so much to put in place now that a second thread pays? */
+static bool is_much(const struct cursor *c)
+{
+	uint64_t bytes = 0;
+	bool later = false;
+
+	for (size_t i = 0; i < c->n_areas && !c->left_only; i++)
+		later |= c->areas[i].how == FILL_LAZY || c->areas[i].how == FILL_SKIP;
+	vec_foreach (x, &c->extents) {
+		if (!later || !x->lazy)
+			bytes += x->n_pages * PAGE_BYTES;
+	}
+	return bytes >= TWO_THREADS_BYTES;
+}
+
 static int run_job(const struct fill_job *job, struct cursor *cursor, struct err *err)
 {
 	pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 	atomic_bool stop = false;
 	atomic_uint_fast64_t done = 0;
 	struct worker like = {.job = job, .cursor = cursor, .lock = &lock, .stop = &stop, .done = &done};
-	bool two = pagemap_present_bytes(job->pagemap) >= TWO_THREADS_BYTES;
+	bool two = is_much(cursor);
 	pthread_t thread;
 	cleanup_close int mem_fd = -1;
 	struct worker *w, *other;

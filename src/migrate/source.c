@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/warm.h"
 #include "kernel/proc.h"
 #include "lazyfs/treeroot.h"
 #include "migrate/left.h"
@@ -17,6 +18,9 @@
 
 /* Silence of the destination after which the connection counts as broken. */
 enum { SILENCE_MS = 60000, SILENCE_AT_COMMIT_MS = 15000 };
+
+/* What describing and saving a tree of a few tasks takes. */
+enum { FREEZE_HEAP_BYTES = 4 << 20 };
 
 /* ---- what the channel calls while it waits ---- */
 
@@ -157,6 +161,7 @@ int source_prepare(struct source *s, struct err *err)
 	capture_clocks(s->opt->pid, &msg.monotonic_ns, &msg.boottime_ns);
 	if (channel_send(&s->ch, MSG_PREPARE, &msg.base, err) < 0)
 		return -1;
+	warm_up(FREEZE_HEAP_BYTES);
 	if ((s->mode & WIRE_MODE_POSTCOPY) && capture_look_ahead(s->capture, err) < 0)
 		return -1;
 	return channel_expect_done(&s->ch, err);

@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/warm.h"
 #include "migrate/connect.h"
 #include "migrate/progress.h"
 #include "migrate/record.h"
@@ -17,6 +18,9 @@
 
 /* How often the source hears of progress: seldom enough never to fill the way back. */
 #define TELL_NS 200000000u
+
+/* What a snapshot of a few tasks, and making them, takes. */
+enum { BUILD_HEAP_BYTES = 6 << 20 };
 
 /* ---- hello, or a question instead of a migration ---- */
 
@@ -134,10 +138,8 @@ static int take_rounds(struct target *t, struct err *err)
 /* Everything that takes time and does not need the images: the tree at home still runs. */
 static int make_ready(struct target *t, const Wire__Prepare *msg, struct err *err)
 {
-	const struct restore_wish wish = {.pid = (pid_t)msg->pid,
-					  .n_threads = t->needs->n_pids,
-					  .monotonic_ns = msg->monotonic_ns,
-					  .boottime_ns = msg->boottime_ns};
+	struct restore_wish wish = {.pid = (pid_t)msg->pid, .n_threads = t->needs->n_pids};
+	uint64_t heard_ns = clock_ns();
 	struct err why;
 
 	t->store = store_memory_open(err);
@@ -145,9 +147,14 @@ static int make_ready(struct target *t, const Wire__Prepare *msg, struct err *er
 		return -1;
 	if ((t->mode & WIRE_MODE_POSTCOPY) && target_fill_open(t, err) < 0)
 		return -1;
+	/* the clocks went on meanwhile; behind those of the tree the task would be of no use */
+	wish.monotonic_ns = msg->monotonic_ns + (int64_t)(clock_ns() - heard_ns);
+	wish.boottime_ns = msg->boottime_ns + (int64_t)(clock_ns() - heard_ns);
 	t->ahead = restore_ahead(&t->restore_opt, &wish, &why);
 	if (!t->ahead)
 		log_info("no task is made ahead: %s", why.text);
+	/* after the last fork: what was there before it is copied at the first write */
+	warm_up(BUILD_HEAP_BYTES);
 	return target_tell_done(t, err);
 }
 

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/warm.h"
+
+#include "base/attrs.h"
+
+#include <link.h>
+#include <malloc.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22 /* Linux 5.14 */
+#endif
+
+enum {
+	LARGEST_BLOCK_BYTES = 1 << 20, /* larger ones are mapped: they are rare, and go back */
+	STACK_BYTES = 192 << 10,
+};
+
+static int map_code(struct dl_phdr_info *info, size_t size, void *arg)
+{
+	for (size_t i = 0; i < info->dlpi_phnum; i++) {
+		const ElfW(Phdr) *p = &info->dlpi_phdr[i];
+		uintptr_t start = (info->dlpi_addr + p->p_vaddr) & ~(uintptr_t)(PAGE_BYTES - 1);
+
+		if (p->p_type == PT_LOAD && !(p->p_flags & PF_W))
+			(void)madvise((void *)start,
+				      info->dlpi_addr + p->p_vaddr + p->p_filesz - start,
+				      MADV_POPULATE_READ);
+	}
+	return 0;
+}
+
+static void touch_stack(void)
+{
+	volatile uint8_t stack[STACK_BYTES];
+
+	for (size_t at = 0; at < sizeof(stack); at += PAGE_BYTES)
+		stack[at] = 0;
+}
+
+void warm_up(size_t heap_bytes)
+{
+	size_t n = heap_bytes / LARGEST_BLOCK_BYTES + 1;
+	void **blocks = calloc(n, sizeof(*blocks));
+
+	mallopt(M_MMAP_THRESHOLD, 2 * LARGEST_BLOCK_BYTES);
+	mallopt(M_TRIM_THRESHOLD, (int)(2 * n * LARGEST_BLOCK_BYTES));
+	for (size_t i = 0; blocks && i < n; i++) {
+		volatile uint8_t *block = malloc(LARGEST_BLOCK_BYTES);
+
+		for (size_t at = 0; block && at < LARGEST_BLOCK_BYTES; at += PAGE_BYTES)
+			block[at] = 0;
+		blocks[i] = (void *)block;
+	}
+	for (size_t i = 0; blocks && i < n; i++)
+		free(blocks[i]);
+	free(blocks);
+	touch_stack();
+	(void)dl_iterate_phdr(map_code, NULL);
+}

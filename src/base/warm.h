@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Work that will be urgent finds its memory there already.
+ *
+ * The first touch of a page costs some microseconds, and in a virtual machine that has to get it from its
+ * host first, ten times as many; the code of a program costs a fault for each 64 KiB when it first runs.
+ * In a freeze that adds up to milliseconds.
+ */
+#ifndef FERRY_BASE_WARM_H
+#define FERRY_BASE_WARM_H
+
+#include <stddef.h>
+
+/*
+ * The next @heap_bytes that malloc gives to the main thread have been touched, and some of its stack; the
+ * allocator keeps from now on what is freed; the code of the program and of its libraries is mapped. Call it after
+ * the last fork: what is there before is copied at the first write. Best effort: what fails costs time only.
+ */
+void warm_up(size_t heap_bytes);
+
+#endif

@@ -350,7 +350,10 @@ static int plan_task(const struct memory_options *how, const struct live_task *t
 		return -1;
 	if (how->precopy && precopy_plan(how->precopy, t, &p->hot, &p->rest, err))
 		return -1;
-	return p->rest ? 0 : drain_plan_task(t->facts.pid, t->facts.snap->mm, &p->plan, err);
+	if (p->rest)
+		return 0;
+	return how->blocks ? drain_plan_late(t->facts.pid, t->facts.snap->mm, &p->plan, err) :
+			     drain_plan_task(t->facts.pid, t->facts.snap->mm, &p->plan, err);
 }
 
 static int plan_memory(struct capture_session *s, const struct memory_options *how, portions *out,

@@ -46,6 +46,7 @@ struct memory_options {
 	 * tree is frozen.
 	 */
 	struct serve *serve;
+	bool blocks; /* with serve: those pages are planned in blocks (drain_plan_late) */
 	void (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes); /* NULL allowed */
 	/*
 	 * Not NULL: for a receiver that builds while it gets. Called when all pagemaps are complete and no

@@ -36,6 +36,7 @@ int pagescan(int fd, uint64_t start, uint64_t end, const struct pagescan *what,
 		.end = end,
 		.vec = (uintptr_t)regions,
 		.vec_len = SCAN_REGIONS,
+		.max_pages = what->max_pages,
 		.category_inverted = what->without,
 		.category_mask = what->with | what->without,
 		.category_anyof_mask = what->any,
@@ -56,7 +57,7 @@ int pagescan(int fd, uint64_t start, uint64_t end, const struct pagescan *what,
 			if (push_region(out, &regions[i], err))
 				return -1;
 		/* walk_end means something only when the array is full (seen in 6.18: else it may be far too low) */
-		if (n < SCAN_REGIONS)
+		if (n < SCAN_REGIONS || what->max_pages)
 			break;
 		arg.start = MAX(arg.walk_end, regions[n - 1].end);
 	}

@@ -33,7 +33,8 @@ enum pagescan_flags {
 /* Matches pages with all of @with, none of @without, and at least one of @any (0: whatever). */
 struct pagescan {
 	uint64_t flags, with, without, any;
-	uint64_t tell; /* categories to split by and to report */
+	uint64_t tell;      /* categories to split by and to report */
+	uint64_t max_pages; /* end after so many that matched; 0: all */
 };
 
 struct pagescan_region {

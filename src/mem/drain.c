@@ -64,6 +64,10 @@ static int scan_entries(int pagemap, uint64_t start, uint64_t end, mem_ranges *o
 
 /* ---- plans ---- */
 
+/* Blocks begin with what one page table maps, and double as long as there is no gap between them. */
+#define LATE_BLOCK_BYTES (2UL << 20)
+#define LATE_BLOCK_MAX_BYTES (64UL << 20)
+
 bool drain_has_own_pages(const VmaEntry *e)
 {
 	return (e->status & VMA_REGULAR) && (e->status & (VMA_FILE_PRIVATE | VMA_ANON_PRIVATE)) &&
@@ -157,6 +161,88 @@ int drain_plan_task(pid_t pid, const MmEntry *mm, mem_ranges *out, struct err *e
 	return rc ? err_wrap(err, "pid %d", pid) : 0;
 }
 
+/* Private anonymous memory. */
+static bool may_be_late(const VmaEntry *e)
+{
+	return (e->flags & MAP_ANONYMOUS) && (e->flags & MAP_PRIVATE) && !(e->flags & MAP_LOCKED) &&
+	       !(e->status & (VMA_VDSO | VMA_VVAR));
+}
+
+/* Blocks of one area that have a page at all. 1: the kernel cannot scan. */
+static int plan_blocks(int pagemap, const VmaEntry *e, mem_ranges *out, struct err *err)
+{
+	static const struct pagescan first = {
+		.without = PAGE_IS_FILE | PAGE_IS_PFNZERO | PAGE_IS_GUARD,
+		.any = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+		.max_pages = 1,
+	};
+	uint64_t at = e->start, bytes = LATE_BLOCK_BYTES / 2;
+	mem_ranges found = {0};
+	int rc = 0;
+
+	while (at < e->end && rc == 0) {
+		uint64_t start, end;
+
+		found.n = 0;
+
+		rc = scan(pagemap, at, e->end, &first, &found, err);
+		if (rc || !found.n)
+			break;
+		start = MAX(found.v[0].start & ~(LATE_BLOCK_BYTES - 1), at);
+		bytes = start == at ? MIN(2 * bytes, LATE_BLOCK_MAX_BYTES) : LATE_BLOCK_BYTES;
+		end = (start & ~(LATE_BLOCK_BYTES - 1)) + bytes;
+		rc = mem_ranges_push(out, start, MIN(end, e->end), err);
+		at = end;
+	}
+	vec_free(&found);
+	return rc;
+}
+
+/* Takes the guard regions out of a plan: they cannot be read. */
+static int leave_guards(const MmEntry *mm, mem_ranges *plan, struct err *err)
+{
+	mem_ranges guards = {0}, left = {0};
+	int rc = 0;
+
+	for (size_t i = 0; i < mm->n_vmas && rc == 0; i++) {
+		if (mm->vmas[i]->status & VMA_GUARD)
+			rc = mem_ranges_push(&guards, mm->vmas[i]->start, mm->vmas[i]->end, err);
+	}
+	if (rc == 0 && guards.n) {
+		rc = mem_ranges_without(plan, &guards, &left, err);
+		vec_free(plan);
+		*plan = left;
+	}
+	vec_free(&guards);
+	return rc;
+}
+
+int drain_plan_late(pid_t pid, const MmEntry *mm, mem_ranges *out, struct err *err)
+{
+	cleanup_close int pagemap = io_openf(O_RDONLY, "/proc/%d/pagemap", pid);
+	int rc = 0;
+
+	if (pagemap < 0)
+		return err_sys(err, "cannot open the pagemap of pid %d", pid);
+	for (size_t i = 0; i < mm->n_vmas && rc == 0; i++) {
+		const VmaEntry *e = mm->vmas[i];
+
+		if (e->status & VMA_VDSO)
+			rc = mem_ranges_push(out, e->start, e->end, err);
+		else if (drain_has_own_pages(e))
+			rc = may_be_late(e) ?
+				     plan_blocks(pagemap, e, out, err) :
+				     plan_areas(pagemap, &mm->vmas[i], &mm->vmas[i], out, err);
+	}
+	if (rc == 1) {
+		out->n = 0;
+		rc = plan_by_entries(pagemap, mm, out, err);
+	}
+	if (rc == 0)
+		rc = leave_guards(mm, out, err);
+	return rc ? err_wrap(err, "pid %d", pid) : 0;
+}
+
 int drain_plan_file(int fd, uint64_t bytes, mem_ranges *out, struct err *err)
 {
 	off_t data = 0, hole;
@@ -184,8 +270,8 @@ int drain_init(struct drain *d, struct page_sink *sink, struct err *err)
 {
 	memset(d, 0, sizeof(*d));
 	d->sink = sink;
-	d->buf = mmap(NULL, DRAIN_CHUNK_BYTES, PROT_READ | PROT_WRITE,
-		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	d->buf = mmap(NULL, DRAIN_CHUNK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+		      -1, 0);
 	if (d->buf == MAP_FAILED) {
 		d->buf = NULL;
 		return err_nomem(err);
@@ -245,10 +331,7 @@ static const VmaEntry *area_at(const MmEntry *mm, uint64_t addr, size_t *hint)
 
 static uint32_t entry_flags(const VmaEntry *e)
 {
-	bool lazy = (e->flags & MAP_ANONYMOUS) && (e->flags & MAP_PRIVATE) &&
-		    !(e->flags & MAP_LOCKED) && !(e->status & (VMA_VDSO | VMA_VVAR));
-
-	return PE_PRESENT | (lazy ? PE_LAZY : 0);
+	return PE_PRESENT | (may_be_late(e) ? PE_LAZY : 0);
 }
 
 /* A part of a planned range, within one area. */

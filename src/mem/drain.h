@@ -50,6 +50,13 @@ bool drain_has_own_pages(const VmaEntry *e);
 /* What is to be read of a task's private areas: ascending ranges. */
 int drain_plan_task(pid_t pid, const MmEntry *mm, mem_ranges *out, struct err *err) must_check;
 
+/*
+ * The same for memory that may come later: there whole blocks that have a page, so that the time it takes
+ * depends little on how many pages there are. Without the guard regions of @mm. Pages of a block that are not there
+ * read as zeros.
+ */
+int drain_plan_late(pid_t pid, const MmEntry *mm, mem_ranges *out, struct err *err) must_check;
+
 /* Reads planned ranges of a task and passes them on as pagemap @pm. */
 int drain_task(struct drain *d, pid_t pid, const MmEntry *mm, const mem_ranges *plan,
 	       struct snap_pagemap *pm, struct err *err) must_check;

@@ -223,6 +223,7 @@ static int send_state(struct source *s, struct err *err)
 		if (!s->serve)
 			return -1;
 		memory.serve = s->serve;
+		memory.blocks = true;
 	}
 	store_sink_init(&sink, capture_state(s->capture)->snap, store);
 	channel_hold(&s->ch);

@@ -167,12 +167,62 @@ static void much_memory(void **state)
 	munmap(at, bytes);
 }
 
+/* Sums up the bytes of a plan that are in [start, end). */
+static uint64_t planned(const mem_ranges *plan, uint64_t start, uint64_t end)
+{
+	uint64_t sum = 0;
+
+	vec_foreach (r, plan) {
+		if (r->start < end && r->end > start)
+			sum += MIN(r->end, end) - MAX(r->start, start);
+	}
+	return sum;
+}
+
+/* What may come late is planned in blocks, if they have a page; guards are left out, and other areas are exact. */
+static void late_blocks(void **state)
+{
+	const uint64_t block = 2UL << 20, bytes = 9 * block;
+	uint8_t *at = map(bytes);
+	uint64_t base = ((uintptr_t)at + block - 1) & ~(block - 1);
+	uint8_t *a = (uint8_t *)base + PAGE_BYTES, *locked = (uint8_t *)base + 6 * block;
+	VmaEntry e[3], *areas[] = {&e[0], &e[1], &e[2]};
+	MmEntry mm = MM_ENTRY__INIT;
+	mem_ranges plan = {0};
+	struct err err;
+
+	a[0] = 1; /* the first block of an area that begins behind its start */
+	a[3 * block + 5 * PAGE_BYTES] = 1; /* blocks 1 and 2 are empty */
+	a[5 * block - 2 * PAGE_BYTES] = 1; /* the last page of block 4 */
+	locked[7 * PAGE_BYTES] = 1;
+	area(&e[0], a, 6 * block - PAGE_BYTES);
+	area(&e[1], locked, block);
+	e[1].flags |= MAP_LOCKED;
+	area(&e[2], (uint8_t *)base + 3 * block, 2 * PAGE_BYTES);
+	e[2].status = VMA_GUARD;
+	mm.vmas = areas;
+	mm.n_vmas = 3;
+	assert_int_equal(drain_plan_late(getpid(), &mm, &plan, &err), 0);
+	assert_int_equal(planned(&plan, (uintptr_t)at, base + PAGE_BYTES), 0);
+	assert_int_equal(planned(&plan, base, base + block), block - PAGE_BYTES);
+	assert_int_equal(planned(&plan, base + block, base + 3 * block), 0);
+	assert_int_equal(planned(&plan, base + 3 * block, base + 3 * block + 2 * PAGE_BYTES), 0);
+	assert_int_equal(planned(&plan, base + 3 * block, base + 5 * block),
+			 2 * block - 2 * PAGE_BYTES);
+	/* behind a block that adjoins the one before it, the next are larger */
+	assert_int_equal(planned(&plan, base + 5 * block, base + 6 * block), block);
+	assert_int_equal(planned(&plan, (uintptr_t)locked, (uintptr_t)at + bytes), PAGE_BYTES);
+	vec_free(&plan);
+	munmap(at, bytes);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(sparse_areas),
 		cmocka_unit_test(zero_pages),
 		cmocka_unit_test(much_memory),
+		cmocka_unit_test(late_blocks),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -4,10 +4,12 @@
  *
  * VmFlags (advice, locks, ...) stand in /proc/PID/smaps only, and whoever reads that has the kernel walk all page
  * tables: 10 ms for each GiB of small pages, and guard regions take as long again. So they are read while the tree runs,
- * and in the freeze only /proc/PID/maps is: areas that are there as they were keep their flags. A thread
- * reads everything again while the freeze goes on with other things. What the program may have set in the moment
- * in between shows before anything is final; then the whole is off, with the tree unharmed. Small tasks are not
- * worth the risk.
+ * and in the freeze only /proc/PID/maps is: areas that are there as they were keep their flags.
+ *
+ * What the program may have set in the moment in between must not get lost. Its calls are watched meanwhile
+ * (kernel/callwatch.h): when it made none that could have, all is well. Else, or where calls cannot be watched, a thread
+ * reads everything again while the freeze goes on with other things, and a difference shows before anything is
+ * final; then the whole is off, with the tree unharmed. Small tasks are not worth the risk.
  */
 #define LOG_MODULE "areas"
 #include "base/clock.h"
@@ -18,17 +20,44 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/syscall.h>
 
 enum { WORTH_PAGES = (64 << 20) / PAGE_BYTES };
 
+#ifndef SYS_mseal
+#define SYS_mseal 462
+#endif
+
+/* What changes flags of an area, or puts another one in its place. */
+static const int watched_calls[] = {
+	SYS_mmap,     SYS_munmap,     SYS_mremap,
+	SYS_brk,      SYS_madvise,    SYS_process_madvise,
+	SYS_mlock,    SYS_mlock2,     SYS_munlock,
+	SYS_mlockall, SYS_munlockall, SYS_prctl,
+	SYS_shmat,    SYS_shmdt,      SYS_pkey_mprotect,
+	SYS_mseal,    SYS_mprotect,   SYS_remap_file_pages,
+	SYS_execve,   SYS_execveat,
+};
+
 static void seen_free(struct seen_areas *seen)
 {
+	call_watch_close(&seen->watch);
 	proc_vmas_finish(&seen->vmas);
 	vec_free(&seen->guards);
 }
 
+static void end_confirm(struct capture_session *s)
+{
+	if (!s->confirming)
+		return;
+	pthread_join(s->confirm_thread, NULL);
+	sem_destroy(&s->confirm_end);
+	s->confirming = false;
+}
+
 void seen_forget(struct capture_session *s)
 {
+	end_confirm(s);
 	vec_foreach (seen, &s->seen)
 		seen_free(seen);
 	vec_free(&s->seen);
@@ -50,9 +79,14 @@ static int look_at(struct capture_session *s, pid_t pid, struct err *err)
 	struct proc_stat st;
 	struct err ignored;
 
-	if (!is_large(pid) || proc_stat(pid, &st, &ignored) ||
-	    proc_vmas_read(pid, true, &seen.vmas, &ignored))
+	if (!is_large(pid) || proc_stat(pid, &st, &ignored))
 		return 0;
+	if (call_watch_open(&seen.watch, pid, watched_calls, ARRAY_SIZE(watched_calls)))
+		log_debug("pid %d: its calls cannot be watched", pid);
+	if (proc_vmas_read(pid, true, &seen.vmas, &ignored)) {
+		call_watch_close(&seen.watch);
+		return 0;
+	}
 	seen.start_time = st.start_time;
 	if (mem_find_guards(pid, &seen.guards, &ignored)) {
 		seen_free(&seen);
@@ -112,6 +146,7 @@ int seen_read(const struct capture_session *s, struct live_task *t, struct err *
 			return -1;
 		if (take_flags(&t->vmas, &seen->vmas)) {
 			t->seen = seen;
+			t->calm = call_watch_count(&seen->watch) == 0;
 			return 0;
 		}
 		proc_vmas_finish(&t->vmas);
@@ -168,10 +203,14 @@ static void *confirm_main(void *arg)
 	uint64_t start = clock_ns();
 
 	vec_foreach (t, &s->tasks) {
-		if ((*t)->seen && s->confirm_rc == 0)
+		if ((*t)->seen && !(*t)->calm && s->confirm_rc == 0)
 			s->confirm_rc = confirm_task(*t, &s->confirm_err);
 	}
 	log_debug("areas were looked at again for %.3f ms", (double)(clock_ns() - start) / 1e6);
+	sem_post(&s->confirm_end);
+	/* nobody waits for this, and it takes a while */
+	vec_foreach (seen, &s->seen)
+		call_watch_close(&seen->watch);
 	return NULL;
 }
 
@@ -186,6 +225,8 @@ int seen_confirm_start(struct capture_session *s, struct err *err)
 	s->confirm_rc = 0;
 	if (!any)
 		return 0;
+	s->confirm_told = false;
+	sem_init(&s->confirm_end, 0, 0);
 	no = pthread_create(&s->confirm_thread, NULL, confirm_main, s);
 	if (no)
 		return err_sysno(err, no, "cannot start to look at the areas again");
@@ -197,8 +238,9 @@ int capture_confirm(struct capture_session *s, struct err *err)
 {
 	if (!s->confirming)
 		return 0;
-	pthread_join(s->confirm_thread, NULL);
-	s->confirming = false;
+	while (!s->confirm_told && sem_wait(&s->confirm_end) < 0 && errno == EINTR)
+		;
+	s->confirm_told = true;
 	if (s->confirm_rc)
 		*err = s->confirm_err;
 	return s->confirm_rc;

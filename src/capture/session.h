@@ -9,11 +9,13 @@
 #include "blob/visit.h"
 #include "capture/capture.h"
 #include "capture/sleeps.h"
+#include "kernel/callwatch.h"
 #include "kernel/proc.h"
 #include "kernel/ptrace.h"
 #include "mem/ranges.h"
 
 #include <pthread.h>
+#include <semaphore.h>
 
 struct live_thread {
 	pid_t tid;
@@ -30,6 +32,7 @@ struct seen_areas {
 	uint64_t start_time;
 	proc_vmas vmas;
 	mem_ranges guards;
+	struct call_watch watch; /* begun before they were read; empty: not possible here */
 };
 
 struct live_task {
@@ -39,6 +42,7 @@ struct live_task {
 	VEC(struct live_thread) threads; /* leader first; empty for zombies */
 	proc_vmas vmas;
 	const struct seen_areas *seen; /* where the flags of vmas come from; NULL: from the freeze */
+	bool calm; /* it made no call since then that could have changed them */
 	struct live_task *parent;      /* in the tree, NULL for the root */
 	bool shares_files;             /* its descriptor table is the parent's */
 	bool keep_left; /* what a killed ferry left may be in use, see visit_way_home() */
@@ -84,7 +88,9 @@ struct capture_session {
 	struct sleeps *sleeps; /* of this session, or of all stops of a pre-copy */
 	VEC(struct seen_areas) seen;
 	pthread_t confirm_thread;
-	bool confirming; /* there is that thread, which reads tasks */
+	bool confirming;   /* there is that thread, which reads tasks, and ends the watches */
+	sem_t confirm_end; /* posted when confirm_rc is final */
+	bool confirm_told;
 	int confirm_rc;
 	struct err confirm_err;
 	VEC(struct mapped_file) mapped;

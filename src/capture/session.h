@@ -42,7 +42,7 @@ struct live_task {
 	VEC(struct live_thread) threads; /* leader first; empty for zombies */
 	proc_vmas vmas;
 	const struct seen_areas *seen; /* where the flags of vmas come from; NULL: from the freeze */
-	bool calm; /* it made no call since then that could have changed them */
+	bool calm;                     /* it made no call since then that could have changed them */
 	struct live_task *parent;      /* in the tree, NULL for the root */
 	bool shares_files;             /* its descriptor table is the parent's */
 	bool keep_left; /* what a killed ferry left may be in use, see visit_way_home() */

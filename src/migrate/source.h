@@ -54,7 +54,7 @@ struct source {
 	struct view view; /* of the tree's files */
 	struct capture_session *capture;
 	bool frozen;
-	bool changes_on_way; /* the destination has not yet said that the files are in place */
+	bool changes_on_way;  /* the destination has not yet said that the files are in place */
 	struct store *images; /* while they are sent */
 	struct file_source *files;
 	struct files_home files_home;

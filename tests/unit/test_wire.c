@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -315,6 +316,74 @@ static void progress_on_the_way(void **state)
 	pair_finish(&p);
 }
 
+/* Has anything been sent that was not received? */
+static bool has_arrived(const struct pair *p)
+{
+	struct pollfd in = {.fd = p->target.in, .events = POLLIN};
+
+	return poll(&in, 1, 0) > 0;
+}
+
+static void send_object(struct pair *p, const char *text)
+{
+	struct iovec piece = {(void *)text, strlen(text)};
+	struct err err;
+
+	assert_int_equal(channel_send_raw(&p->source, MSG_OBJECT, &piece, 1, &err), 0);
+}
+
+static void expect_object(struct pair *p, const char *text)
+{
+	struct frame f;
+	struct err err;
+
+	assert_int_equal(channel_recv(&p->target, &f, &err), 0);
+	assert_int_equal(f.type, MSG_OBJECT);
+	assert_int_equal(f.bytes, strlen(text));
+	assert_memory_equal(f.body, text, f.bytes);
+}
+
+/* Small messages wait for what follows, and nothing overtakes them. */
+static void held_messages(void **state)
+{
+	static char data[256 << 10];
+	struct iovec pieces[2] = {{"\0\0\0\0", 4}, {data, sizeof(data)}};
+	struct frame f;
+	struct pair p;
+	struct err err;
+
+	pair_init(&p);
+	p.source.stage = p.target.stage = WIRE_STAGE_STATE;
+	channel_hold(&p.source);
+	send_object(&p, "first");
+	send_object(&p, "second");
+	assert_false(has_arrived(&p));
+	/* one that is too large to wait takes them along */
+	assert_int_equal(channel_send_raw(&p.source, MSG_PAGES, pieces, 2, &err), 0);
+	expect_object(&p, "first");
+	expect_object(&p, "second");
+	assert_int_equal(channel_recv(&p.target, &f, &err), 0);
+	assert_int_equal(f.type, MSG_PAGES);
+	assert_int_equal(f.bytes, sizeof(data) + 4);
+	send_object(&p, "third");
+	channel_release(&p.source);
+	assert_false(has_arrived(&p));
+	send_object(&p, "fourth");
+	expect_object(&p, "third");
+	expect_object(&p, "fourth");
+	/* who waits for an answer has asked before */
+	channel_hold(&p.source);
+	send_object(&p, "fifth");
+	assert_false(has_arrived(&p));
+	p.source.timeout_ms = 0;
+	assert_int_equal(channel_recv(&p.source, &f, &err), -1);
+	expect_object(&p, "fifth");
+	send_object(&p, "sixth");
+	assert_int_equal(channel_flush(&p.source, &err), 0);
+	expect_object(&p, "sixth");
+	pair_finish(&p);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -332,6 +401,7 @@ int main(void)
 		cmocka_unit_test(silence_ends),
 		cmocka_unit_test(watch_ends_the_wait),
 		cmocka_unit_test(progress_on_the_way),
+		cmocka_unit_test(held_messages),
 	};
 
 	signal(SIGPIPE, SIG_IGN);

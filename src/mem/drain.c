@@ -12,6 +12,10 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#ifndef MAP_DROPPABLE
+#define MAP_DROPPABLE 0x08 /* Linux 6.11 */
+#endif
+
 /* Ranges of [start, end) that match. 0; 1: the kernel has no such ioctl; -1. */
 static int scan(int pagemap, uint64_t start, uint64_t end, const struct pagescan *what,
 		mem_ranges *out, struct err *err)
@@ -161,11 +165,11 @@ int drain_plan_task(pid_t pid, const MmEntry *mm, mem_ranges *out, struct err *e
 	return rc ? err_wrap(err, "pid %d", pid) : 0;
 }
 
-/* Private anonymous memory. */
+/* Private anonymous memory; a userfaultfd takes none that the kernel may drop. */
 static bool may_be_late(const VmaEntry *e)
 {
-	return (e->flags & MAP_ANONYMOUS) && (e->flags & MAP_PRIVATE) && !(e->flags & MAP_LOCKED) &&
-	       !(e->status & (VMA_VDSO | VMA_VVAR));
+	return (e->flags & MAP_ANONYMOUS) && (e->flags & MAP_PRIVATE) &&
+	       !(e->flags & (MAP_LOCKED | MAP_DROPPABLE)) && !(e->status & (VMA_VDSO | VMA_VVAR));
 }
 
 /* Blocks of one area that have a page at all. 1: the kernel cannot scan. */

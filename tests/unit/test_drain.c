@@ -182,11 +182,12 @@ static uint64_t planned(const mem_ranges *plan, uint64_t start, uint64_t end)
 /* What may come late is planned in blocks, if they have a page; guards are left out, and other areas are exact. */
 static void late_blocks(void **state)
 {
-	const uint64_t block = 2UL << 20, bytes = 9 * block;
+	const uint64_t block = 2UL << 20, bytes = 10 * block;
 	uint8_t *at = map(bytes);
 	uint64_t base = ((uintptr_t)at + block - 1) & ~(block - 1);
 	uint8_t *a = (uint8_t *)base + PAGE_BYTES, *locked = (uint8_t *)base + 6 * block;
-	VmaEntry e[3], *areas[] = {&e[0], &e[1], &e[2]};
+	uint8_t *droppable = locked + block;
+	VmaEntry e[4], *areas[] = {&e[0], &e[1], &e[2], &e[3]};
 	MmEntry mm = MM_ENTRY__INIT;
 	mem_ranges plan = {0};
 	struct err err;
@@ -198,10 +199,13 @@ static void late_blocks(void **state)
 	area(&e[0], a, 6 * block - PAGE_BYTES);
 	area(&e[1], locked, block);
 	e[1].flags |= MAP_LOCKED;
-	area(&e[2], (uint8_t *)base + 3 * block, 2 * PAGE_BYTES);
-	e[2].status = VMA_GUARD;
+	droppable[9 * PAGE_BYTES] = 1;
+	area(&e[2], droppable, block);
+	e[2].flags |= 0x08; /* MAP_DROPPABLE */
+	area(&e[3], (uint8_t *)base + 3 * block, 2 * PAGE_BYTES);
+	e[3].status = VMA_GUARD;
 	mm.vmas = areas;
-	mm.n_vmas = 3;
+	mm.n_vmas = 4;
 	assert_int_equal(drain_plan_late(getpid(), &mm, &plan, &err), 0);
 	assert_int_equal(planned(&plan, (uintptr_t)at, base + PAGE_BYTES), 0);
 	assert_int_equal(planned(&plan, base, base + block), block - PAGE_BYTES);
@@ -211,7 +215,8 @@ static void late_blocks(void **state)
 			 2 * block - 2 * PAGE_BYTES);
 	/* behind a block that adjoins the one before it, the next are larger */
 	assert_int_equal(planned(&plan, base + 5 * block, base + 6 * block), block);
-	assert_int_equal(planned(&plan, (uintptr_t)locked, (uintptr_t)at + bytes), PAGE_BYTES);
+	assert_int_equal(planned(&plan, (uintptr_t)locked, (uintptr_t)droppable), PAGE_BYTES);
+	assert_int_equal(planned(&plan, (uintptr_t)droppable, (uintptr_t)at + bytes), PAGE_BYTES);
 	vec_free(&plan);
 	munmap(at, bytes);
 }

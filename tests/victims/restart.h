@@ -15,7 +15,7 @@ struct restart_case {
 };
 
 // How long the calls with a timeout sleep.
-#define RESTART_TIMEOUT_MS 2000L
+#define RESTART_TIMEOUT_MS 5000L
 
 // Run one thread per row from "ready" to the verdict. Does not return.
 _Noreturn void restart_run(const struct restart_case *cases, int count);

@@ -1,12 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * --daemon: a command that goes into the background when it is ready, so that
+ * Commands that listen. --daemon: one goes into the background when it is ready, so that
  * whoever started it knows that it can be used, or why not.
  */
 #ifndef FERRY_CMD_DAEMON_H
 #define FERRY_CMD_DAEMON_H
 
 #include "base/err.h"
+#include "cmd/common.h"
+
+struct daemon_args {
+	const char *pidfile;
+	uint64_t status_fd; /* NO_STATUS_FD: none */
+	bool background;
+};
+
+/* Rows of the options table of a command that has struct daemon_args as member @at of its @Args. */
+#define DAEMON_ROWS(Args, at)                                                                     \
+	{.short_name = 'd',                                                                       \
+	 .long_name = "daemon",                                                                   \
+	 .help = "return when it listens; it works in the background",                            \
+	 .type = OPT_FLAG,                                                                        \
+	 .offset = offsetof(Args, at.background)},                                                \
+		{.long_name = "pidfile",                                                          \
+		 .arg = "FILE",                                                                   \
+		 .help = "write its pid to FILE (relative to the work directory, if it has one)", \
+		 .type = OPT_TEXT,                                                                \
+		 .offset = offsetof(Args, at.pidfile)},                                           \
+	{                                                                                         \
+		.long_name = "status-fd", .arg = "FD",                                            \
+		.help = "write a zero byte to descriptor FD when it listens", .type = OPT_NUMBER, \
+		.offset = offsetof(Args, at.status_fd), .max = 1048575                            \
+	}
 
 /*
  * Forks. The child returns 0, in a session of its own, and calls daemon_ready or just exits after saying

@@ -15,9 +15,10 @@
 #include <string.h>
 
 struct relay_args {
-	const char *work_dir, *address, *secret_file, *pidfile, *timeline;
-	uint64_t port, max_bytes, status_fd;
-	bool plain, once, daemon;
+	const char *work_dir, *address, *secret_file, *timeline;
+	uint64_t port, max_bytes;
+	bool plain, once;
+	struct daemon_args daemon;
 	struct log_args log;
 };
 
@@ -49,22 +50,7 @@ struct relay_args {
 		 .help = "end when one snapshot has been handed on",                                \
 		 .type = OPT_FLAG,                                                                  \
 		 .offset = offsetof(struct relay_args, once)},                                      \
-		{.short_name = 'd',                                                                 \
-		 .long_name = "daemon",                                                             \
-		 .help = "return when it listens; it works in the background",                      \
-		 .type = OPT_FLAG,                                                                  \
-		 .offset = offsetof(struct relay_args, daemon)},                                    \
-		{.long_name = "pidfile",                                                            \
-		 .arg = "FILE",                                                                     \
-		 .help = "write its pid to FILE (relative to the work directory)",                  \
-		 .type = OPT_TEXT,                                                                  \
-		 .offset = offsetof(struct relay_args, pidfile)},                                   \
-		{.long_name = "status-fd",                                                          \
-		 .arg = "FD",                                                                       \
-		 .help = "write a zero byte to descriptor FD when it listens",                      \
-		 .type = OPT_NUMBER,                                                                \
-		 .offset = offsetof(struct relay_args, status_fd),                                  \
-		 .max = 1048575},                                                                   \
+		DAEMON_ROWS(struct relay_args, daemon),                                             \
 		{.long_name = "timeline",                                                           \
 		 .arg = "FILE",                                                                     \
 		 .help = "append what happens when to FILE, in Chrome's trace format",              \
@@ -160,7 +146,7 @@ static int open_all(struct image_relay *r, struct err *err)
 	if (log_args_open(&a->log, r->work_fd, err) ||
 	    (a->timeline && timeline_open(a->timeline, r->spec->command, err)))
 		return -1;
-	if (status_fd_take(a->status_fd, &r->status_fd, err) < 0)
+	if (status_fd_take(a->daemon.status_fd, &r->status_fd, err) < 0)
 		return -1;
 	signal(SIGPIPE, SIG_IGN);
 	if (a->secret_file && secret_read(a->secret_file, &r->secret, err))
@@ -196,7 +182,8 @@ static int announce(struct image_relay *r, int ready_fd, struct err *err)
 {
 	struct image_env env = {.status_fd = r->status_fd};
 
-	if (r->args->pidfile && write_pidfile(r->work_fd, r->args->pidfile, getpid(), err) < 0)
+	if (r->args->daemon.pidfile &&
+	    write_pidfile(r->work_fd, r->args->daemon.pidfile, getpid(), err) < 0)
 		return -1;
 	if (image_env_ready(&env, err) < 0)
 		return -1;
@@ -220,7 +207,9 @@ static int open_and_run(struct image_relay *r, int ready_fd, struct err *err)
 
 static int run_relay(const struct opt_spec *spec, int argc, char **argv)
 {
-	struct relay_args args = {.work_dir = ".", .status_fd = NO_STATUS_FD, .log = LOG_ARGS_DEFAULT};
+	struct relay_args args = {.work_dir = ".",
+				  .daemon = {.status_fd = NO_STATUS_FD},
+				  .log = LOG_ARGS_DEFAULT};
 	struct image_relay r = {.args = &args,
 				.spec = spec,
 				.work_fd = -1,
@@ -237,7 +226,7 @@ static int run_relay(const struct opt_spec *spec, int argc, char **argv)
 		cmd_fail(spec, &err);
 		return EXIT_USAGE;
 	}
-	if (args.daemon) {
+	if (args.daemon.background) {
 		rc = daemon_fork(&ready_fd, &status, &err);
 		if (rc > 0)
 			return status;

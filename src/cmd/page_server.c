@@ -17,9 +17,10 @@
 #include <string.h>
 
 struct server_args {
-	const char *images_dir, *work_dir, *prev_images_dir, *pidfile, *address;
-	uint64_t port, socket, status_fd;
-	bool daemon, lazy, auto_dedup;
+	const char *images_dir, *work_dir, *prev_images_dir, *address;
+	uint64_t port, socket;
+	struct daemon_args daemon;
+	bool lazy, auto_dedup;
 	struct tls_args tls;
 	struct log_args log;
 };
@@ -67,22 +68,7 @@ static const struct opt_row rows[] = {
 	 .help = "free the space of pages in earlier images that these ones replace",
 	 .type = OPT_FLAG,
 	 .offset = offsetof(struct server_args, auto_dedup)},
-	{.short_name = 'd',
-	 .long_name = "daemon",
-	 .help = "return when it listens; it works in the background",
-	 .type = OPT_FLAG,
-	 .offset = offsetof(struct server_args, daemon)},
-	{.long_name = "pidfile",
-	 .arg = "FILE",
-	 .help = "write the server's pid to FILE (relative to the work directory)",
-	 .type = OPT_TEXT,
-	 .offset = offsetof(struct server_args, pidfile)},
-	{.long_name = "status-fd",
-	 .arg = "FD",
-	 .help = "write a zero byte to descriptor FD when it listens",
-	 .type = OPT_NUMBER,
-	 .offset = offsetof(struct server_args, status_fd),
-	 .max = 1048575},
+	DAEMON_ROWS(struct server_args, daemon),
 	TLS_ROWS(struct server_args, tls),
 	LOG_ROWS(struct server_args, log),
 	{0},
@@ -170,7 +156,7 @@ static int open_all(struct page_server *s, struct err *err)
 	if (tls_args_open(&a->tls, TLS_SERVER, &s->tls, err))
 		return -1;
 	s->opt.tls = s->tls;
-	if (status_fd_take(a->status_fd, &s->status_fd, err) || open_parent(s, err) ||
+	if (status_fd_take(a->daemon.status_fd, &s->status_fd, err) || open_parent(s, err) ||
 	    open_images(s, err))
 		return -1;
 	signal(SIGPIPE, SIG_IGN);
@@ -222,7 +208,8 @@ static int announce(struct page_server *s, struct err *err)
 {
 	struct image_env env = {.status_fd = s->status_fd};
 
-	if (s->args->pidfile && write_pidfile(s->work_fd, s->args->pidfile, getpid(), err) < 0)
+	if (s->args->daemon.pidfile &&
+	    write_pidfile(s->work_fd, s->args->daemon.pidfile, getpid(), err) < 0)
 		return -1;
 	return image_env_ready(&env, err);
 }
@@ -263,7 +250,7 @@ static int run(int argc, char **argv)
 {
 	struct server_args args = {.images_dir = ".",
 				   .socket = NO_SOCKET,
-				   .status_fd = NO_STATUS_FD,
+				   .daemon = {.status_fd = NO_STATUS_FD},
 				   .log = LOG_ARGS_DEFAULT};
 	struct page_server s = {
 		.args = &args, .images_fd = -1, .work_fd = -1, .status_fd = -1, .fd = -1};
@@ -277,7 +264,7 @@ static int run(int argc, char **argv)
 		cmd_fail(&spec, &err);
 		return EXIT_USAGE;
 	}
-	if (args.daemon) {
+	if (args.daemon.background) {
 		rc = daemon_fork(&ready_fd, &status, &err);
 		if (rc > 0)
 			return status;

@@ -24,9 +24,9 @@
 enum { MAX_PEERS = 256, MAX_STRANGERS = 32 };
 
 struct serve_args {
-	const char *address, *peers, *agent_socket, *pidfile;
-	uint64_t port, status_fd;
-	bool daemon;
+	const char *address, *peers, *agent_socket;
+	uint64_t port;
+	struct daemon_args daemon;
 	struct tls_args tls;
 	struct log_args log;
 };
@@ -55,22 +55,7 @@ static const struct opt_row rows[] = {
 		 "process then needs no rights",
 	 .type = OPT_TEXT,
 	 .offset = offsetof(struct serve_args, agent_socket)},
-	{.short_name = 'd',
-	 .long_name = "daemon",
-	 .help = "return when it listens; it works in the background",
-	 .type = OPT_FLAG,
-	 .offset = offsetof(struct serve_args, daemon)},
-	{.long_name = "pidfile",
-	 .arg = "FILE",
-	 .help = "write its pid to FILE",
-	 .type = OPT_TEXT,
-	 .offset = offsetof(struct serve_args, pidfile)},
-	{.long_name = "status-fd",
-	 .arg = "FD",
-	 .help = "write a zero byte to descriptor FD when it listens",
-	 .type = OPT_NUMBER,
-	 .offset = offsetof(struct serve_args, status_fd),
-	 .max = 1048575},
+	DAEMON_ROWS(struct serve_args, daemon),
 	TLS_FILE_ROWS(struct serve_args, tls),
 	LOG_ROWS(struct serve_args, log),
 	{0},
@@ -278,7 +263,7 @@ static int open_all(struct server *s, struct err *err)
 	const struct serve_args *a = s->args;
 
 	if (log_args_open(&a->log, AT_FDCWD, err) || check_files(s, err) || watch_signals(s, err) ||
-	    status_fd_take(a->status_fd, &s->status_fd, err))
+	    status_fd_take(a->daemon.status_fd, &s->status_fd, err))
 		return -1;
 	if (a->address)
 		return listen_and_tell(a->address, (uint16_t)a->port, &s->listener, err);
@@ -293,7 +278,8 @@ static int announce(struct server *s, int ready_fd, struct err *err)
 {
 	struct image_env env = {.status_fd = s->status_fd};
 
-	if (s->args->pidfile && write_pidfile(AT_FDCWD, s->args->pidfile, getpid(), err) < 0)
+	if (s->args->daemon.pidfile &&
+	    write_pidfile(AT_FDCWD, s->args->daemon.pidfile, getpid(), err) < 0)
 		return -1;
 	if (image_env_ready(&env, err) < 0)
 		return -1;
@@ -304,8 +290,8 @@ static int open_and_run(struct server *s, int ready_fd, struct err *err)
 {
 	int rc = open_all(s, err) || announce(s, ready_fd, err) || listen_on(s, err);
 
-	if (s->args->pidfile && s->listener >= 0)
-		unlink(s->args->pidfile);
+	if (s->args->daemon.pidfile && s->listener >= 0)
+		unlink(s->args->daemon.pidfile);
 	return rc ? -1 : 0;
 }
 
@@ -313,7 +299,7 @@ static int run(int argc, char **argv)
 {
 	struct serve_args args = {.port = CALL_PORT,
 				  .peers = "/etc/ferry/peers",
-				  .status_fd = NO_STATUS_FD,
+				  .daemon = {.status_fd = NO_STATUS_FD},
 				  .log = {.verbose = 3}};
 	struct server s = {.args = &args, .listener = -1, .signals = -1, .status_fd = -1};
 	int status, ready_fd = -1, rc;
@@ -326,7 +312,7 @@ static int run(int argc, char **argv)
 	s.opt = (struct serve_options){.tls = &args.tls,
 				       .peers = args.peers,
 				       .agent_socket = args.agent_socket};
-	if (args.daemon) {
+	if (args.daemon.background) {
 		rc = daemon_fork(&ready_fd, &status, &err);
 		if (rc > 0)
 			return status;

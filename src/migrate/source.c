@@ -20,7 +20,7 @@
 enum { SILENCE_MS = 60000, SILENCE_AT_COMMIT_MS = 15000 };
 
 /* What describing and saving a tree of a few tasks takes. */
-enum { FREEZE_HEAP_BYTES = 4 << 20 };
+enum { FREEZE_HEAP_BYTES = 2 << 20 };
 
 /* ---- what the channel calls while it waits ---- */
 

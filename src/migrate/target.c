@@ -20,7 +20,7 @@
 #define TELL_NS 200000000u
 
 /* What a snapshot of a few tasks, and making them, takes. */
-enum { BUILD_HEAP_BYTES = 6 << 20 };
+enum { BUILD_HEAP_BYTES = 2 << 20 };
 
 /* ---- hello, or a question instead of a migration ---- */
 

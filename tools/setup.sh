@@ -10,7 +10,8 @@
 set -eu
 
 build="gcc libc6-dev make meson ninja-build pkg-config protobuf-c-compiler libprotobuf-c-dev
-       libjansson-dev libmnl-dev libssl-dev libfuse3-dev"
+       libjansson-dev libmnl-dev libssl-dev libfuse3-dev
+       liblz4-dev libzstd-dev"
 test="libcmocka-dev python3 perl bash procps psmisc util-linux mandoc clang-format git
       iproute2 openssh-client openssh-server
       sqlite3 redis-server redis-tools nginx-light xz-utils lz4 zstd tmux

@@ -23,7 +23,7 @@ struct migrate_args {
 	unsigned int pids, files, on_unknown;
 	uint64_t timeout_s, files_timeout_s, unknown_after_s, max_rounds, max_downtime_ms,
 		bandwidth, connections, dead_after_s;
-	unsigned int mode, transport;
+	unsigned int mode, transport, compress;
 	bool plain_tcp, overwrite_files, no_background, json, quiet;
 	struct tls_args tls;
 	struct log_args log;
@@ -42,6 +42,9 @@ static const char *const unknown_words[] = {
 
 static const char *const transport_words[] = {
 	[TRANSPORT_SSH] = "ssh", [TRANSPORT_AUTO] = "auto", [TRANSPORT_TLS] = "tls", NULL};
+
+static const char *const compress_words[] = {
+	[COMPRESS_AUTO] = "auto", [COMPRESS_NONE] = "none", [COMPRESS_LZ4] = "lz4", [COMPRESS_ZSTD] = "zstd", NULL};
 
 static const char *const mode_words[] = {"stop", "precopy", "postcopy", "hybrid", NULL};
 static const enum wire_mode modes[] = {WIRE_MODE_STOP, WIRE_MODE_PRECOPY, WIRE_MODE_POSTCOPY,
@@ -130,6 +133,13 @@ static const struct opt_row rows[] = {
 	 .offset = offsetof(struct migrate_args, connections),
 	 .min = 1,
 	 .max = TRUNK_WAYS_MAX},
+	{.long_name = "compress",
+	 .arg = "auto|none|lz4|zstd",
+	 .help = "compress memory and files on their way: as it pays, which is measured (auto, the "
+		 "default), never, or always with lz4 or zstd",
+	 .type = OPT_WORD,
+	 .offset = offsetof(struct migrate_args, compress),
+	 .words = compress_words},
 	{.long_name = "dead-after",
 	 .arg = "SECONDS",
 	 .help = "with TLS: the link is dead when nothing has been heard of the other machine for "
@@ -298,6 +308,7 @@ static int fill_options(const struct migrate_args *args, const struct opt_rest *
 	opt->mode = opt->mode_wanted ? modes[args->mode] : WIRE_MODE_HYBRID;
 	opt->plain_tcp = args->plain_tcp;
 	opt->transport = (enum transport)args->transport;
+	opt->compress = (enum compress)args->compress;
 	opt->connections = args->connections ? (unsigned int)args->connections : usual_connections();
 	if (args->plain_tcp && opt->transport == TRANSPORT_TLS)
 		return err_set(err, 0, "--insecure-plain-tcp and --transport=tls exclude each other");

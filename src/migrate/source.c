@@ -60,6 +60,20 @@ int source_hello(struct source *s, struct err *err)
 	return connect_hello(&s->ch, s->opt->settle.token, &s->same_kernel, err);
 }
 
+static unsigned int wanted_codecs(const struct migrate_options *opt)
+{
+	switch (opt->compress) {
+	case COMPRESS_NONE:
+		return 0;
+	case COMPRESS_LZ4:
+		return 1 << CODEC_LZ4;
+	case COMPRESS_ZSTD:
+		return 1 << CODEC_ZSTD;
+	default:
+		return PACK_CODECS;
+	}
+}
+
 static void add_options(const struct source *s, Wire__Needs *msg)
 {
 	const struct migrate_options *opt = s->opt;
@@ -85,9 +99,26 @@ static void add_options(const struct source *s, Wire__Needs *msg)
 	msg->files_fill = opt->files.fill;
 	msg->has_patience_ms = true;
 	msg->patience_ms = opt->patience_ms;
+	msg->codecs = wanted_codecs(opt);
+	msg->has_codecs = msg->codecs != 0;
 	msg->external = (char **)k->external;
 	while (k->external && k->external[msg->n_external])
 		msg->n_external++;
+}
+
+/* What both know. What the user has asked for by name must be there. */
+static int agree_on_codecs(struct source *s, const Wire__Verdict *v, struct err *err)
+{
+	unsigned int wanted = wanted_codecs(s->opt), both = wanted & v->codecs;
+	bool measure = s->opt->compress == COMPRESS_AUTO;
+
+	if (!wanted || (!both && measure))
+		return 0;
+	if (!both)
+		return err_set(err, ENOTSUP, "--compress: the ferry at %s does not know it",
+			       s->ch.peer);
+	s->ch.packer = packer_create(both, measure, err);
+	return s->ch.packer ? 0 : -1;
 }
 
 /* The target's word on our needs: notes are told, refusals end it. */
@@ -109,6 +140,8 @@ static int hear_verdict(struct source *s, struct err *err)
 		rc = err_set(err, ENOTSUP, "%s: %s (and %zu more)", host, v->refused[0],
 			     v->n_refused - 1);
 	else
+		rc = agree_on_codecs(s, v, err);
+	if (rc == 0)
 		rc = transport_choose(&s->transport, v, &s->ch, s->opt->progress, err);
 	wire_free(v);
 	return rc;
@@ -400,6 +433,20 @@ int source_farewell(struct source *s, struct err *err)
 
 /* ---- all of it ---- */
 
+static void log_packed(const struct packer *packer)
+{
+	struct pack_totals t;
+
+	if (!packer)
+		return;
+	packer_totals(packer, &t);
+	log_info("packed: %llu bytes went as %llu; messages as they were %llu, lz4 %llu, zstd %llu",
+		 (unsigned long long)t.raw_bytes, (unsigned long long)t.sent_bytes,
+		 (unsigned long long)t.messages[CODEC_NONE],
+		 (unsigned long long)t.messages[CODEC_LZ4],
+		 (unsigned long long)t.messages[CODEC_ZSTD]);
+}
+
 static void tell_moved(struct source *s)
 {
 	struct progress_summary sum = {.pid = s->opt->pid,
@@ -420,6 +467,7 @@ static void tell_moved(struct source *s)
 		snprintf(list, sizeof(list), "%s/%s.txt", TREEROOT_KEPT_DIR, s->opt->settle.token);
 		sum.kept_list = list;
 	}
+	log_packed(s->ch.packer);
 	file_source_totals(s->files, &files);
 	sum.files = files.files;
 	sum.file_bytes = files.bytes;

@@ -98,6 +98,17 @@ static int end_external(Wire__Needs *n, struct err *err)
 	return 0;
 }
 
+/* From now on messages may come packed. */
+static int agree_on_codecs(struct target *t, Wire__Verdict *verdict, struct err *err)
+{
+	verdict->codecs = t->needs->codecs & PACK_CODECS;
+	verdict->has_codecs = verdict->codecs != 0;
+	if (!verdict->codecs)
+		return 0;
+	t->ch.unpacker = unpacker_create(err);
+	return t->ch.unpacker ? 0 : -1;
+}
+
 int target_preflight(struct target *t, struct err *err)
 {
 	struct arena arena = {0};
@@ -111,6 +122,8 @@ int target_preflight(struct target *t, struct err *err)
 	rc = verdict_make(&arena, t->needs, &verdict, err);
 	if (rc == 0 && !verdict.n_refused)
 		transport_open(t, &arena, &verdict);
+	if (rc == 0)
+		rc = agree_on_codecs(t, &verdict, err);
 	if (rc == 0)
 		rc = channel_send(&t->ch, MSG_VERDICT, &verdict.base, err);
 	if (rc == 0 && verdict.has_port)

@@ -82,6 +82,10 @@ void channel_finish(struct channel *ch)
 	frame_reader_finish(&ch->reader);
 	free(steal_ptr(&ch->held));
 	ch->held_bytes = 0;
+	packer_free(ch->packer);
+	unpacker_free(ch->unpacker);
+	ch->packer = NULL;
+	ch->unpacker = NULL;
 }
 
 static int broken(struct channel *ch, int no, const char *what, struct err *err)
@@ -221,6 +225,7 @@ static int write_all(struct channel *ch, struct iovec *iov, size_t n, struct err
 			continue;
 		if (errno != EAGAIN)
 			return last_words(ch, errno, err);
+		ch->was_full = true;
 		ready = wait_ready(ch, may_read_ahead(ch), true, err);
 		if (ready < 0)
 			return -1;
@@ -263,8 +268,8 @@ int channel_flush(struct channel *ch, struct err *err)
 	return write_all(ch, &iov, 1, err);
 }
 
-int channel_send_raw(struct channel *ch, uint16_t type, const struct iovec *pieces, size_t n,
-		     struct err *err)
+static int send_pieces(struct channel *ch, uint16_t type, const struct iovec *pieces, size_t n,
+		       struct err *err)
 {
 	const struct msg_info *info = msg_info(type);
 	uint8_t header[FRAME_HEADER_BYTES];
@@ -287,6 +292,34 @@ int channel_send_raw(struct channel *ch, uint16_t type, const struct iovec *piec
 	iov[0] = (struct iovec){ch->held, ch->held_bytes};
 	ch->held_bytes = 0;
 	return write_all(ch, iov, n + 2, err);
+}
+
+/* Packed, if that pays, and measured. */
+static int send_measured(struct channel *ch, uint16_t type, const struct iovec *pieces, size_t n,
+			 struct err *err)
+{
+	struct iovec packed;
+	uint64_t start, before = ch->sent_bytes;
+	int rc;
+
+	if (packer_pack(ch->packer, type, pieces, n, &packed)) {
+		type = MSG_PACKED;
+		pieces = &packed;
+		n = 1;
+	}
+	start = clock_ns();
+	ch->was_full = false;
+	rc = send_pieces(ch, type, pieces, n, err);
+	if (rc == 0)
+		packer_sent(ch->packer, ch->sent_bytes - before, clock_ns() - start, ch->was_full);
+	return rc;
+}
+
+int channel_send_raw(struct channel *ch, uint16_t type, const struct iovec *pieces, size_t n,
+		     struct err *err)
+{
+	return ch->packer ? send_measured(ch, type, pieces, n, err) :
+			    send_pieces(ch, type, pieces, n, err);
 }
 
 int channel_send(struct channel *ch, uint16_t type, const ProtobufCMessage *body, struct err *err)
@@ -314,6 +347,21 @@ static int take_progress(struct channel *ch, const struct frame *f, struct err *
 	return 0;
 }
 
+/* *f becomes what is inside, which must be allowed as if it had come by itself. */
+static int take_packed(struct channel *ch, struct frame *f, struct err *err)
+{
+	enum wire_side peer = ch->side == WIRE_SOURCE ? WIRE_TARGET : WIRE_SOURCE;
+
+	if (!ch->unpacker)
+		return err_set(err, EPROTO, "a packed message, which was not agreed on");
+	if (unpack(ch->unpacker, f->body, f->bytes, f, err) < 0)
+		return -1;
+	if ((int64_t)f->bytes > msg_limit(f->type))
+		return err_set(err, EMSGSIZE, "message %s: %zu bytes are too many",
+			       msg_info(f->type)->name, f->bytes);
+	return msg_allowed(f->type, peer, ch->stage, err);
+}
+
 int channel_recv(struct channel *ch, struct frame *out, struct err *err)
 {
 	enum wire_side peer = ch->side == WIRE_SOURCE ? WIRE_TARGET : WIRE_SOURCE;
@@ -328,7 +376,8 @@ int channel_recv(struct channel *ch, struct frame *out, struct err *err)
 				return -1;
 			continue;
 		}
-		if (rc < 0 || msg_allowed(out->type, peer, ch->stage, err) < 0)
+		if (rc < 0 || msg_allowed(out->type, peer, ch->stage, err) < 0 ||
+		    (out->type == MSG_PACKED && take_packed(ch, out, err) < 0))
 			return err_wrap(err, "%s", ch->peer);
 		if (out->type == MSG_ABORT)
 			return take_abort(ch, out, err);

@@ -10,6 +10,7 @@
 
 #include "wire/frame.h"
 #include "wire/msg.h"
+#include "wire/pack.h"
 #include "wire/trunk.h"
 
 #include <stdbool.h>
@@ -23,10 +24,13 @@ struct channel {
 	enum wire_stage stage;
 	const char *peer; /* for messages: "HOST" or "the source" */
 	struct frame_reader reader;
+	struct packer *packer;     /* of what is sent; NULL: all goes as it is */
+	struct unpacker *unpacker; /* of what comes; NULL: nothing that is packed may */
 	uint64_t sent_bytes, received_bytes;
 	bool holding; /* small messages wait in held: channel_hold() */
 	size_t held_bytes;
 	uint8_t *held;  /* HOLD_BYTES, once it is needed */
+	bool was_full;  /* the way out, during the last message */
 	int timeout_ms; /* of silence while waiting for the peer; -1: none */
 	bool broken; /* the peer is gone: what it did is unknown. Not set when it said why it stops. */
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "wire/msg.h"
 
+#include "wire/pack.h"
+
 #include <errno.h>
 #include <string.h>
 
@@ -141,6 +143,10 @@ static const struct msg_info table[] = {
 			 .stages = S(PREPARE),
 			 .max_bytes = 256,
 			 .body = &wire__prepare__descriptor},
+	[MSG_PACKED] = {.name = "packed",
+			.senders = WIRE_SOURCE,
+			.stages = FILES | S(PRECOPY) | S(STATE),
+			.max_bytes = PACK_BODY_MAX},
 	[MSG_DRAINED] = {.name = "drained",
 			 .senders = WIRE_TARGET,
 			 .stages = S(POSTCOPY),

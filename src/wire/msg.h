@@ -72,6 +72,7 @@ enum msg_type {
 	MSG_LAZY_LIST = 29,   /* source: paths of the tree whose files stay at home */
 	MSG_TRANSPORT = 30,   /* source: over which connection everything goes from now on */
 	MSG_PREPARE = 31,     /* source; answer: MSG_DONE */
+	MSG_PACKED = 32,      /* source: another one, made smaller (pack.h) */
 };
 
 enum wire_file_state {

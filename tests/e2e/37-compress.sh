@@ -1,0 +1,104 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# ferry migrate --compress: memory with contents that can be compressed takes less to send, and is whole; with none
+# it goes as it is; by itself the choice goes by the link. Both hosts are this one.
+. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/eavesdrop-lib.sh"
+requires_root
+requires python3
+mib=24
+
+cat >"$TEST_TMP/text.py" <<-'END'
+	import hashlib, signal, sys
+	size, work = int(sys.argv[1]) << 20, sys.argv[2]
+	line = b"".join(b"%d bottles of beer on the wall, %d bottles of beer\n" % (n, n) for n in range(4000))
+	data = bytearray((line * (size // len(line) + 1))[:size])
+	before = hashlib.sha256(data).hexdigest()
+	def verify(*_):
+	    good = hashlib.sha256(data).hexdigest() == before
+	    open(work + "/report", "w").write("ok" if good else "damaged")
+	signal.signal(signal.SIGUSR1, verify)
+	open(work + "/ready", "w").close()
+	while True:
+	    signal.pause()
+END
+
+program() { # NAME: sets work, pid
+	work=$TEST_TMP/$1
+	mkdir "$work"
+	setsid /usr/bin/python3 "$TEST_TMP/text.py" $mib "$work" </dev/null >/dev/null 2>&1 &
+	pid=$!
+	disown
+	wait_for 20 test -e "$work/ready"
+}
+
+copies() {
+	pgrep -f "python3 $TEST_TMP/text.py $mib $work\$"
+}
+
+whole() {
+	local n
+	wait_for 20 [ "$(copies | wc -l)" = 1 ] || { why="copies: $(copies)" && return 1; }
+	n=$(copies)
+	[ "$n" != "$pid" ] || { why="it has not moved" && return 1; }
+	kill -USR1 "$n" && wait_for 20 test -s "$work/report" && grep -q ok "$work/report" ||
+		{ why="its memory: $(cat "$work/report")" && return 1; }
+	kill_tree "$n"
+}
+
+# sent LEAST MOST: how many MiB it took
+sent() {
+	local n
+	n=$(python3 -c 'import json, sys
+for line in open(sys.argv[1]):
+    event = json.loads(line)
+    if event.get("event") == "moved":
+        print(event["sent_bytes"] >> 20)' "$work/out")
+	[ "$n" -ge "$1" ] && [ "$n" -le "$2" ] || { why="$n MiB were sent" && return 1; }
+}
+
+moves() { # NAME LEAST MOST SSH [OPTION...]
+	program "$1" || return 1
+	timeout -k 5 100 "$FERRY" migrate "$pid" here --pids=new --json --ssh "$4" "${@:5}" >"$work/out" 2>"$work/err" ||
+		{ why="$(cat "$work/err")" && return 1; }
+	sent "$2" "$3" && whole
+}
+
+ssh=$PWD/tools/pseudo-ssh
+reached="env SSH_CONNECTION='127.0.0.1 1 127.0.0.1 22' $ssh"
+for codec in lz4 zstd; do
+	moves $codec-stop 0 12 "$reached" --compress=$codec --mode=stop
+	result "$codec, stop, over TLS"
+	moves $codec-precopy 0 12 "$ssh" --compress=$codec --mode=precopy
+	result "$codec, precopy, through ssh"
+done
+moves none $mib 100 "$ssh" --compress=none --mode=precopy
+result "none"
+
+# 8 MB/s to the agent: compression is faster on any machine.
+cat >"$TEST_TMP/slow.py" <<-'END'
+	import os, subprocess, sys, time
+	agent = subprocess.Popen(["sh", "-c", sys.argv[2]], stdin=subprocess.PIPE)
+	while piece := os.read(0, 80000):
+	    agent.stdin.write(piece)
+	    agent.stdin.flush()
+	    time.sleep(len(piece) / 8e6)
+	agent.stdin.close()
+	agent.wait()
+END
+moves auto 0 20 "python3 $TEST_TMP/slow.py" --mode=precopy
+result "auto, on a slow link"
+
+# What cannot be compressed does not get larger.
+noise() {
+	work=$TEST_TMP/noise
+	mkdir "$work"
+	"$BUILD_DIR/bench/bench-victim" "$work" memory 16 && pid=$(cat "$work/pid") || return 1
+	timeout -k 5 100 "$FERRY" migrate "$pid" here --pids=new --json --ssh "$ssh" --mode=stop "$@" \
+		>"$work/out" 2>"$work/err" || { why="$(cat "$work/err")" && return 1; }
+	pid=$(pgrep -f "^$BUILD_DIR/bench/bench-victim $work memory")
+	kill -USR1 "$pid" && wait_for 20 grep -q ok "$work/report" && sent 16 17 && kill_tree "$pid"
+}
+noise --compress=zstd
+result "memory that cannot be compressed"
+finish

@@ -32,15 +32,15 @@ static void link_close(void *arg)
 /* All that the images name, which are what is exported but for the root directory itself. */
 static int prime(struct treeroot *root, const struct want *want, struct err *err)
 {
-	cleanup_free const char **paths = calloc(want->hello.exports.n + 1, sizeof(*paths));
+	cleanup_free struct lazyfs_part *parts = calloc(want->hello.exports.n + 1, sizeof(*parts));
 	size_t n = 0;
 
-	if (!paths)
+	if (!parts)
 		return err_nomem(err);
 	vec_foreach (e, &want->hello.exports)
 		if (e->path[1])
-			paths[n++] = e->path;
-	return treeroot_prime(root, paths, n, err);
+			parts[n++].path = e->path;
+	return treeroot_prime(root, parts, n, err);
 }
 
 int lazy_root_open(const struct lazy_root_args *args, const struct snapshot *snap,

@@ -265,7 +265,7 @@ int lazyfs_take_carried(struct lazyfs *fs, const uint8_t *data, size_t bytes)
 	int error = carried_parse(data, bytes, take_record, &t, &err) < 0 ? err.no : 0;
 
 	if (!error)
-		error = lazyfs_prime(fs, t.paths.v, t.paths.n);
+		error = lazyfs_prime(fs, t.paths.v, t.paths.n, false);
 	pthread_mutex_lock(&fs->lock);
 	for (size_t i = 0; i < t.paths.n && !error; i++) {
 		struct node *n = node_known(fs, t.paths.v[i]);

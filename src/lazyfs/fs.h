@@ -61,15 +61,26 @@ struct lazyfs *lazyfs_create(const struct remote_link *link, const struct want *
 
 /*
  * Asks the source for these paths, all at once, and for the directories on the way. What it does not have, or
- * the tree may not see, is left out; paths that are known already stay as they are. 0 or an errno value.
+ * the tree may not see, is left out. Paths that are known already stay as they are, unless @anew: then these are the only
+ * ones that are known, as they are now; nothing may have been used yet, and what has come of contents stays only if they
+ * are the same. 0 or an errno value.
  */
-int lazyfs_prime(struct lazyfs *fs, const char *const *paths, size_t n);
+int lazyfs_prime(struct lazyfs *fs, const char *const *paths, size_t n, bool anew);
+
+/* Waits for what lazyfs_warm has begun, a few seconds at the most. */
+void lazyfs_await_warm(struct lazyfs *fs);
+
+/* A file, and the bytes of it that a restore reads: pages that the tree has written to its copies of. */
+struct lazyfs_part {
+	const char *path;
+	uint64_t from, to;
+};
 
 /*
- * Begins to read the beginnings of those of these files that are programs or libraries, several at a
+ * Begins to read these parts, and the beginnings of those files that are programs or libraries, several at a
  * time: a restore looks at each, one after the other.
  */
-void lazyfs_warm(struct lazyfs *fs, const char *const *paths, size_t n);
+void lazyfs_warm(struct lazyfs *fs, const struct lazyfs_part *parts, size_t n);
 
 /* Begins to bring what @want names in the background; where opt.fill is set, lazyfs_run does. */
 int lazyfs_fill(struct lazyfs *fs, struct err *err) must_check;

@@ -182,6 +182,15 @@ void node_drop_name(struct lazyfs *fs, struct node *dir, struct name *name)
 		leave(fs, dir, n);
 }
 
+void node_forget_name(struct lazyfs *fs, struct node *dir, struct name *name)
+{
+	struct node *n = name->node;
+
+	dirnames_remove(&dir->names, name);
+	if (n)
+		leave(fs, dir, n);
+}
+
 bool node_empty(const struct node *dir)
 {
 	for (const struct name *e = dir->names.first; e; e = e->next)

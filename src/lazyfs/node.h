@@ -105,6 +105,8 @@ void node_release(struct lazyfs *fs, struct node *n);
 bool node_add_name(struct node *dir, const char *text, struct node *n) must_check;
 /* Takes the name off; the node may be gone after it. */
 void node_drop_name(struct lazyfs *fs, struct node *dir, struct name *name);
+/* The source does not have this name any more, and nobody has used it: as if it had never been known. */
+void node_forget_name(struct lazyfs *fs, struct node *dir, struct name *name);
 /* A name that the source has in this directory. 0 or ENOMEM; nothing happens if the name is known already. */
 int node_add_child(struct lazyfs *fs, struct node *dir, const char *name, const struct lf_attr *attr);
 /* The node of a path (not "/"), as far as names are known; NULL. */

@@ -5,11 +5,13 @@
  * round trips as the deepest path is deep.
  */
 #define LOG_MODULE "lazyfs"
+#include "base/clock.h"
 #include "base/log.h"
 #include "lazyfs/node.h"
 #include "lazyfs/wait.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -149,33 +151,72 @@ struct node *node_known(struct lazyfs *fs, const char *path)
 	return e ? e->node : NULL;
 }
 
-static int take_all(struct lazyfs *fs, struct prime *p)
+/* With the lock: what is not asked for this time may have changed since it was. */
+static void forget_others(struct lazyfs *fs, struct prime *p, struct node *dir, char *path)
 {
+	size_t end = strlen(path);
+	struct name *next;
+
+	for (struct name *e = dir->names.first; e; e = next) {
+		next = e->next;
+		if (end + strlen(e->text) + 2 > LF_PATH_MAX)
+			continue;
+		sprintf(path + end, "/%s", e->text);
+		if (!bsearch(&path, p->paths.v, p->paths.n, sizeof(*p->paths.v), by_text))
+			node_forget_name(fs, dir, e);
+		else if (e->node && S_ISDIR(e->node->attr.mode))
+			forget_others(fs, p, e->node, path);
+		path[end] = '\0';
+	}
+}
+
+/* With the lock: is this node what the source has now? Then it stays, with what has come of it. */
+static bool refresh(struct node *n, const struct lf_attr *now)
+{
+	if ((n->attr.mode & S_IFMT) != (now->mode & S_IFMT) ||
+	    (!S_ISDIR(now->mode) && !lf_ident_same(&n->origin, &now->id)))
+		return false;
+	n->attr = *now;
+	n->origin = now->id;
+	return true;
+}
+
+static int take_one(struct lazyfs *fs, const struct look *l, bool anew)
+{
+	const char *name;
+	struct node *dir = parent_of(fs, l->path, &name);
+	struct name *e = dir && anew ? dirnames_find(&dir->names, name) : NULL;
+
+	if (l->error)
+		log_debug("%s: %s", l->path, strerror(l->error));
+	if (e && e->node && !l->error && refresh(e->node, &l->attr))
+		return 0;
+	if (e)
+		node_forget_name(fs, dir, e);
+	return l->error || !dir ? 0 : node_add_child(fs, dir, name, &l->attr);
+}
+
+static int take_all(struct lazyfs *fs, struct prime *p, bool anew)
+{
+	char path[LF_PATH_MAX + 1] = "";
 	int error = 0;
 
 	pthread_mutex_lock(&fs->lock);
-	for (size_t i = 0; i < p->paths.n && !error; i++) {
-		const struct look *l = &p->looks[i];
-		const char *name;
-		struct node *dir;
-
-		if (l->error) {
-			log_debug("%s: %s", l->path, strerror(l->error));
-			continue;
-		}
-		dir = parent_of(fs, l->path, &name);
-		if (dir)
-			error = node_add_child(fs, dir, name, &l->attr);
-	}
+	if (anew && p->paths.n)
+		forget_others(fs, p, &fs->root, path);
+	for (size_t i = 0; i < p->paths.n && !error; i++)
+		error = take_one(fs, &p->looks[i], anew);
 	pthread_mutex_unlock(&fs->lock);
 	return error;
 }
 
-int lazyfs_prime(struct lazyfs *fs, const char *const *paths, size_t n)
+int lazyfs_prime(struct lazyfs *fs, const char *const *paths, size_t n, bool anew)
 {
 	struct prime p = {0};
 	int error = 0;
 
+	if (anew)
+		lazyfs_end_warm(fs);
 	pthread_mutex_init(&p.lock, NULL);
 	wait_cond_init(&p.cond);
 	for (size_t i = 0; i < n && !error; i++)
@@ -187,7 +228,7 @@ int lazyfs_prime(struct lazyfs *fs, const char *const *paths, size_t n)
 	if (!error)
 		error = ask_all(fs, &p);
 	if (!error)
-		error = take_all(fs, &p);
+		error = take_all(fs, &p, anew);
 	free(p.looks);
 	vec_free(&p.paths);
 	arena_free(&p.arena);
@@ -198,26 +239,28 @@ int lazyfs_prime(struct lazyfs *fs, const char *const *paths, size_t n)
 
 /* ---- beginnings ---- */
 
-enum { WARM_THREADS = 8, WARM_BYTES = 64 * 1024 };
+enum { WARM_THREADS = 8, WARM_BYTES = 64 * 1024, WARM_MS = 5000, WARM_LOOK_MS = 5 };
 
 struct warm {
 	struct lazyfs *fs;
 	struct arena arena;
-	VEC(const char *) paths;
+	VEC(struct lazyfs_part) parts;
 	atomic_size_t next;
+	atomic_bool stop;
 	pthread_t threads[WARM_THREADS];
 	size_t n_threads;
+	atomic_size_t left; /* threads that still work */
 };
 
-/* The node of a path that is known, pinned; NULL: it is not, or no program and no library. */
-static struct node *find_program(struct lazyfs *fs, const char *path)
+/* The node of a file that is known, pinned; NULL: it is not, or there is nothing to read ahead. */
+static struct node *find_part(struct lazyfs *fs, const struct lazyfs_part *part)
 {
-	const char *base = strrchr(path, '/');
+	const char *base = strrchr(part->path, '/');
 	struct node *n;
 
 	pthread_mutex_lock(&fs->lock);
-	n = node_known(fs, path);
-	if (n && S_ISREG(n->attr.mode) && ((n->attr.mode & 0111) || strstr(base, ".so")))
+	n = node_known(fs, part->path);
+	if (n && S_ISREG(n->attr.mode) && (part->to || (n->attr.mode & 0111) || strstr(base, ".so")))
 		n->pins++;
 	else
 		n = NULL;
@@ -225,17 +268,28 @@ static struct node *find_program(struct lazyfs *fs, const char *path)
 	return n;
 }
 
-static void warm_one(struct lazyfs *fs, struct node *n, char *buf)
+static bool warm_stopped(void *arg)
 {
-	struct patience p = node_patience(fs, NULL);
+	struct warm *w = arg;
+
+	return atomic_load(&w->stop) || atomic_load(&w->fs->stop);
+}
+
+static void warm_one(struct warm *w, struct node *n, const struct lazyfs_part *part, char *buf)
+{
+	struct lazyfs *fs = w->fs;
+	struct patience p = patience_start(fs->opt.timeout_ms, warm_stopped, w);
 	struct content *c;
 
 	pthread_mutex_lock(&fs->lock);
 	c = node_content(fs, n);
 	pthread_mutex_unlock(&fs->lock);
 	/* whoever needs it asks again */
-	if (c)
-		(void)content_read(c, buf, WARM_BYTES, 0, NULL, &p);
+	if (!c || content_read(c, buf, WARM_BYTES, 0, NULL, &p) < 0)
+		return;
+	for (uint64_t at = part->from; at < part->to && !warm_stopped(w); at += WARM_BYTES)
+		if (content_read(c, buf, MIN(part->to - at, (uint64_t)WARM_BYTES), at, NULL, &p) <= 0)
+			break;
 }
 
 static void *warm(void *arg)
@@ -244,18 +298,19 @@ static void *warm(void *arg)
 	cleanup_free char *buf = malloc(WARM_BYTES);
 	size_t i;
 
-	while (buf && !atomic_load(&w->fs->stop) && (i = atomic_fetch_add(&w->next, 1)) < w->paths.n) {
-		struct node *n = find_program(w->fs, w->paths.v[i]);
+	while (buf && !warm_stopped(w) && (i = atomic_fetch_add(&w->next, 1)) < w->parts.n) {
+		struct node *n = find_part(w->fs, &w->parts.v[i]);
 
 		if (!n)
 			continue;
-		warm_one(w->fs, n, buf);
+		warm_one(w, n, &w->parts.v[i], buf);
 		node_unpin(w->fs, n);
 	}
+	atomic_fetch_sub(&w->left, 1);
 	return NULL;
 }
 
-void lazyfs_warm(struct lazyfs *fs, const char *const *paths, size_t n)
+void lazyfs_warm(struct lazyfs *fs, const struct lazyfs_part *parts, size_t n)
 {
 	struct warm *w = fs->warm ? NULL : calloc(1, sizeof(*w));
 
@@ -264,14 +319,36 @@ void lazyfs_warm(struct lazyfs *fs, const char *const *paths, size_t n)
 	w->fs = fs;
 	fs->warm = w;
 	for (size_t i = 0; i < n; i++) {
-		const char *copy = lf_path_valid(paths[i]) ? arena_strdup(&w->arena, paths[i]) : NULL;
+		struct lazyfs_part part = parts[i];
 
-		if (copy && copy[1] && !vec_push(&w->paths, copy))
+		part.path = lf_path_valid(part.path) ? arena_strdup(&w->arena, part.path) : NULL;
+		if (part.path && part.path[1] && !vec_push(&w->parts, part))
 			break;
 	}
-	while (w->n_threads < WARM_THREADS && w->n_threads < w->paths.n &&
-	       pthread_create(&w->threads[w->n_threads], NULL, warm, w) == 0)
+	while (w->n_threads < WARM_THREADS && w->n_threads < w->parts.n) {
+		atomic_fetch_add(&w->left, 1);
+		if (pthread_create(&w->threads[w->n_threads], NULL, warm, w) != 0) {
+			atomic_fetch_sub(&w->left, 1);
+			break;
+		}
 		w->n_threads++;
+	}
+}
+
+static void join(struct warm *w)
+{
+	for (size_t i = 0; i < w->n_threads; i++)
+		pthread_join(w->threads[i], NULL);
+	w->n_threads = 0;
+}
+
+void lazyfs_await_warm(struct lazyfs *fs)
+{
+	uint64_t end = clock_ms() + WARM_MS;
+	struct warm *w = fs->warm;
+
+	while (w && atomic_load(&w->left) && clock_ms() < end && !warm_stopped(w))
+		(void)poll(NULL, 0, WARM_LOOK_MS);
 }
 
 void lazyfs_end_warm(struct lazyfs *fs)
@@ -280,9 +357,9 @@ void lazyfs_end_warm(struct lazyfs *fs)
 
 	if (!w)
 		return;
-	for (size_t i = 0; i < w->n_threads; i++)
-		pthread_join(w->threads[i], NULL);
-	vec_free(&w->paths);
+	atomic_store(&w->stop, true);
+	join(w);
+	vec_free(&w->parts);
 	arena_free(&w->arena);
 	free(w);
 	fs->warm = NULL;

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <poll.h>
 #include <pthread.h>
@@ -28,11 +29,12 @@ enum {
 	ANSWER_MS = 30000,
 	PING_MS = 10000,
 	ORDER_BYTES_MAX = 64 * 1024 * 1024,
+	RANGE_BYTES = 48, /* of "@FROM-TO" with its NUL, at the most */
 };
 
-enum order { ORDER_PRIME, ORDER_CARRY, ORDER_COMMIT, ORDER_ABANDON };
+enum order { ORDER_PRIME_AHEAD, ORDER_PRIME, ORDER_CARRY, ORDER_COMMIT, ORDER_ABANDON };
 
-/* Over the control socket; what follows an order are paths, each with its NUL, or the list of carried.h. */
+/* Over the control socket; what follows an order are pieces of text, each with its NUL, or the list of carried.h. */
 struct order_head {
 	uint32_t order, bytes;
 };
@@ -76,7 +78,8 @@ static int set_up_fs(int fs, int fuse_fd, const char *source)
 
 static int make_mount(const char *source, int *fuse_out, int *mount_out, struct err *err)
 {
-	static const char remedy[] = "load the module (modprobe fuse), or copy the files";
+	static const char remedy[] =
+		"load the module (modprobe fuse), or copy the files (migrate --files=copy)";
 	cleanup_close int fuse = open("/dev/fuse", O_RDWR | O_CLOEXEC), fs = -1;
 
 	if (fuse < 0)
@@ -133,6 +136,8 @@ static void remove_cache(struct attendant *a)
 
 /* ---- the process: what it is told ---- */
 
+typedef VEC(struct lazyfs_part) part_list;
+
 static int answer(struct attendant *a, int no, const char *text)
 {
 	struct answer msg = {.no = no};
@@ -141,23 +146,43 @@ static int answer(struct attendant *a, int no, const char *text)
 	return io_write_full(a->control, &msg, sizeof(msg));
 }
 
-static int prime(struct attendant *a, struct lazyfs *fs, char *text, size_t bytes)
+/* One piece of the text of an order: a path, or "@FROM-TO", the part of the last path that will be read. */
+static int take_piece(struct attendant *a, const char *piece, part_list *out)
 {
-	VEC(const char *) paths = {0};
+	struct lazyfs_part part = {0};
+	struct want_file f = {.size = UINT64_MAX};
+
+	if (*piece == '@') {
+		if (!out->n || sscanf(piece, "@%" SCNu64 "-%" SCNu64, &out->v[out->n - 1].from,
+				      &out->v[out->n - 1].to) != 2)
+			return EPROTO;
+		return 0;
+	}
+	f.path = part.path = arena_strdup(&a->want.arena, piece);
+	return part.path && vec_push(out, part) && vec_push(&a->want.files, f) ? 0 : ENOMEM;
+}
+
+static int prime(struct attendant *a, struct lazyfs *fs, char *text, size_t bytes, bool ahead)
+{
+	cleanup_free const char **paths = NULL;
+	part_list parts = {0};
 	int error = 0;
 
-	for (const char *p = text; p < text + bytes && !error; p += strlen(p) + 1) {
-		char *copy = arena_strdup(&a->want.arena, p);
-		struct want_file f = {.path = copy, .size = UINT64_MAX};
-
-		if (!copy || !vec_push(&paths, copy) || !vec_push(&a->want.files, f))
-			error = ENOMEM;
-	}
+	a->want.files.n = 0;
+	for (const char *p = text; p < text + bytes && !error; p += strlen(p) + 1)
+		error = take_piece(a, p, &parts);
+	paths = calloc(parts.n + 1, sizeof(*paths));
+	if (!error && !paths)
+		error = ENOMEM;
+	for (size_t i = 0; i < parts.n && !error; i++)
+		paths[i] = parts.v[i].path;
 	if (!error)
-		error = lazyfs_prime(fs, paths.v, paths.n);
+		error = lazyfs_prime(fs, paths, parts.n, true);
 	if (!error)
-		lazyfs_warm(fs, paths.v, paths.n);
-	vec_free(&paths);
+		lazyfs_warm(fs, parts.v, parts.n);
+	if (!error && ahead)
+		lazyfs_await_warm(fs);
+	vec_free(&parts);
 	return error;
 }
 
@@ -169,8 +194,9 @@ static int obey(struct attendant *a, enum order order, char *text, size_t bytes)
 	if (!fs)
 		return EPROTO;
 	switch (order) {
+	case ORDER_PRIME_AHEAD:
 	case ORDER_PRIME:
-		return prime(a, fs, text, bytes);
+		return prime(a, fs, text, bytes, order == ORDER_PRIME_AHEAD);
 	case ORDER_CARRY:
 		return lazyfs_take_carried(fs, (const uint8_t *)text, bytes);
 	case ORDER_COMMIT:
@@ -452,19 +478,36 @@ static int tell(struct treeroot *t, enum order order, const void *data, size_t b
 	return hear(t, -1, ANSWER_MS, err);
 }
 
-int treeroot_prime(struct treeroot *t, const char *const *paths, size_t n, struct err *err)
+static int tell_parts(struct treeroot *t, enum order order, const struct lazyfs_part *parts,
+		      size_t n, struct err *err)
 {
 	cleanup_free char *text = NULL;
-	size_t bytes = 0, at = 0;
+	size_t bytes = 1, at = 0;
 
 	for (size_t i = 0; i < n; i++)
-		bytes += strlen(paths[i]) + 1;
-	text = malloc(bytes + 1);
+		bytes += strlen(parts[i].path) + 1 + RANGE_BYTES;
+	text = malloc(bytes);
 	if (!text)
 		return err_nomem(err);
-	for (size_t i = 0; i < n; i++)
-		at += (size_t)(stpcpy(text + at, paths[i]) - (text + at)) + 1;
-	return tell(t, ORDER_PRIME, text, bytes, err);
+	for (size_t i = 0; i < n; i++) {
+		at += (size_t)(stpcpy(text + at, parts[i].path) - (text + at)) + 1;
+		if (parts[i].to)
+			at += (size_t)sprintf(text + at, "@%" PRIu64 "-%" PRIu64, parts[i].from,
+					      parts[i].to) +
+			      1;
+	}
+	return tell(t, order, text, at, err);
+}
+
+int treeroot_prime_ahead(struct treeroot *t, const struct lazyfs_part *parts, size_t n,
+			 struct err *err)
+{
+	return tell_parts(t, ORDER_PRIME_AHEAD, parts, n, err);
+}
+
+int treeroot_prime(struct treeroot *t, const struct lazyfs_part *parts, size_t n, struct err *err)
+{
+	return tell_parts(t, ORDER_PRIME, parts, n, err);
 }
 
 int treeroot_carry(struct treeroot *t, const uint8_t *data, size_t bytes, struct err *err)

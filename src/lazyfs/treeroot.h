@@ -48,10 +48,17 @@ int treeroot_start(const struct treeroot_options *opt, struct treeroot *out, str
 int treeroot_await(struct treeroot *t, int watch_fd, struct err *err) must_check;
 
 /*
+ * The tree still runs: what its files (these) are now is asked for, and their beginnings are read,
+ * so that little is left to come when it is stopped.
+ */
+int treeroot_prime_ahead(struct treeroot *t, const struct lazyfs_part *parts, size_t n,
+			 struct err *err) must_check;
+
+/*
  * The tree is stopped, and these are its files: their names and attributes come now, those of
  * the directories on the way too, and these files are what the background brings.
  */
-int treeroot_prime(struct treeroot *t, const char *const *paths, size_t n, struct err *err)
+int treeroot_prime(struct treeroot *t, const struct lazyfs_part *parts, size_t n, struct err *err)
 	must_check;
 
 /* What the tree has changed before it came here: see carried.h. */

@@ -232,6 +232,39 @@ static int add_fds(struct walk *w, pid_t pid, struct err *err)
 	return rc;
 }
 
+static bool same_file(const struct proc_vma *a, const struct proc_vma *b)
+{
+	return a->ino == b->ino && a->dev_major == b->dev_major && a->dev_minor == b->dev_minor;
+}
+
+/* Privately mapped and written to, now or before the linker made it read-only, just below what still is. */
+static bool has_own_pages(const proc_vmas *vmas, size_t i)
+{
+	const struct proc_vma *v = &vmas->v[i];
+
+	if (v->shared || v->exec)
+		return false;
+	return v->write || (i + 1 < vmas->n && vmas->v[i + 1].write && v[1].start == v->end &&
+			    same_file(v, v + 1));
+}
+
+static int add_part(struct walk *w, const struct proc_vma *v, struct err *err)
+{
+	bool fresh;
+	struct seen_path *seen = see(w, v->name, &fresh);
+	uint64_t end = v->pgoff + (v->end - v->start);
+	Wire__FileNote *n = seen ? seen->note : NULL;
+
+	if (!seen)
+		return err_nomem(err);
+	if (!n)
+		return 0;
+	n->part_from = n->has_part_to ? MIN(n->part_from, v->pgoff) : v->pgoff;
+	n->part_to = n->has_part_to ? MAX(n->part_to, end) : end;
+	n->has_part_from = n->has_part_to = true;
+	return 0;
+}
+
 static int add_mapped(struct walk *w, pid_t pid, struct err *err)
 {
 	proc_vmas vmas = {0};
@@ -242,6 +275,8 @@ static int add_mapped(struct walk *w, pid_t pid, struct err *err)
 	for (size_t i = 0; i < vmas.n && !rc; i++) {
 		if (vmas.v[i].ino)
 			rc = add_path(w, vmas.v[i].name, vmas.v[i].shared && vmas.v[i].write, err);
+		if (vmas.v[i].ino && !rc && has_own_pages(&vmas, i))
+			rc = add_part(w, &vmas.v[i], err);
 	}
 	proc_vmas_finish(&vmas);
 	return rc;

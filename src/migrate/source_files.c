@@ -149,6 +149,14 @@ static int begin_lazy(struct source *s, struct err *err)
 	return channel_expect_done(&s->ch, err);
 }
 
+/* They are handed out from here, and may be asked for there; once before the freeze, and as they are then. */
+static int tell_lazy(struct source *s, const Wire__FileList *list, struct err *err)
+{
+	return files_home_open(&s->files_home, s->opt->pid, list, err) < 0 ?
+		       -1 :
+		       channel_send(&s->ch, MSG_LAZY_LIST, &list->base, err);
+}
+
 int source_files(struct source *s, struct err *err)
 {
 	Wire__FileList own, lazy;
@@ -161,7 +169,7 @@ int source_files(struct source *s, struct err *err)
 	if (s->opt->files.mode == WIRE_FILES_COMPARE)
 		return look_at_paths(s, err) < 0 ? -1 : round_of_files(s, &s->paths, err);
 	if (begin_lazy(s, err) < 0 || look_at_paths(s, err) < 0 ||
-	    split_paths(s, &own, &lazy, err) < 0)
+	    split_paths(s, &own, &lazy, err) < 0 || tell_lazy(s, &lazy, err) < 0)
 		return -1;
 	return round_of_files(s, &own, err);
 }
@@ -179,8 +187,7 @@ static int ask_again(struct source *s, Wire__FileList *own, struct err *err)
 			return -1;
 		lazy.has_carried = s->carried.len > 0;
 		lazy.carried = s->carried;
-		if (files_home_open(&s->files_home, s->opt->pid, &lazy, err) < 0 ||
-		    channel_send(&s->ch, MSG_LAZY_LIST, &lazy.base, err) < 0)
+		if (tell_lazy(s, &lazy, err) < 0)
 			return -1;
 	}
 	return files_ask(&s->ch, own, err);

@@ -53,6 +53,35 @@ static int begin_lazy(struct target *t, struct err *err)
 	return target_tell_done(t, err);
 }
 
+/* @ahead: of the freeze. */
+static int prime(struct target *t, bool ahead, struct err *err)
+{
+	Wire__FileList *list = channel_expect(&t->ch, MSG_LAZY_LIST, err);
+	cleanup_free struct lazyfs_part *parts = NULL;
+	size_t n = 0;
+	int rc;
+
+	if (!list)
+		return -1;
+	parts = calloc(list->n_files + 1, sizeof(*parts));
+	for (size_t i = 0; parts && i < list->n_files; i++) {
+		const Wire__FileNote *f = list->files[i];
+
+		if (lf_path_valid(f->path))
+			parts[n++] = (struct lazyfs_part){f->path, f->part_from, f->part_to};
+	}
+	if (!parts)
+		rc = err_nomem(err);
+	else if (ahead)
+		rc = treeroot_prime_ahead(&t->root, parts, n, err);
+	else
+		rc = treeroot_prime(&t->root, parts, n, err);
+	if (rc == 0 && list->has_carried)
+		rc = treeroot_carry(&t->root, list->carried.data, list->carried.len, err);
+	wire_free(list);
+	return rc;
+}
+
 int target_files(struct target *t, struct err *err)
 {
 	enum wire_files mode = mode_of(t);
@@ -61,7 +90,7 @@ int target_files(struct target *t, struct err *err)
 		return err_set(err, EPROTO, "files in mode %u are not known here", mode);
 	if (mode == WIRE_FILES_SHARED)
 		return 0;
-	if (mode == WIRE_FILES_LAZY && begin_lazy(t, err) < 0)
+	if (mode == WIRE_FILES_LAZY && (begin_lazy(t, err) < 0 || prime(t, true, err) < 0))
 		return -1;
 	t->files = file_target_create(t->same_kernel, err);
 	if (!t->files || files_receive(t->files, &t->ch, err) < 0)
@@ -69,31 +98,11 @@ int target_files(struct target *t, struct err *err)
 	return target_tell_done(t, err);
 }
 
-static int prime(struct target *t, struct err *err)
-{
-	Wire__FileList *list = channel_expect(&t->ch, MSG_LAZY_LIST, err);
-	cleanup_free const char **paths = NULL;
-	size_t n = 0;
-	int rc;
-
-	if (!list)
-		return -1;
-	paths = calloc(list->n_files + 1, sizeof(*paths));
-	for (size_t i = 0; paths && i < list->n_files; i++)
-		if (lf_path_valid(list->files[i]->path))
-			paths[n++] = list->files[i]->path;
-	rc = paths ? treeroot_prime(&t->root, paths, n, err) : err_nomem(err);
-	if (rc == 0 && list->has_carried)
-		rc = treeroot_carry(&t->root, list->carried.data, list->carried.len, err);
-	wire_free(list);
-	return rc;
-}
-
 int target_changes(struct target *t, struct err *err)
 {
 	if (mode_of(t) == WIRE_FILES_SHARED)
 		return 0;
-	if (mode_of(t) == WIRE_FILES_LAZY && prime(t, err) < 0)
+	if (mode_of(t) == WIRE_FILES_LAZY && prime(t, false, err) < 0)
 		return -1;
 	if (files_receive(t->files, &t->ch, err) < 0 || files_place(t->files, err) < 0)
 		return -1;

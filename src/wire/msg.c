@@ -120,7 +120,7 @@ static const struct msg_info table[] = {
 		       .body = &wire__doors__descriptor},
 	[MSG_LAZY_LIST] = {.name = "lazy-list",
 			   .senders = WIRE_SOURCE,
-			   .stages = S(CHANGES),
+			   .stages = FILES,
 			   .max_bytes = MIB(64),
 			   .body = &wire__file_list__descriptor},
 	[MSG_PLAN] = {.name = "plan",

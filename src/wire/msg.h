@@ -16,8 +16,8 @@
 #include "ferry-wire.pb-c.h"
 
 /* What we speak, and the oldest that we understand. */
-#define WIRE_VERSION 3u
-#define WIRE_LOWEST 3u
+#define WIRE_VERSION 4u
+#define WIRE_LOWEST 4u
 #define WIRE_MAGIC "ferry"
 
 enum { WIRE_TOKEN_CHARS = 32 };

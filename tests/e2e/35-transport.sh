@@ -6,40 +6,17 @@
 # changes or cuts before the commit leaves the program running at home. Both hosts are this one.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/eavesdrop-lib.sh"
+. "$(dirname "$0")/transport-lib.sh"
 requires_root
 requires python3
-BENCH_VICTIM=$BUILD_DIR/bench/bench-victim
 detour=$BUILD_DIR/tests/hosts/detour.so
 
 # The pseudo-ssh of these tests: with what sshd says of the address, or without.
 reached="env SSH_CONNECTION='127.0.0.1 1 127.0.0.1 22' $PWD/tools/pseudo-ssh"
 unknown="env -u SSH_CONNECTION $PWD/tools/pseudo-ssh"
 
-program() { # NAME [MIB]: sets work, pid
-	work=$TEST_TMP/$1
-	mkdir "$work"
-	"$BENCH_VICTIM" "$work" memory "${2:-8}" || return 1
-	pid=$(cat "$work/pid")
-	tests/e2e/eavesdrop sample "$pid" "$work/pieces" || { why="no pieces of its memory" && return 1; }
-}
-
-# The copies of the program that exist, one a line.
-copies() {
-	pgrep -f "^$BENCH_VICTIM $work memory"
-}
-
-# lives SIDE: one copy, there, and its memory is whole.
-lives() {
-	local n
-	wait_for 20 [ "$(copies | wc -l)" = 1 ] || { why="${why:-} copies: $(copies)" && return 1; }
-	n=$(copies)
-	case $1 in
-	home) [ "$n" = "$pid" ] ;;
-	away) [ "$n" != "$pid" ] ;;
-	esac || { why="${why:-} it is not $1" && return 1; }
-	kill -USR1 "$n" && wait_for 20 test -s "$work/report" && grep -q ok "$work/report" ||
-		{ why="${why:-} its memory is not whole: $(cat "$work/report")" && return 1; }
-	kill_tree "$n"
+watched() { # NAME [MIB]: a program some of whose memory is known
+	program "$@" && tests/e2e/eavesdrop sample "$pid" "$work/pieces" || { why="no pieces of its memory" && return 1; }
 }
 
 # migrate STATUS [OPTION...]
@@ -71,7 +48,7 @@ end_tap() {
 # moves NAME OVERHEARD WORDS OPTION...
 moves() {
 	local status
-	program "$1" && tap || return 1
+	watched "$1" && tap || return 1
 	migrate 0 "${@:4}"
 	status=$?
 	end_tap
@@ -92,7 +69,7 @@ done
 # Others at the port, while it is open.
 strangers() {
 	local status
-	program strangers && tap try 0 || return 1
+	watched strangers && tap try 0 || return 1
 	migrate 0 --mode=postcopy --transport=tls --connections=1
 	status=$?
 	end_tap
@@ -108,7 +85,7 @@ result "strangers and a replay get nothing, and nothing is disturbed"
 # stays NAME WORDS TAP...: with somebody who changes or cuts
 stays() {
 	local status
-	program "$1" && tap "${@:3}" || return 1
+	watched "$1" && tap "${@:3}" || return 1
 	migrate 1 --mode=stop --transport=tls --connections="${connections:-1}"
 	status=$?
 	end_tap
@@ -130,19 +107,19 @@ result "one of three connections is cut: the program runs on at home"
 # ---- through ssh --------------------------------------------------------------------------------
 
 through_ssh() { # NAME WORDS OPTION...
-	program "$1" && migrate 0 "${@:3}" && says "$2" && lives away
+	watched "$1" && migrate 0 "${@:3}" && says "$2" && lives away
 }
 through_ssh no-address "through ssh: here opens no port" --transport=auto --ssh "$unknown"
 result "no port is offered: through ssh"
-program only-ssh && migrate 0 --transport=ssh && ! grep -q TLS "$work/out" && lives away
+watched only-ssh && migrate 0 --transport=ssh && ! grep -q TLS "$work/out" && lives away
 result "--transport=ssh"
-program only-tls && migrate 1 --transport=tls --ssh "$unknown" && says "opens no port" && lives home
+watched only-tls && migrate 1 --transport=tls --ssh "$unknown" && says "opens no port" && lives home
 result "--transport=tls, and no port: nothing is moved"
 
 # Nobody answers at the port, as behind a firewall.
 closed_port() {
 	local status
-	program "$1" || return 1
+	watched "$1" || return 1
 	export DETOUR_PORT=1 DETOUR_FILE=$work/target LD_PRELOAD=$detour
 	migrate "$2" "${@:5}"
 	status=$?
@@ -154,6 +131,6 @@ result "the port cannot be reached: through ssh"
 closed_port closed-tls 1 "Connection refused" home --transport=tls
 result "--transport=tls, and the port cannot be reached: nothing is moved"
 
-program contradiction && migrate 2 --transport=tls --insecure-plain-tcp && lives home
+watched contradiction && migrate 2 --transport=tls --insecure-plain-tcp && lives home
 result "--transport=tls and --insecure-plain-tcp exclude each other"
 finish

@@ -6,10 +6,10 @@
 # Both hosts are this one.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/eavesdrop-lib.sh"
+. "$(dirname "$0")/transport-lib.sh"
 requires_root
 requires openssl
 requires python3
-BENCH_VICTIM=$BUILD_DIR/bench/bench-victim
 pki=$TEST_TMP/pki
 
 # ---- certificates -------------------------------------------------------------------------------
@@ -77,31 +77,6 @@ logged() {
 }
 
 # ---- programs -----------------------------------------------------------------------------------
-
-program() { # NAME: sets work, pid
-	work=$TEST_TMP/$1
-	mkdir "$work"
-	"$BENCH_VICTIM" "$work" memory 8 && pid=$(cat "$work/pid")
-}
-
-copies() {
-	pgrep -f "^$BENCH_VICTIM $work memory"
-}
-
-lives() { # home|away: one copy, there, and its memory is whole
-	local n report
-	wait_for 20 [ "$(copies | wc -l)" = 1 ] || { why="${why:-} copies: $(copies)" && return 1; }
-	n=$(copies)
-	case $1 in
-	home) [ "$n" = "$pid" ] ;;
-	away) [ "$n" != "$pid" ] ;;
-	esac || { why="${why:-} it is not $1" && return 1; }
-	# as it sees it: its files may have stayed where it came from
-	report=/proc/$n/root$work/report
-	kill -USR1 "$n" && wait_for 20 test -s "$report" && grep -q ok "$report" ||
-		{ why="${why:-} its memory is not whole: $(cat "$report")" && return 1; }
-	kill_tree "$n"
-}
 
 migrate() { # STATUS NAME [OPTION...]
 	local status=$1 name=$2

@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
+# timeout: 600
 #
 # The moment of the commit: the connection breaks, or processes of ours are killed, exactly between
 # COMMIT and RUNNING (tests/e2e/cut-ssh). Afterwards exactly one copy of the program runs, on the

@@ -137,11 +137,9 @@ static enum codec choose(struct packer *p)
 	if (best != CODEC_NONE && cost(p, best) > 0.9 * cost(p, CODEC_NONE))
 		best = CODEC_NONE;
 	if (best == CODEC_NONE || p->of[best].left == 0) {
-		enum codec try = due(p);
+		enum codec next = due(p);
 
-		return try != CODEC_NONE ?
-		try : best
-			;
+		return next != CODEC_NONE ? next : best;
 	}
 	p->of[best].left--;
 	return best;

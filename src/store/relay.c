@@ -430,6 +430,8 @@ int relay_run(const struct relay_options *opt, struct err *err)
 		return err_nomem(err);
 	r->opt = opt;
 	r->spool = spool_create(opt->max_bytes, err);
+	if (r->spool && opt->host)
+		spool_forwards(r->spool);
 	rc = r->spool ? listen_and_serve(r, err) : -1;
 	if (r->spool) {
 		err_set(&why, ECANCELED, "the relay was ended");

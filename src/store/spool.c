@@ -61,6 +61,7 @@ struct spool {
 	uint64_t max_bytes, held_bytes, peak_bytes;
 	struct shot *shots;
 	bool stopped;
+	bool forwards; /* what was forwarded is for nobody else */
 	struct err why;
 };
 
@@ -79,6 +80,11 @@ struct spool *spool_create(uint64_t max_bytes, struct err *err)
 	pthread_cond_init(&sp->came, NULL);
 	pthread_cond_init(&sp->room, NULL);
 	return sp;
+}
+
+void spool_forwards(struct spool *sp)
+{
+	sp->forwards = true;
 }
 
 static void let_go(struct spool *sp, struct item *it)
@@ -746,6 +752,8 @@ int shot_next(struct shot *shot, struct item **at, struct block *out, struct err
 	if (*at) {
 		(*at)->spent = true;
 		unpin(shot, *at);
+		if (shot->spool->forwards && !(*at)->pins && !shot->readers)
+			let_go(shot->spool, *at);
 	}
 	while (!(it = *at ? (*at)->next : shot->first) && !shot->failed && !shot->complete)
 		pthread_cond_wait(&shot->spool->came, &shot->spool->lock);

@@ -28,6 +28,12 @@ struct shot;
 struct spool *spool_create(uint64_t max_bytes, struct err *err) must_check;
 void spool_free(struct spool *sp); /* nobody holds a shot of it any more; NULL allowed */
 
+/*
+ * From now on what was forwarded is let go at once, and its memory is used again, which is faster than taking
+ * fresh one from the system. Unless somebody reads the snapshot, too.
+ */
+void spool_forwards(struct spool *sp);
+
 /* The most that was held at any time. */
 uint64_t spool_peak_bytes(struct spool *sp);
 

@@ -97,6 +97,32 @@ static void a_slow_reader_bounds_the_writer(void **state)
 	spool_free(sp);
 }
 
+/* What was forwarded does not stay, also without a bound. */
+static void a_forwarder_keeps_nothing(void **state)
+{
+	enum { PAGES = 50 };
+	struct err err = {0};
+	struct spool *sp = new_spool(0);
+	struct shot *shot = spool_write(sp, "x", &err);
+	struct store *writer = spool_store_open(shot, true, &err);
+	uint8_t page[PAGE_BYTES] = {1};
+	struct item *at = NULL;
+	struct block b;
+
+	assert_non_null(writer);
+	spool_forwards(sp);
+	for (int i = 0; i < PAGES; i++) {
+		no_error(store_put_pages(writer, 1, page, sizeof(page), &err), &err);
+		do
+			assert_int_equal(shot_next(shot, &at, &b, &err), 1);
+		while (b.type != BLOCK_PAGES);
+		assert_memory_equal(b.data, page, sizeof(page));
+	}
+	assert_true(spool_peak_bytes(sp) <= 2 * PAGE_BYTES);
+	store_close(writer);
+	spool_free(sp);
+}
+
 /* The reader wants what comes behind more than fits: both are told, instead of waiting for ever. */
 static void what_cannot_end_is_ended(void **state)
 {
@@ -221,6 +247,7 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_slow_reader_bounds_the_writer),
+		cmocka_unit_test(a_forwarder_keeps_nothing),
 		cmocka_unit_test(what_cannot_end_is_ended),
 		cmocka_unit_test(snapshots_are_kept_apart),
 		cmocka_unit_test(a_writer_that_dies_fails_its_readers_only),

@@ -32,6 +32,7 @@ import tempfile
 import time
 
 from floor import floor_ms
+from overlap import Relays
 
 TOP = pathlib.Path(__file__).resolve().parent.parent
 HOSTS = TOP / "tests/hosts/hosts.sh"
@@ -411,6 +412,45 @@ def bench_diskless(tools, mib, repetitions, folder, output):
                     f"ferry / floor: {gaps['ferry'] / floor:.2f} (the target is 2.00).")
 
 
+OVERLAP_CASES = {
+    "1 task": (("tasks", "1"), 1),
+    "20 tasks": (("tasks", "20"), 20),
+    "200 tasks": (("tasks", "200"), 200),
+    "1 GiB": (("memory", "1024"), 1024),
+}
+
+
+def one_overlap(program, arguments, mib, together, folder):
+    """From the freeze to running again, through image-proxy and image-cache: the gap that the program sees, ms."""
+    touch_memory(3 * mib + 64)
+    relays = folder / "relays"
+    relays.mkdir()
+    victim = Victim(folder / "victim", arguments)
+    try:
+        with Relays(program, relays) as both:
+            victim.report()
+            victim.pid = both.move(victim.pid, together)
+            return victim.report()
+    except RuntimeError as error:
+        raise Failure(error) from error
+    finally:
+        victim.end()
+        shutil.rmtree(relays, ignore_errors=True)
+
+
+def bench_overlap(program, repetitions, folder, output):
+    """What it gains that the restore works while the dump still does."""
+    output.line("\nMigration over sockets: from the freeze to running again, when the restore begins after the dump, "
+                "and when both\nrun at the same time.\n")
+    output.row("program", "apart ms", "together ms", "ratio")
+    output.row("---", "---", "---", "---")
+    for name, (arguments, mib) in OVERLAP_CASES.items():
+        rounds = [[one_overlap(program, arguments, mib, together, folder) for together in (False, True)]
+                  for _ in range((repetitions or 3) + 1)][1:]
+        apart, together = (statistics.median(entry[i] for entry in rounds) for i in (0, 1))
+        output.row(name, f"{apart:.1f}", f"{together:.1f}", f"{together / apart:.2f}")
+
+
 def kept_bytes(images):
     """Bytes of the pages images in a directory."""
     return sum(path.stat().st_size for path in images.glob("pages-*.img"))
@@ -481,7 +521,7 @@ def parse_options():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", action="append", choices=CASES, help="only this one; may be repeated")
     parser.add_argument("--repetitions", type=int, help="how many, besides the one thrown away")
-    parser.add_argument("--only", choices=("dump", "diskless", "precopy", "lazy", "migrate", "modes"), help="only this part")
+    parser.add_argument("--only", choices=("dump", "diskless", "overlap", "precopy", "lazy", "migrate", "modes"), help="only this part")
     parser.add_argument("--mib", type=int, default=1024, help="memory of the disk-less migration, and the most of the modes")
     parser.add_argument("--tool", choices=("ferry", "criu"), help="only this program")
     parser.add_argument("--dir", default="/dev/shm", help="where images are written")
@@ -504,6 +544,8 @@ def main():
             bench_tools(tools, cases, options.repetitions, folder, output)
         if options.only in (None, "diskless"):
             bench_diskless(tools, options.mib, options.repetitions, folder, output)
+        if options.only in (None, "overlap") and options.tool != "criu":
+            bench_overlap(os.environ["FERRY"], options.repetitions, folder, output)
         if options.only in (None, "precopy") and options.tool != "criu":
             bench_precopy(options.mib, options.repetitions, folder, output)
         if options.only in (None, "lazy") and options.tool != "criu":

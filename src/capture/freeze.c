@@ -22,7 +22,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
-enum { STRAGGLER_MS = 50, RETRY_MS = 3, ENDING_TRIES = 100 };
+enum { STRAGGLER_MS = 50, RETRY_MS = 3, RELEASE_MS = 5000, ENDING_TRIES = 100 };
 
 void live_task_free(struct live_task *t)
 {
@@ -209,26 +209,47 @@ static void note_sleep(struct capture_session *s, pid_t tid)
 		log_debug("%s", err.text);
 }
 
-/* Lets every thread go that we have, and forgets the tasks. */
-static void release_all(struct capture_session *s)
+/* Lets a thread go, if it is stopped. False: it is not, yet. */
+static bool let_thread_go(struct capture_session *s, struct live_thread *th)
 {
 	struct err err;
-	int pass;
 
-	/* Those that are stopped first: the others may be waiting for them. */
-	for (pass = 0; pass < 2; pass++)
-		vec_foreach (t, &s->tasks) {
-			vec_foreach (th, &(*t)->threads) {
-				if (pass == 0 && !th->stopped)
-					continue;
-				if (pass == 1 &&
-				    (th->stopped || pt_wait_stop(th->tid, 5000, NULL, &err) < 0))
-					continue;
-				note_sleep(s, th->tid);
-				if (pt_detach(th->tid, 0, &err) && err.no != ESRCH)
-					log_warn("%s", err.text);
-			}
-		}
+	if (!th->stopped && pt_wait_stop(th->tid, 0, NULL, &err) < 0 && err.no == ETIMEDOUT)
+		return false;
+	note_sleep(s, th->tid);
+	if (pt_detach(th->tid, 0, &err) && err.no != ESRCH)
+		log_warn("%s", err.text);
+	return true;
+}
+
+/* Those that are stopped; the others stay on the list. How many they are. */
+static size_t release_stopped(struct capture_session *s)
+{
+	size_t left = 0;
+
+	vec_foreach (t, &s->tasks) {
+		for (size_t i = (*t)->threads.n; i-- > 0;)
+			if (let_thread_go(s, &(*t)->threads.v[i]))
+				vec_remove(&(*t)->threads, i);
+		left += (*t)->threads.n;
+	}
+	return left;
+}
+
+/*
+ * Lets every thread go that we have, and forgets the tasks. One may stop only when another has gone on: so whoever
+ * stops is let go at once, in whatever order that is.
+ */
+static void release_all(struct capture_session *s)
+{
+	static const struct timespec nap = {.tv_nsec = 500000};
+	uint64_t end = clock_ns() + RELEASE_MS * 1000000ULL;
+	size_t left;
+
+	while ((left = release_stopped(s)) != 0 && clock_ns() < end)
+		nanosleep(&nap, NULL);
+	if (left)
+		log_warn("%zu threads do not stop, and stay traced until we end", left);
 	vec_foreach (t, &s->tasks) {
 		live_task_free(*t);
 	}

@@ -235,6 +235,16 @@ test_timeout() {
 	verdict
 }
 
+# One that leaves vfork late, again and again: there is a moment for the dump, and nobody stays stopped or traced.
+test_vfork_late() {
+	local round
+	need_victim refuse vfork_late || return 1
+	for round in 1 2 3; do
+		dump "$ENGINE" "$pid" "$images.$round" -R || return 1
+	done
+	verdict
+}
+
 # A writer whose standard output leads out of the tree.
 start_writer() { # sets pid; output goes to descriptor 1
 	setsid sh -c 'echo $$ >"$0/pid"; i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done' \

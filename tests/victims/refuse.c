@@ -13,6 +13,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/fanotify.h>
 #include <sys/inotify.h>
@@ -20,6 +21,7 @@
 #include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static int fds[2];
@@ -235,6 +237,24 @@ static void vfork_set_up(void)
 	_exit(0);
 }
 
+// Not a kind: a child that is in vfork nearly all the time, so that its parent can seldom be stopped.
+static void vfork_late_set_up(void)
+{
+	if (MUST(fork()) != 0)
+		return;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	for (;;) {
+		pid_t child = MUST(vfork());
+
+		if (child == 0) {
+			usleep(200000);
+			execl("/bin/true", "true", NULL);
+			_exit(1);
+		}
+		waitpid(child, NULL, 0);
+	}
+}
+
 static void keys_set_up(void)
 {
 	if (syscall(SYS_add_key, "user", "ferry", "secret", 6, KEY_SPEC_PROCESS_KEYRING) < 0)
@@ -341,6 +361,7 @@ static const struct {
 	{"fanotify", fanotify_set_up, nothing_to_check},
 	{"userfaultfd", userfaultfd_set_up, nothing_to_check},
 	{"vfork", vfork_set_up, nothing_to_check},
+	{"vfork_late", vfork_late_set_up, nothing_to_check},
 	{"io_uring", io_uring_set_up, nothing_to_check},
 };
 

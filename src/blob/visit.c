@@ -254,7 +254,7 @@ int visit_prepare(struct visit *v, pid_t pid, const struct visit_thread *host, u
 {
 	struct stub_place p;
 
-	memset(v, 0, sizeof(*v));
+	memset(v, 0, offsetof(struct visit, script));
 	v->pid = pid;
 	v->host = *host;
 	v->vmas = vmas;

@@ -60,9 +60,10 @@ struct visit {
 	uint8_t *ours;         /* the region */
 	uint64_t theirs;
 	struct blob_slot *slot, *guest_slot[VISIT_MAX_GUESTS];
-	struct script script, guest_script[VISIT_MAX_GUESTS];
 	unsigned int n_guests; /* how many may come at a time */
 	unsigned int room;     /* for how many there is room in the stub's page */
+	/* large, and nothing before the visit is open: last, so that nobody clears them */
+	struct script script, guest_script[VISIT_MAX_GUESTS];
 };
 
 /* Has a visitor been killed in the process whose memory @mem_fd is? Only then the next question makes sense. */

@@ -480,10 +480,10 @@ static struct visit_thread visitor_of(const struct live_thread *th)
 /* One task of those that are visited at the same time. */
 struct inspection {
 	struct live_task *t;
-	struct visit v;
 	struct task_query q[MAX_TASK_KINDS];
 	unsigned int brk_op;
 	bool asked; /* the leader's script runs, or has run */
+	struct visit v;
 };
 
 static int ask_leader(struct capture_session *s, struct inspection *in, struct err *err)
@@ -631,16 +631,19 @@ static int inspect_batch(struct capture_session *s, struct inspection *all, size
 
 int tasks_inspect(struct capture_session *s, struct err *err)
 {
-	cleanup_free struct inspection *all = calloc(INSPECT_BATCH, sizeof(*all));
+	/* 140 KiB each: the first touch of all of it would cost a freeze more than the visits do */
+	cleanup_free struct inspection *all = malloc(INSPECT_BATCH * sizeof(*all));
 	size_t at = 0, n;
 
 	if (!all)
 		return err_nomem(err);
 	while (at < s->tasks.n) {
-		memset(all, 0, INSPECT_BATCH * sizeof(*all));
-		for (n = 0; n < INSPECT_BATCH && at < s->tasks.n; at++)
-			if (!s->tasks.v[at]->facts.zombie)
-				all[n++].t = s->tasks.v[at];
+		for (n = 0; n < INSPECT_BATCH && at < s->tasks.n; at++) {
+			if (s->tasks.v[at]->facts.zombie)
+				continue;
+			memset(&all[n], 0, offsetof(struct inspection, v));
+			all[n++].t = s->tasks.v[at];
+		}
 		if (n && inspect_batch(s, all, n, err))
 			return -1;
 	}

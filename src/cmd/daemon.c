@@ -65,3 +65,30 @@ int daemon_ready(int ready_fd, struct err *err)
 		return -1;
 	return io_write_full(fd, "", 1) < 0 ? err_sys(err, "cannot tell that all is ready") : 0;
 }
+
+int daemon_run(const struct opt_spec *spec, const struct daemon_args *args,
+	       int (*work)(void *arg, int ready_fd, struct err *err), void *arg)
+{
+	int status, ready_fd = -1, rc = 0;
+	struct err err;
+
+	if (args->background)
+		rc = daemon_fork(&ready_fd, &status, &err);
+	if (rc > 0)
+		return status;
+	if (rc == 0)
+		rc = work(arg, ready_fd, &err);
+	return rc < 0 ? cmd_fail(spec, &err) : EXIT_DONE;
+}
+
+int daemon_announce(const struct daemon_args *args, int dir_fd, int status_fd, int ready_fd,
+		    struct err *err)
+{
+	struct image_env env = {.status_fd = status_fd};
+
+	if (args->pidfile && write_pidfile(dir_fd, args->pidfile, getpid(), err) < 0)
+		return -1;
+	if (image_env_ready(&env, err) < 0)
+		return -1;
+	return ready_fd >= 0 ? daemon_ready(ready_fd, err) : 0;
+}

@@ -46,4 +46,15 @@ int daemon_leave_terminal(struct err *err) must_check;
 /* Ready: the parent may return. Leaves the terminal. */
 int daemon_ready(int ready_fd, struct err *err) must_check;
 
+/*
+ * The whole command: with --daemon forks first, then does the work, which calls daemon_announce when it listens;
+ * @ready_fd is -1 in the foreground. Returns the exit status; what went wrong has been said.
+ */
+int daemon_run(const struct opt_spec *spec, const struct daemon_args *args,
+	       int (*work)(void *arg, int ready_fd, struct err *err), void *arg);
+
+/* It listens: whoever waits for that is told, by pid file (relative to @dir_fd), @status_fd (-1: none) and @ready_fd. */
+int daemon_announce(const struct daemon_args *args, int dir_fd, int status_fd, int ready_fd,
+		    struct err *err) must_check;
+
 #endif

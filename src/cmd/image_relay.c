@@ -177,26 +177,16 @@ static void close_all(struct image_relay *r)
 		close(r->work_fd);
 }
 
-/* Whoever waits for it is told. */
-static int announce(struct image_relay *r, int ready_fd, struct err *err)
+static int open_and_run(void *arg, int ready_fd, struct err *err)
 {
-	struct image_env env = {.status_fd = r->status_fd};
-
-	if (r->args->daemon.pidfile &&
-	    write_pidfile(r->work_fd, r->args->daemon.pidfile, getpid(), err) < 0)
-		return -1;
-	if (image_env_ready(&env, err) < 0)
-		return -1;
-	return ready_fd >= 0 ? daemon_ready(ready_fd, err) : 0;
-}
-
-static int open_and_run(struct image_relay *r, int ready_fd, struct err *err)
-{
+	struct image_relay *r = arg;
 	sigset_t saved;
 	int rc;
 
 	signals_hold(&saved);
-	rc = open_all(r, err) || announce(r, ready_fd, err) || relay_run(&r->opt, err);
+	rc = open_all(r, err) ||
+	     daemon_announce(&r->args->daemon, r->work_fd, r->status_fd, ready_fd, err) ||
+	     relay_run(&r->opt, err);
 	if (rc)
 		log_error("%s", err->text);
 	close_all(r);
@@ -215,7 +205,7 @@ static int run_relay(const struct opt_spec *spec, int argc, char **argv)
 				.work_fd = -1,
 				.status_fd = -1,
 				.opt = {.local = -1, .tcp = -1}};
-	int status, ready_fd = -1, rc;
+	int rc;
 	struct opt_rest rest;
 	struct err err;
 
@@ -226,15 +216,7 @@ static int run_relay(const struct opt_spec *spec, int argc, char **argv)
 		cmd_fail(spec, &err);
 		return EXIT_USAGE;
 	}
-	if (args.daemon.background) {
-		rc = daemon_fork(&ready_fd, &status, &err);
-		if (rc > 0)
-			return status;
-		if (rc < 0)
-			return cmd_fail(spec, &err);
-	}
-	rc = open_and_run(&r, ready_fd, &err);
-	return rc < 0 ? cmd_fail(spec, &err) : EXIT_DONE;
+	return daemon_run(spec, &args.daemon, open_and_run, &r);
 }
 
 static int run_cache(int argc, char **argv)

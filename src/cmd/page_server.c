@@ -203,17 +203,6 @@ static int serve_images(struct page_server *s, struct err *err)
 	return rc;
 }
 
-/* It is there: whoever waits for that is told. */
-static int announce(struct page_server *s, struct err *err)
-{
-	struct image_env env = {.status_fd = s->status_fd};
-
-	if (s->args->daemon.pidfile &&
-	    write_pidfile(s->work_fd, s->args->daemon.pidfile, getpid(), err) < 0)
-		return -1;
-	return image_env_ready(&env, err);
-}
-
 static int serve(struct page_server *s, struct err *err)
 {
 	if (s->args->lazy)
@@ -221,11 +210,11 @@ static int serve(struct page_server *s, struct err *err)
 	return ps_server_run(s->fd, &s->opt, err);
 }
 
-/* @ready_fd: of daemon_fork, or -1 in the foreground. */
-static int open_and_serve(struct page_server *s, int ready_fd, struct err *err)
+static int open_and_serve(void *arg, int ready_fd, struct err *err)
 {
-	int rc = open_all(s, err) || announce(s, err) ||
-		 (ready_fd >= 0 && daemon_ready(ready_fd, err));
+	struct page_server *s = arg;
+	int rc = open_all(s, err) ||
+		 daemon_announce(&s->args->daemon, s->work_fd, s->status_fd, ready_fd, err);
 
 	if (rc == 0)
 		rc = serve(s, err);
@@ -256,7 +245,7 @@ static int run(int argc, char **argv)
 		.args = &args, .images_fd = -1, .work_fd = -1, .status_fd = -1, .fd = -1};
 	struct opt_rest rest;
 	struct err err;
-	int status, ready_fd = -1, rc = cmd_options(&spec, argc, argv, &args, &rest);
+	int rc = cmd_options(&spec, argc, argv, &args, &rest);
 
 	if (rc >= 0)
 		return rc;
@@ -264,15 +253,7 @@ static int run(int argc, char **argv)
 		cmd_fail(&spec, &err);
 		return EXIT_USAGE;
 	}
-	if (args.daemon.background) {
-		rc = daemon_fork(&ready_fd, &status, &err);
-		if (rc > 0)
-			return status;
-		if (rc < 0)
-			return cmd_fail(&spec, &err);
-	}
-	rc = open_and_serve(&s, ready_fd, &err);
-	return rc < 0 ? cmd_fail(&spec, &err) : EXIT_DONE;
+	return daemon_run(&spec, &args.daemon, open_and_serve, &s);
 }
 
 const struct cmd cmd_page_server = {.spec = &spec, .run = run};

@@ -274,21 +274,12 @@ static int open_all(struct server *s, struct err *err)
 		       0;
 }
 
-static int announce(struct server *s, int ready_fd, struct err *err)
+static int open_and_run(void *arg, int ready_fd, struct err *err)
 {
-	struct image_env env = {.status_fd = s->status_fd};
-
-	if (s->args->daemon.pidfile &&
-	    write_pidfile(AT_FDCWD, s->args->daemon.pidfile, getpid(), err) < 0)
-		return -1;
-	if (image_env_ready(&env, err) < 0)
-		return -1;
-	return ready_fd >= 0 ? daemon_ready(ready_fd, err) : 0;
-}
-
-static int open_and_run(struct server *s, int ready_fd, struct err *err)
-{
-	int rc = open_all(s, err) || announce(s, ready_fd, err) || listen_on(s, err);
+	struct server *s = arg;
+	int rc = open_all(s, err) ||
+		 daemon_announce(&s->args->daemon, AT_FDCWD, s->status_fd, ready_fd, err) ||
+		 listen_on(s, err);
 
 	if (s->args->daemon.pidfile && s->listener >= 0)
 		unlink(s->args->daemon.pidfile);
@@ -302,9 +293,8 @@ static int run(int argc, char **argv)
 				  .daemon = {.status_fd = NO_STATUS_FD},
 				  .log = {.verbose = 3}};
 	struct server s = {.args = &args, .listener = -1, .signals = -1, .status_fd = -1};
-	int status, ready_fd = -1, rc;
 	struct opt_rest rest;
-	struct err err;
+	int rc;
 
 	rc = cmd_options(&spec, argc, argv, &args, &rest);
 	if (rc >= 0)
@@ -312,15 +302,7 @@ static int run(int argc, char **argv)
 	s.opt = (struct serve_options){.tls = &args.tls,
 				       .peers = args.peers,
 				       .agent_socket = args.agent_socket};
-	if (args.daemon.background) {
-		rc = daemon_fork(&ready_fd, &status, &err);
-		if (rc > 0)
-			return status;
-		if (rc < 0)
-			return cmd_fail(&spec, &err);
-	}
-	rc = open_and_run(&s, ready_fd, &err);
-	return rc < 0 ? cmd_fail(&spec, &err) : EXIT_DONE;
+	return daemon_run(&spec, &args.daemon, open_and_run, &s);
 }
 
 const struct cmd cmd_serve = {.spec = &spec, .run = run};

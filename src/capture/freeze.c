@@ -114,11 +114,14 @@ static int seize_thread(struct live_task *t, pid_t tid, bool *found, struct err 
 {
 	struct live_thread th = {.tid = tid};
 
-	if (pt_seize(tid, 0, err))
-		return err->no == ESRCH || (err->no == EPERM && is_ending(tid)) ? 0 : -1;
-	*found = true;
+	/* on the list first: whoever is seized must be let go again */
 	if (!vec_push(&t->threads, th))
-		return err_nomem(err); /* detached by our death or the retry */
+		return err_nomem(err);
+	if (pt_seize(tid, 0, err)) {
+		t->threads.n--;
+		return err->no == ESRCH || (err->no == EPERM && is_ending(tid)) ? 0 : -1;
+	}
+	*found = true;
 	return pt_interrupt(tid, err) && err->no != ESRCH ? -1 : 0;
 }
 

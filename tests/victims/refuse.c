@@ -237,7 +237,7 @@ static void vfork_set_up(void)
 	_exit(0);
 }
 
-// Not a kind: a child that is in vfork nearly all the time, so that its parent can seldom be stopped.
+// Not a kind: a child that is in vfork most of the time, when it cannot be stopped.
 static void vfork_late_set_up(void)
 {
 	if (MUST(fork()) != 0)
@@ -252,6 +252,7 @@ static void vfork_late_set_up(void)
 			_exit(1);
 		}
 		waitpid(child, NULL, 0);
+		usleep(100000);
 	}
 }
 

@@ -22,6 +22,7 @@ extern const struct cmd cmd_check;
 extern const struct cmd cmd_dump;
 extern const struct cmd cmd_image_cache;
 extern const struct cmd cmd_image_proxy;
+extern const struct cmd cmd_image_stream;
 extern const struct cmd cmd_lazy_pages;
 extern const struct cmd cmd_lazyfs;
 extern const struct cmd cmd_migrate;

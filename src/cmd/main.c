@@ -5,9 +5,10 @@
 #include <string.h>
 
 static const struct cmd *const commands[] = {
-	&cmd_agent,       &cmd_call,       &cmd_check,  &cmd_dump,    &cmd_image_cache,
-	&cmd_image_proxy, &cmd_lazy_pages, &cmd_lazyfs, &cmd_migrate, &cmd_page_server,
-	&cmd_pre_dump,    &cmd_restore,    &cmd_serve,  &cmd_show,    NULL,
+	&cmd_agent,       &cmd_call,        &cmd_check,        &cmd_dump,
+	&cmd_image_cache, &cmd_image_proxy, &cmd_image_stream, &cmd_lazy_pages,
+	&cmd_lazyfs,      &cmd_migrate,     &cmd_page_server,  &cmd_pre_dump,
+	&cmd_restore,     &cmd_serve,       &cmd_show,         NULL,
 };
 
 static void print_help(FILE *to)
@@ -19,7 +20,7 @@ static void print_help(FILE *to)
 	      "Commands:\n",
 	      to);
 	for (size_t i = 0; commands[i]; i++)
-		fprintf(to, "  %-13s%s\n", commands[i]->spec->command, commands[i]->spec->summary);
+		fprintf(to, "  %-14s%s\n", commands[i]->spec->command, commands[i]->spec->summary);
 	fputs("\n"
 	      "'ferry COMMAND --help' prints the options of a command; 'ferry --version' the version.\n",
 	      to);

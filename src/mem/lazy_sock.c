@@ -2,6 +2,7 @@
 #include "mem/lazy_sock.h"
 
 #include "base/io.h"
+#include "wire/local.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -124,39 +125,15 @@ static int check_uffd(int fd, struct err *err)
 	return 0;
 }
 
-/* The byte with the descriptor. Whatever else was sent along is closed. */
+/* The byte with the descriptor. */
 static int recv_fd(int sock, struct err *err)
 {
-	union {
-		struct cmsghdr head;
-		char space[CMSG_SPACE(8 * sizeof(int))];
-	} control;
-	char byte;
-	struct iovec iov = {&byte, 1};
-	struct msghdr msg = {.msg_iov = &iov,
-			     .msg_iovlen = 1,
-			     .msg_control = &control,
-			     .msg_controllen = sizeof(control)};
-	ssize_t n = recvmsg(sock, &msg, MSG_CMSG_CLOEXEC);
-	cleanup_close int fd = -1;
+	cleanup_close int fd = local_receive_fd(sock, err);
 
-	if (n < 0)
-		return err_sys(err, "the restore did not send the userfaultfd of a task");
-	for (struct cmsghdr *c = CMSG_FIRSTHDR(&msg); n == 1 && c; c = CMSG_NXTHDR(&msg, c)) {
-		size_t many = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-		int got;
-
-		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
-			continue;
-		for (size_t i = 0; i < many; i++) {
-			memcpy(&got, CMSG_DATA(c) + i * sizeof(int), sizeof(got));
-			if (fd >= 0)
-				close(fd);
-			fd = got;
-		}
-	}
-	if (fd < 0)
+	if (fd < 0 && err->no == ENODATA)
 		return err_set(err, EPROTO, "the restore sent no userfaultfd with the pid of a task");
+	if (fd < 0)
+		return err_wrap(err, "the restore did not send the userfaultfd of a task");
 	return check_uffd(fd, err) < 0 ? -1 : steal_fd(&fd);
 }
 

@@ -95,14 +95,12 @@ static ssize_t take_pages(const struct block *b, uint32_t id, uint64_t off, uint
 	return (ssize_t)n;
 }
 
-static int ask_pages(struct stream *st, uint32_t id, uint64_t off, uint8_t *buf, size_t bytes,
-		     struct err *err)
+static int take_answer(struct stream *st, uint32_t id, uint64_t off, uint8_t *buf, size_t bytes,
+		       struct err *err)
 {
-	struct block ask = {.type = BLOCK_GET_PAGES, .id = id, .off = off, .bytes = bytes}, answer;
+	struct block answer;
 	ssize_t n;
 
-	if (stream_send(st, &ask, err))
-		return -1;
 	for (; bytes; off += (uint64_t)n, buf += n, bytes -= (size_t)n) {
 		if (stream_receive(st, &answer, err))
 			return -1;
@@ -111,6 +109,14 @@ static int ask_pages(struct stream *st, uint32_t id, uint64_t off, uint8_t *buf,
 			return -1;
 	}
 	return 0;
+}
+
+static int ask_pages(struct stream *st, uint32_t id, uint64_t off, uint8_t *buf, size_t bytes,
+		     struct err *err)
+{
+	struct block ask = {.type = BLOCK_GET_PAGES, .id = id, .off = off, .bytes = bytes};
+
+	return stream_send(st, &ask, err) || take_answer(st, id, off, buf, bytes, err) ? -1 : 0;
 }
 
 static int cache_get_pages(struct store *s, uint32_t pages_id, uint64_t off, void *buf,
@@ -126,6 +132,36 @@ static int cache_get_pages(struct store *s, uint32_t pages_id, uint64_t off, voi
 		rc = ask_pages(to_cache(s)->st, pages_id, off, p, n, err);
 		pthread_mutex_unlock(&to_cache(s)->lock);
 	}
+	return rc;
+}
+
+/* The relay says how many there are, and sends them. */
+static int ask_more(struct stream *st, uint32_t id, uint64_t off, uint8_t *buf, size_t bytes,
+		    size_t *bytes_out, struct err *err)
+{
+	struct block ask = {.type = BLOCK_READ_PAGES, .id = id, .off = off, .bytes = bytes}, answer;
+
+	if (stream_send(st, &ask, err) || stream_receive(st, &answer, err))
+		return -1;
+	if (answer.type == BLOCK_SKIP)
+		return 1;
+	if (answer.type == BLOCK_FAIL)
+		return stream_failure(&answer, err);
+	if (answer.type != BLOCK_COMPLETE || answer.bytes > bytes)
+		return err_set(err, EPROTO, "the relay does not answer what it was asked");
+	*bytes_out = answer.bytes;
+	return take_answer(st, id, off, buf, answer.bytes, err);
+}
+
+static int cache_read_pages(struct store *s, uint32_t pages_id, uint64_t off, void *buf,
+			    size_t bytes, size_t *bytes_out, struct err *err)
+{
+	int rc;
+
+	bytes = MIN(bytes, (size_t)BLOCK_DATA_MAX);
+	pthread_mutex_lock(&to_cache(s)->lock);
+	rc = ask_more(to_cache(s)->st, pages_id, off, buf, bytes, bytes_out, err);
+	pthread_mutex_unlock(&to_cache(s)->lock);
 	return rc;
 }
 
@@ -175,6 +211,7 @@ static const struct store_ops cache_ops = {
 	.get = cache_get,
 	.put_pages = cache_put_pages,
 	.get_pages = cache_get_pages,
+	.read_pages = cache_read_pages,
 	.pages_fd = cache_pages_fd,
 	.complete = cache_complete,
 	.arrived = cache_arrived,

@@ -61,6 +61,14 @@ static int fault_get_pages(struct store *s, uint32_t pages_id, uint64_t off, voi
 		       store_get_pages(to_fault(s)->inner, pages_id, off, buf, bytes, err);
 }
 
+static int fault_read_pages(struct store *s, uint32_t pages_id, uint64_t off, void *buf,
+			    size_t bytes, size_t *bytes_out, struct err *err)
+{
+	return strike(s, "read_pages", err) ? -1 :
+					      store_read_pages(to_fault(s)->inner, pages_id, off,
+							       buf, bytes, bytes_out, err);
+}
+
 /* It cannot report a fault, so everything goes through get_pages, which can. */
 static int fault_pages_fd(struct store *s, uint32_t pages_id)
 {
@@ -104,6 +112,7 @@ static const struct store_ops fault_ops = {
 	.get = fault_get,
 	.put_pages = fault_put_pages,
 	.get_pages = fault_get_pages,
+	.read_pages = fault_read_pages,
 	.pages_fd = fault_pages_fd,
 	.skip = fault_skip,
 	.complete = fault_complete,

@@ -235,6 +235,23 @@ static int answer_pages(struct guest *g, struct shot *shot, const struct block *
 	return stream_send_pages(&g->st, ask->id, ask->off, buf, ask->bytes, err);
 }
 
+static int answer_more(struct guest *g, struct shot *shot, const struct block *ask, uint8_t *buf,
+		       struct err *err)
+{
+	struct block absent = {.type = BLOCK_SKIP};
+	size_t n;
+	int rc = shot_read_pages(shot, ask->id, ask->off, buf,
+				 MIN(ask->bytes, (uint64_t)BLOCK_DATA_MAX), &n, err);
+
+	if (rc < 0)
+		return -1;
+	if (rc > 0)
+		return stream_send(&g->st, &absent, err);
+	if (send_ready(&g->st, n, err))
+		return -1;
+	return n ? stream_send_pages(&g->st, ask->id, ask->off, buf, n, err) : 0;
+}
+
 static int answer_done(struct guest *g, struct shot *shot, struct err *err)
 {
 	shot_forget(shot);
@@ -250,6 +267,8 @@ static int answer(struct guest *g, struct shot *shot, const struct block *ask, u
 		return answer_get(g, shot, ask, err);
 	case BLOCK_GET_PAGES:
 		return answer_pages(g, shot, ask, buf, err);
+	case BLOCK_READ_PAGES:
+		return answer_more(g, shot, ask, buf, err);
 	case BLOCK_WAIT:
 		return shot_wait(shot, err) ? -1 : send_ready(&g->st, shot_bytes(shot), err);
 	case BLOCK_DONE:

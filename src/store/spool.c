@@ -519,6 +519,18 @@ void shot_fail(struct shot *shot, const struct err *why)
 	pthread_mutex_unlock(&shot->spool->lock);
 }
 
+uint64_t shot_pages_bytes(struct shot *shot, uint32_t id)
+{
+	const struct run *run;
+	uint64_t bytes;
+
+	pthread_mutex_lock(&shot->spool->lock);
+	run = map_get(&shot->runs, id);
+	bytes = run ? run->bytes : 0;
+	pthread_mutex_unlock(&shot->spool->lock);
+	return bytes;
+}
+
 uint64_t shot_bytes(struct shot *shot)
 {
 	uint64_t bytes;
@@ -711,6 +723,17 @@ int shot_get_pages(struct shot *shot, uint32_t id, uint64_t off, void *buf, size
 			return -1;
 	}
 	return 0;
+}
+
+int shot_read_pages(struct shot *shot, uint32_t id, uint64_t off, void *buf, size_t bytes,
+		    size_t *bytes_out, struct err *err)
+{
+	ssize_t n = copy_piece(shot, id, off, buf, bytes, err);
+
+	*bytes_out = n > 0 ? (size_t)n : 0;
+	if (n >= 0 || err->no == EINVAL) /* the end */
+		return 0;
+	return err->no == ENOENT ? 1 : -1;
 }
 
 int shot_wait(struct shot *shot, struct err *err)

@@ -75,6 +75,9 @@ int shot_add(struct shot *shot, const struct block *b, uint8_t *buf, struct err 
 void shot_complete(struct shot *shot);
 void shot_fail(struct shot *shot, const struct err *why);
 
+/* How many bytes of the pages of @id were added. */
+uint64_t shot_pages_bytes(struct shot *shot, uint32_t id);
+
 /* Bytes of images and pages that were added. */
 uint64_t shot_bytes(struct shot *shot);
 
@@ -85,6 +88,9 @@ int shot_get(struct shot *shot, const char *name, void **data_out, size_t *bytes
 	     struct err *err) must_check;
 int shot_get_pages(struct shot *shot, uint32_t id, uint64_t off, void *buf, size_t bytes,
 		   struct err *err) must_check;
+/* As store_read_pages. */
+int shot_read_pages(struct shot *shot, uint32_t id, uint64_t off, void *buf, size_t bytes,
+		    size_t *bytes_out, struct err *err) must_check;
 /* 0 when it is complete, -1 when it has failed. */
 int shot_wait(struct shot *shot, struct err *err) must_check;
 

@@ -9,10 +9,6 @@ struct spool_store {
 	struct store store;
 	struct shot *shot;
 	bool writer;
-	struct {
-		uint32_t id;
-		uint64_t off;
-	} last; /* pages that were put; one id after the other, as a dump has it */
 };
 
 static struct shot *shot_of(struct store *s)
@@ -50,19 +46,15 @@ static int spool_put(struct store *s, const char *object, const void *data, size
 static int spool_put_pages(struct store *s, uint32_t pages_id, const void *data, size_t bytes,
 			   struct err *err)
 {
-	struct spool_store *st = (struct spool_store *)s;
 	struct block b = {.type = bytes ? BLOCK_PAGES : BLOCK_PAGES_END, .id = pages_id, .data = data};
 
-	if (st->last.id != pages_id)
-		st->last.off = 0;
-	st->last.id = pages_id;
+	b.off = shot_pages_bytes(shot_of(s), pages_id);
 	do {
-		b.off = st->last.off;
 		b.n_data = MIN(bytes, (size_t)BLOCK_DATA_MAX);
 		b.data = data;
 		if (add(s, &b, err))
 			return -1;
-		st->last.off += b.n_data;
+		b.off += b.n_data;
 		bytes -= b.n_data;
 		if (b.n_data) /* no bytes may come with no address */
 			data = (const uint8_t *)data + b.n_data;
@@ -80,6 +72,12 @@ static int spool_get_pages(struct store *s, uint32_t pages_id, uint64_t off, voi
 			   size_t bytes, struct err *err)
 {
 	return shot_get_pages(shot_of(s), pages_id, off, buf, bytes, err);
+}
+
+static int spool_read_pages(struct store *s, uint32_t pages_id, uint64_t off, void *buf,
+			    size_t bytes, size_t *bytes_out, struct err *err)
+{
+	return shot_read_pages(shot_of(s), pages_id, off, buf, bytes, bytes_out, err);
 }
 
 static int spool_pages_fd(struct store *s, uint32_t pages_id)
@@ -123,6 +121,7 @@ static const struct store_ops spool_ops = {
 	.get = spool_get,
 	.put_pages = spool_put_pages,
 	.get_pages = spool_get_pages,
+	.read_pages = spool_read_pages,
 	.pages_fd = spool_pages_fd,
 	.skip = spool_skip,
 	.complete = spool_complete,

@@ -50,6 +50,19 @@ int store_get_pages(struct store *s, uint32_t pages_id, uint64_t off, void *buf,
 	return s->ops->get_pages(s, pages_id, off, buf, bytes, err);
 }
 
+int store_read_pages(struct store *s, uint32_t pages_id, uint64_t off, void *buf, size_t bytes,
+		     size_t *bytes_out, struct err *err)
+{
+	*bytes_out = 0;
+	if (!s->ops->read_pages)
+		return err_set(err, ENOTSUP, "a %s store does not say how many pages it has",
+			       s->ops->name);
+	if (off > INT64_MAX || bytes > INT64_MAX - off)
+		return err_set(err, EINVAL, "pages-%u.img: offset %llu is out of range", pages_id,
+			       (unsigned long long)off);
+	return s->ops->read_pages(s, pages_id, off, buf, bytes, bytes_out, err);
+}
+
 int store_pages_fd(struct store *s, uint32_t pages_id)
 {
 	return s->ops->pages_fd(s, pages_id);

@@ -35,6 +35,8 @@ struct store_ops {
 			 struct err *err);
 	int (*get_pages)(struct store *s, uint32_t pages_id, uint64_t off, void *buf, size_t bytes,
 			 struct err *err);
+	int (*read_pages)(struct store *s, uint32_t pages_id, uint64_t off, void *buf, size_t bytes,
+			  size_t *bytes_out, struct err *err); /* optional: store_read_pages */
 	/*
 	 * A descriptor from which pages_id's bytes can be read by pread/splice at
 	 * their offsets, or -1 if this store has none (then use get_pages). The
@@ -80,6 +82,13 @@ int store_put_pages(struct store *s, uint32_t pages_id, const void *data, size_t
 /* Waits for @bytes at @off of the pages of @pages_id; fewer there is an error naming the image and offset. */
 int store_get_pages(struct store *s, uint32_t pages_id, uint64_t off, void *buf, size_t bytes,
 		    struct err *err) must_check;
+
+/*
+ * For who does not know how many there are: waits until there are pages at @off, and takes what there
+ * is of them, at most @bytes. 0, with *bytes_out 0 at the end; 1: the store is complete and has no such pages; -1.
+ */
+int store_read_pages(struct store *s, uint32_t pages_id, uint64_t off, void *buf, size_t bytes,
+		     size_t *bytes_out, struct err *err) must_check;
 
 int store_pages_fd(struct store *s, uint32_t pages_id);
 

@@ -31,6 +31,7 @@ static const struct {
 	[BLOCK_GET_PAGES] = {.known = true, .id = true, .off = true, .bytes = true},
 	[BLOCK_WAIT] = {.known = true},
 	[BLOCK_DONE] = {.known = true},
+	[BLOCK_READ_PAGES] = {.known = true, .id = true, .off = true, .bytes = true},
 };
 
 /* ---- the preamble ---- */

@@ -54,6 +54,7 @@ enum block_type {
 	BLOCK_GET_PAGES = 18, /* [id, off, bytes] answer: PAGES and ZEROS, or FAIL */
 	BLOCK_WAIT = 19,      /* [] until it is complete; answer: COMPLETE or FAIL */
 	BLOCK_DONE = 20,      /* [] the tree runs: it may be forgotten; answer: COMPLETE */
+	BLOCK_READ_PAGES = 21, /* [id, off, bytes] at most; answer: COMPLETE with how many, and they; SKIP: no such pages; FAIL */
 };
 
 struct block {

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -63,6 +64,48 @@ int local_listen(int dirfd, const char *name, struct err *err)
 	    fchmodat(dirfd, name, 0600, 0) || listen(fd, BACKLOG))
 		return err_sys(err, "%s in the work directory: cannot listen", name);
 	return steal_fd(&fd);
+}
+
+/* The first descriptor of a control message; the others are closed. */
+static int first_fd(const struct cmsghdr *c)
+{
+	size_t many = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+	int fd = -1, got;
+
+	for (size_t i = 0; i < many; i++) {
+		memcpy(&got, CMSG_DATA(c) + i * sizeof(int), sizeof(got));
+		if (fd >= 0)
+			close(got);
+		else
+			fd = got;
+	}
+	return fd;
+}
+
+int local_receive_fd(int sock, struct err *err)
+{
+	union {
+		struct cmsghdr head;
+		char space[CMSG_SPACE(8 * sizeof(int))];
+	} control;
+	char byte;
+	struct iovec iov = {&byte, 1};
+	struct msghdr msg = {.msg_iov = &iov,
+			     .msg_iovlen = 1,
+			     .msg_control = &control,
+			     .msg_controllen = sizeof(control)};
+	ssize_t n = recvmsg(sock, &msg, MSG_CMSG_CLOEXEC);
+	struct cmsghdr *c = n == 1 ? CMSG_FIRSTHDR(&msg) : NULL;
+	int fd = -1;
+
+	if (n < 0)
+		return err_sys(err, "cannot receive a descriptor");
+	if (n == 0)
+		return err_set(err, EPIPE, "the connection ends where a descriptor should come");
+	/* of descriptors there is one control message at most: unix(7) */
+	if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS)
+		fd = first_fd(c);
+	return fd >= 0 ? fd : err_set(err, ENODATA, "a byte came without its descriptor");
 }
 
 int local_check_peer(int fd, struct err *err)

@@ -243,6 +243,38 @@ static void gaps_are_refused(void **state)
 	spool_free(sp);
 }
 
+/* Two ids by turns, as CRIU may send them; a reader who does not know how many there are. */
+static void pages_are_read_to_their_end(void **state)
+{
+	struct spool *sp = new_spool(0);
+	struct store *w = writer_of(sp, "x"), *r = reader_of(sp, "x");
+	uint8_t page[PAGE_BYTES] = {0}, got[4 * PAGE_BYTES];
+	uint64_t off[2] = {0};
+	struct err err = {0};
+	size_t n;
+
+	for (unsigned int i = 0; i < 6; i++) {
+		page[0] = (uint8_t)(i + 1);
+		no_error(store_put_pages(w, i % 2, page, sizeof(page), &err), &err);
+	}
+	for (unsigned int id = 0; id < 2; id++)
+		no_error(store_put_pages(w, id, NULL, 0, &err), &err);
+	no_error(store_complete(w, &err), &err);
+	for (unsigned int id = 0; id < 2; id++) {
+		for (;; off[id] += n) {
+			no_error(store_read_pages(r, id, off[id], got, sizeof(got), &n, &err), &err);
+			if (!n)
+				break;
+			assert_int_equal(got[0], 2 * off[id] / PAGE_BYTES + id + 1);
+		}
+		assert_int_equal(off[id], 3 * PAGE_BYTES);
+	}
+	assert_int_equal(store_read_pages(r, 2, 0, got, sizeof(got), &n, &err), 1);
+	store_close(w);
+	store_close(r);
+	spool_free(sp);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -253,6 +285,7 @@ int main(void)
 		cmocka_unit_test(a_writer_that_dies_fails_its_readers_only),
 		cmocka_unit_test(a_forwarder_follows),
 		cmocka_unit_test(gaps_are_refused),
+		cmocka_unit_test(pages_are_read_to_their_end),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

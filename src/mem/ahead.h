@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Reading ahead: a second thread reads the next chunk of a large task while the
- * last one is written or sent. Whatever it cannot do its owner does itself, so
+ * Reading ahead: a second thread reads the next chunks of a large task while the
+ * last one is written or sent. It has several to do, so that neither thread waits for
+ * the other to wake up after each. Whatever it cannot do its owner does itself, so
  * none of this can fail: of a task that may be read only by its tracer, for example,
  * the owner reads everything.
  */
@@ -11,17 +12,19 @@
 #include "base/attrs.h"
 #include "mem/read.h"
 
+#include <stdbool.h>
+
 struct ahead;
 
 /* Chunks of up to @bytes of this task; @mem must outlive it. NULL: not enough memory or threads. */
 struct ahead *ahead_open(const struct task_memory *mem, size_t bytes);
 
-/* Begins to read a chunk. The one before must have been taken. @a may be NULL. */
-void ahead_start(struct ahead *a, uint64_t addr, size_t bytes);
+/* Has a chunk read after those that were started before. False: it has enough to do, take one first. */
+bool ahead_start(struct ahead *a, uint64_t addr, size_t bytes);
 
 /*
- * Waits for the chunk that was started. NULL: it is another one, or it could not
- * be read. The bytes stay until the next call of ahead_take. @a may be NULL.
+ * Waits for the oldest chunk that was started and not yet taken. NULL: it is not this one (and is left for a
+ * later call), or it could not be read. The bytes stay until the next call. @a may be NULL.
  */
 const uint8_t *ahead_take(struct ahead *a, uint64_t addr, size_t bytes);
 

@@ -431,6 +431,13 @@ static int next_chunk(struct chunk_walk *w, struct chunk *c, struct err *err)
 	return 1;
 }
 
+/* A second walk of the same plan. */
+struct scout {
+	struct chunk_walk walk;
+	struct chunk next;
+	int more; /* there is a next one */
+};
+
 int drain_announce_task(const MmEntry *mm, const mem_ranges *plan, struct snapshot *snap,
 			struct snap_pagemap *pm, struct err *err)
 {
@@ -458,18 +465,25 @@ static bool is_for_later(const struct drain *d, const struct chunk *c)
 	return d->lazy && !c->now && (entry_flags(c->area) & PE_LAZY);
 }
 
-/* One chunk, which may be being read ahead; the next one is begun meanwhile. */
-static int drain_step(struct drain *d, const struct task_memory *mem, struct ahead *ahead,
-		      const struct chunk *c, const struct chunk *next, struct snap_pagemap *pm,
-		      struct err *err)
+/* Has the reader begin what comes next; @scout is where that is, ahead of the walk. To hand over less costs more than to read it. */
+static int keep_reading(struct drain *d, struct ahead *ahead, struct scout *scout, struct err *err)
 {
-	const uint8_t *data = ahead_take(ahead, c->at, c->bytes);
+	while (ahead && scout->more > 0) {
+		const struct chunk *c = &scout->next;
 
-	/* to hand over less costs more than to read it */
-	if (next && next->bytes >= AHEAD_CHUNK_BYTES && !is_for_later(d, next))
-		ahead_start(ahead, next->at, next->bytes);
+		if (c->bytes >= AHEAD_CHUNK_BYTES && !is_for_later(d, c) &&
+		    !ahead_start(ahead, c->at, c->bytes))
+			return 0;
+		scout->more = next_chunk(&scout->walk, &scout->next, err);
+	}
+	return ahead && scout->more < 0 ? -1 : 0;
+}
+
+static int drain_step(struct drain *d, const struct task_memory *mem, struct ahead *ahead,
+		      const struct chunk *c, struct snap_pagemap *pm, struct err *err)
+{
 	if (!is_for_later(d, c))
-		return drain_chunk(d, mem, c, data, pm, err);
+		return drain_chunk(d, mem, c, ahead_take(ahead, c->at, c->bytes), pm, err);
 	if (mem_ranges_push(d->lazy, c->at, c->at + c->bytes, err))
 		return -1;
 	return d->sink->ops->absent(d->sink, pm, c->at, c->bytes / PAGE_BYTES, PE_LAZY, err);
@@ -480,16 +494,16 @@ static int drain_areas(struct drain *d, const struct task_memory *mem, struct ah
 		       struct err *err)
 {
 	struct chunk_walk walk = {.mm = mm, .plan = plan, .now = d->lazy ? d->now : NULL};
-	struct chunk c, next;
+	struct scout scout = {.walk = walk};
+	struct chunk c;
 	size_t kept = 0;
-	int more = next_chunk(&walk, &c, err), then;
+	int more;
 
-	for (; more > 0; more = then, c = next) {
-		then = next_chunk(&walk, &next, err);
-		if (then < 0 || pass_kept(d, pm, &kept, c.at, err) ||
-		    drain_step(d, mem, ahead, &c, then ? &next : NULL, pm, err))
+	scout.more = next_chunk(&scout.walk, &scout.next, err);
+	while ((more = next_chunk(&walk, &c, err)) > 0)
+		if (keep_reading(d, ahead, &scout, err) || pass_kept(d, pm, &kept, c.at, err) ||
+		    drain_step(d, mem, ahead, &c, pm, err))
 			return -1;
-	}
 	return more < 0 ? -1 : pass_kept(d, pm, &kept, UINT64_MAX, err);
 }
 

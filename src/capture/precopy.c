@@ -117,6 +117,15 @@ void precopy_close(struct precopy *p)
 	free(p);
 }
 
+void precopy_end(struct precopy *p)
+{
+	if (p)
+		vec_foreach (t, &p->tasks)
+			if ((*t)->track)
+				track_unregister((*t)->track);
+	precopy_close(p);
+}
+
 struct precopy *precopy_create(pid_t root, const struct kind_options *opt, unsigned int timeout_ms,
 			       struct err *err)
 {

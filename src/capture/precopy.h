@@ -8,7 +8,7 @@
  *	...               as often as it pays (precopy_stats says)
  *	capture_freeze, capture_collect
  *	capture_memory    with memory_options.precopy: the last round
- *	precopy_close     every trace of the tracking is gone; also when we are killed
+ *	precopy_end       every trace of the tracking is gone; also when we are killed
  *
  * Each round, and the last one, gives the sink a COMPLETE pagemap of every task:
  * pages() with the contents that the receiver has not got, absent(PE_PARENT) for
@@ -89,7 +89,14 @@ struct precopy *precopy_unpack(pid_t root, const struct kind_options *opt, unsig
 			       int state_fd, const int *fds, size_t n_fds, struct err *err)
 	must_check;
 
-/* Ends all tracking. NULL allowed. */
+/*
+ * Ends all tracking of a tree that runs on: takes the registrations away piece by piece, then closes. The kernel
+ * does it too when the last descriptor is closed, with the whole address space locked, for which
+ * the tree stands still (0.7 s for 1 GiB in a virtual machine). NULL allowed.
+ */
+void precopy_end(struct precopy *p);
+
+/* Closes: that ends the tracking if nobody else has its descriptors. NULL allowed. */
 void precopy_close(struct precopy *p);
 
 #endif

@@ -26,7 +26,7 @@
  * and the holder ends. Until then the holder has it all, and goes on if the command dies.
  */
 #define ASK_MAGIC 0x66727968u
-enum { FDS_AT_A_TIME = 200, TALK_MS = 10000 };
+enum { FDS_AT_A_TIME = 200, TALK_MS = 10000, END_MS = 120000 };
 
 enum ask_what { ASK_TAKE = 1, ASK_END = 2, ASK_TAKEN = 3 };
 
@@ -153,11 +153,16 @@ static int receive_all(int fd, const struct answer *a, precopy_fds *fds)
 	return 0;
 }
 
-/* Waits until the holder is gone, so that nothing of the tracking is left. */
+/*
+ * Waits until the holder is gone, so that nothing of the tracking is left. (It takes seconds for each
+ * gigabyte when it ends the tracking of a tree that runs on: precopy_end.)
+ */
 static void await_end(int fd)
 {
+	struct timeval limit = {.tv_sec = END_MS / 1000};
 	char byte;
 
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
 	while (recv(fd, &byte, 1, 0) > 0)
 		;
 }
@@ -267,8 +272,10 @@ static int send_state(int fd, const struct precopy *p, struct err *err)
 	return rc;
 }
 
-/* One command. True: it has taken over, or wants us to end. */
-static bool serve(struct holder *h, int fd)
+/* What a command left the holder to do. */
+enum served { GO_ON, END_TRACKING, TAKEN_OVER };
+
+static enum served serve(struct holder *h, int fd)
 {
 	struct answer no = {.magic = ASK_MAGIC};
 	precopy_fds none = {0};
@@ -276,18 +283,19 @@ static bool serve(struct holder *h, int fd)
 	struct ask ask;
 
 	if (!is_allowed(fd) || receive_with(fd, &ask, sizeof(ask), &none) || ask.magic != ASK_MAGIC)
-		return false;
+		return GO_ON;
 	if (ask.what != ASK_TAKE || memcmp(&ask.level, &h->level, sizeof(ask.level))) {
 		if (send_with(fd, &no, sizeof(no), NULL, 0))
 			log_debug("the command has gone");
-		return ask.what == ASK_TAKE || ask.what == ASK_END;
+		return ask.what == ASK_TAKE || ask.what == ASK_END ? END_TRACKING : GO_ON;
 	}
 	if (send_state(fd, h->precopy, &err))
-		return false;
-	return receive_with(fd, &ask, sizeof(ask), &none) == 0 && ask.what == ASK_TAKEN;
+		return GO_ON;
+	return receive_with(fd, &ask, sizeof(ask), &none) == 0 && ask.what == ASK_TAKEN ? TAKEN_OVER :
+											  GO_ON;
 }
 
-static void end(struct holder *h)
+static void end(struct holder *h, bool taken_over)
 {
 	cleanup_close int dirfd = -1;
 	struct sockaddr_un at;
@@ -295,7 +303,10 @@ static void end(struct holder *h)
 
 	if (!h->precopy)
 		return;
-	precopy_close(h->precopy);
+	if (taken_over)
+		precopy_close(h->precopy);
+	else
+		precopy_end(h->precopy);
 	h->precopy = NULL;
 	if (address_of(h->root, &at, &dirfd, &err) == 0)
 		unlink(at.sun_path);
@@ -307,10 +318,10 @@ static void hold(struct holder *h, unsigned int timeout_s)
 				{.fd = h->tree, .events = POLLIN}};
 	struct timespec start, now;
 	struct timeval limit = {.tv_sec = TALK_MS / 1000};
-	bool done = false;
+	enum served done = GO_ON;
 
 	clock_gettime(CLOCK_BOOTTIME, &start);
-	while (!done) {
+	while (done == GO_ON) {
 		int n = poll(fds, 2, 1000);
 
 		clock_gettime(CLOCK_BOOTTIME, &now);
@@ -326,11 +337,11 @@ static void hold(struct holder *h, unsigned int timeout_s)
 			setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
 			done = serve(h, fd);
 			/* before the command sees our end, no trace of us is left, and the name is free */
-			if (done)
-				end(h);
+			if (done != GO_ON)
+				end(h, done == TAKEN_OVER);
 		}
 	}
-	end(h);
+	end(h, false);
 }
 
 /* Everything but what the holder needs: whoever started the command may wait for the end of its pipes. */

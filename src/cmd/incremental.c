@@ -66,7 +66,7 @@ static int dedup(struct incremental *in, struct image_env *env, const struct sna
 	uint64_t bytes = 0;
 	int rc = 0;
 
-	if (!in->args->auto_dedup || !snap->incremental)
+	if (!(in->dedup || in->args->auto_dedup) || !snap->incremental)
 		return 0;
 	if (!snap->tasks.n) /* a pre-dump: there is nothing but the pagemaps of its round */
 		vec_foreach (pm, precopy_pagemaps(in->precopy))
@@ -95,11 +95,15 @@ int incremental_finish(struct incremental *in, struct image_env *env, const stru
 	    holder_start(in->precopy, in->pid, &level, listener,
 			 (unsigned int)in->args->track_timeout_s, err))
 		return err_wrap(err, "the images are complete, but the tree is not watched any more");
+	in->held = true;
 	return 0;
 }
 
 void incremental_close(struct incremental *in)
 {
-	precopy_close(in->precopy);
+	if (in->held)
+		precopy_close(in->precopy);
+	else
+		precopy_end(in->precopy);
 	in->precopy = NULL;
 }

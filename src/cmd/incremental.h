@@ -42,12 +42,14 @@ struct incremental_args {
 		.type = OPT_FLAG, .offset = offsetof(Args, at.auto_dedup)                             \
 	}
 
-/* The caller sets the first three. */
+/* The caller sets those before precopy. */
 struct incremental {
 	const struct opt_spec *spec; /* for warnings */
 	bool go_on;                  /* the tree runs on and is watched on */
+	bool dedup;                  /* free what is replaced, as with --auto-dedup */
 	unsigned int timeout_ms;
 	struct precopy *precopy; /* NULL: everything is sent */
+	bool held;               /* another process has the tracking now */
 	const struct incremental_args *args;
 	pid_t pid;
 };

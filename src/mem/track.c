@@ -2,6 +2,7 @@
 #define LOG_MODULE "track"
 #include "mem/track.h"
 
+#include "base/clock.h"
 #include "base/io.h"
 #include "base/log.h"
 #include "kernel/pagescan.h"
@@ -190,6 +191,38 @@ struct track *track_adopt(pid_t pid, enum track_method method, int uffd,
 			return NULL;
 		}
 	return t;
+}
+
+/* What one page table maps: the piece for which the task waits, and no huge page is cut. */
+#define PIECE_BYTES (2UL << 20)
+
+/* As long as the work since @start_ns took, which the task has for itself. */
+static void let_run(uint64_t start_ns)
+{
+	uint64_t ns = clock_ns() - start_ns;
+	struct timespec nap = {.tv_sec = (time_t)(ns / 1000000000),
+			       .tv_nsec = (long)(ns % 1000000000)};
+
+	nanosleep(&nap, NULL);
+}
+
+void track_unregister(struct track *t)
+{
+	struct uffdio_range piece;
+	uint64_t next, start;
+
+	if (t->uffd < 0)
+		return;
+	vec_foreach (r, &t->registered)
+		for (piece.start = r->start; piece.start < r->end; piece.start = next) {
+			next = MIN((piece.start | (PIECE_BYTES - 1)) + 1, r->end);
+			piece.len = next - piece.start;
+			start = clock_ns();
+			/* what was unmapped meanwhile has nothing to take away, nor has a dead task */
+			if (ioctl(t->uffd, UFFDIO_UNREGISTER, &piece) && errno == ESRCH)
+				return;
+			let_run(start);
+		}
 }
 
 void track_close(struct track *t)

@@ -41,7 +41,13 @@ struct track *track_plant(struct visit *v, enum track_method method, struct err 
 struct track *track_adopt(pid_t pid, enum track_method method, int uffd,
 			  const mem_ranges *registered, struct err *err) must_check;
 
-/* Ends the tracking. NULL allowed. */
+/*
+ * Takes registrations and marks away, a piece at a time: close does it in one go, with the address space locked.
+ * Only track_close makes sense afterwards.
+ */
+void track_unregister(struct track *t);
+
+/* Ends the tracking, if nobody else has its descriptor. NULL allowed. */
 void track_close(struct track *t);
 
 enum track_method track_method(const struct track *t);

@@ -200,7 +200,7 @@ int source_precopy(struct source *s, struct err *err)
 
 void source_undo_precopy(struct source *s)
 {
-	precopy_close(s->precopy);
+	precopy_end(s->precopy);
 	s->precopy = NULL;
 }
 

@@ -167,6 +167,23 @@ static void halves_that_meet_again(void **state)
 	assert_int_equal(dirty(w, a, 2, 0), 1);
 }
 
+/* And its marks, that an area which is registered again would still have. */
+static void marks_are_taken_away(void **state)
+{
+	struct world *w = ready(state);
+	uint8_t *a = area(w, 0, 2);
+
+	assert_int_equal(dirty(w, a, 2, TRACK_PROTECT), 2 * PAGES);
+	assert_int_equal(dirty(w, a, 2, 0), 0);
+	munmap(a + 3 * PAGE_BYTES, PAGE_BYTES); /* and what is gone is no hindrance */
+	track_unregister(w->track);
+	assert_int_equal(mmap(a + 3 * PAGE_BYTES, PAGE_BYTES, PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED,
+			 0);
+	memset(a + 3 * PAGE_BYTES, 1, PAGE_BYTES);
+	assert_int_equal(dirty(w, a, 2, 0), 2 * PAGES);
+}
+
 /* Another program has none of the areas. */
 static void nothing_is_ours(void **state)
 {
@@ -184,9 +201,9 @@ int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
-		TEST(writes_are_seen),    TEST(a_new_area_in_its_place),
-		TEST(an_area_that_grows), TEST(halves_that_meet_again),
-		TEST(nothing_is_ours),
+		TEST(writes_are_seen),      TEST(a_new_area_in_its_place),
+		TEST(an_area_that_grows),   TEST(halves_that_meet_again),
+		TEST(marks_are_taken_away), TEST(nothing_is_ours),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

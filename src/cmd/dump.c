@@ -16,6 +16,7 @@
 #include "cmd/dump_stats.h"
 #include "cmd/incremental.h"
 #include "cmd/ps_args.h"
+#include "cmd/round.h"
 #include "stats.pb-c.h"
 #include "store/store.h"
 
@@ -27,12 +28,15 @@
 struct dump_args {
 	const char *tree, *timeline;
 	bool leave_running, leave_stopped, kill;
+	unsigned int pre_copy; /* enum own_round_when */
 	uint64_t timeout_s;
 	struct lazy_args lazy;
 	struct ps_args server;
 	struct incremental_args incremental;
 	struct image_args images;
 };
+
+static const char *const when_words[] = {"auto", "yes", "no", NULL};
 
 static const struct opt_row rows[] = {
 	TREE_ROWS(struct dump_args, tree, timeout_s),
@@ -50,6 +54,13 @@ static const struct opt_row rows[] = {
 	 .help = "with -D -: end the tree when the stream is written, though nobody has confirmed it",
 	 .type = OPT_FLAG,
 	 .offset = offsetof(struct dump_args, kill)},
+	{.long_name = "pre-copy",
+	 .arg = "WHEN",
+	 .help = "copy most memory before the freeze, into the directory " OWN_ROUND_DIR
+		 " of the images: auto (default: with -R, of 64 MiB or more), yes or no",
+	 .type = OPT_WORD,
+	 .offset = offsetof(struct dump_args, pre_copy),
+	 .words = when_words},
 	{.long_name = "lazy-pages",
 	 .help = "leave private memory in the frozen tree, and hand it out to lazy-pages on request",
 	 .type = OPT_FLAG,
@@ -97,6 +108,7 @@ struct dump {
 	struct tls *tls;
 	struct ps_client server; /* fd -1: the memory goes into the images */
 	struct incremental incremental;
+	struct own_round round;
 	DumpStatsEntry stats;
 };
 
@@ -218,6 +230,31 @@ static void tell_end(const struct dump *d)
 			d->pid);
 }
 
+/* Does the memory go into a directory, in no other way than the usual one? */
+static bool takes_own_round(const struct dump_args *args)
+{
+	return !args->lazy.on && !args->server.use && !args->incremental.track_mem &&
+	       !args->incremental.prev_images_dir && !images_are_streamed(&args->images.place);
+}
+
+/* What was copied before: by earlier commands, or by a round of our own. */
+static int copy_before(struct dump *d, struct err *err)
+{
+	const struct dump_args *args = d->args;
+
+	if (incremental_open(&d->incremental, &args->incremental, &d->env, d->pid, err) < 0)
+		return -1;
+	if (takes_own_round(args) &&
+	    own_round_make(&d->round, args->pre_copy, args->leave_running, d->pid, &d->env.kinds,
+			   d->incremental.timeout_ms, d->env.images_fd, d->env.store, err) < 0)
+		return -1;
+	if (d->round.precopy) {
+		d->incremental.precopy = d->round.precopy;
+		d->incremental.dedup = true; /* nobody else builds on that directory */
+	}
+	return 0;
+}
+
 static int dump_tree(struct dump *d, struct err *err)
 {
 	enum capture_end end = planned_end(d);
@@ -228,8 +265,7 @@ static int dump_tree(struct dump *d, struct err *err)
 	capture_expect_tracking(d->session, true);
 	if (capture_check(d->session, err) < 0)
 		return -1;
-	if (image_env_action(&d->env, "pre-dump", d->pid, err) < 0 ||
-	    incremental_open(&d->incremental, &d->args->incremental, &d->env, d->pid, err) < 0)
+	if (image_env_action(&d->env, "pre-dump", d->pid, err) < 0 || copy_before(d, err) < 0)
 		return -1;
 	/* the holder is gone: what is watched now is watched by us, or by somebody else */
 	precopy_hand_over(d->incremental.precopy, d->session);
@@ -302,6 +338,10 @@ static int check_args(const struct dump_args *args, pid_t *pid_out, struct err *
 		return err_set(err, 0, "--tls makes sense with --page-server or --lazy-pages only");
 	if (args->lazy.on && !args->server.port)
 		return err_set(err, 0, "--lazy-pages needs --port");
+	if (args->pre_copy == OWN_ROUND_YES && !takes_own_round(args))
+		return err_set(err, 0,
+			       "--pre-copy=yes excludes -D -, --remote, --lazy-pages, --page-server, "
+			       "--track-mem and --prev-images-dir");
 	if (parse_pid(args->tree, pid_out, err) < 0)
 		return err_wrap(err, "--tree");
 	if (check_stream(args, err) < 0)
@@ -351,6 +391,7 @@ static int run(int argc, char **argv)
 	ps_client_finish(&d.server);
 	tls_free(d.tls);
 	incremental_close(&d.incremental);
+	own_round_close(&d.round);
 	image_env_close(&d.env);
 	signals_discard();
 	signals_release(&saved);

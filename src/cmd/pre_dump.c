@@ -10,6 +10,7 @@
 #include "cmd/dump_stats.h"
 #include "cmd/incremental.h"
 #include "cmd/ps_args.h"
+#include "cmd/round.h"
 #include "store/store.h"
 
 #include <errno.h>
@@ -66,61 +67,10 @@ static int check_tree(struct pre_dump *d, struct err *err)
 	return rc;
 }
 
-static int make_inventory(struct pre_dump *d, struct err *err)
-{
-	InventoryEntry *inv = snap_new(d->snap, InventoryEntry, inventory_entry);
-	cleanup_free char *uptime = NULL;
-
-	if (!inv)
-		return err_nomem(err);
-	if (io_read_filef(&uptime, NULL, "/proc/uptime"))
-		return err_sys(err, "/proc/uptime");
-	inv->img_version = 2;
-	inv->has_fdinfo_per_id = inv->fdinfo_per_id = true;
-	inv->has_ns_per_id = inv->ns_per_id = true;
-	inv->has_dump_uptime = true; /* CRIU tells reused pids by it */
-	inv->dump_uptime = (uint64_t)(strtod(uptime, NULL) * 1e6);
-	inv->has_pre_dump_mode = true;
-	inv->pre_dump_mode = 2; /* read, not spliced */
-	d->snap->inventory = inv;
-	return 0;
-}
-
-/* The pagemaps hold the snapshot's entries, as store_sink puts them there. */
-static int save(struct pre_dump *d, struct err *err)
-{
-	const snap_pagemaps *maps = precopy_pagemaps(d->incremental.precopy);
-	struct store *store = d->env.store;
-
-	if (d->server.fd >= 0) {
-		if (ps_client_close(&d->server, err) < 0)
-			return -1;
-	} else {
-		vec_foreach (pm, maps)
-			if (snapshot_save_pagemap(*pm, store, err) < 0)
-				return -1;
-	}
-	if (!d->snap->incremental && store_skip(store, "parent", err) < 0)
-		return -1;
-	if (make_inventory(d, err) < 0 || snapshot_save_inventory(d->snap->inventory, store, err) < 0)
-		return -1;
-	return store_complete(store, err);
-}
-
 static int copy(struct pre_dump *d, struct err *err)
 {
-	struct incremental *in = &d->incremental;
-	struct store_sink sink;
-
-	store_sink_init(&sink, d->snap, d->env.store);
-	/* A directory with an inventory is complete: what lies there from earlier is not, from now on. */
-	if (store_skip(d->env.store, "inventory.img", err) < 0)
-		return -1;
-	if (precopy_round(in->precopy, d->server.fd >= 0 ? &d->server.sink : &sink.sink, &d->stats,
-			  err) < 0)
-		return -1;
-	d->snap->incremental = d->stats.kept_pages != 0;
-	return signals_check(err) < 0 ? -1 : save(d, err);
+	return round_save(d->incremental.precopy, d->snap, d->env.store,
+			  d->server.fd >= 0 ? &d->server : NULL, &d->stats, err);
 }
 
 static int write_stats(struct pre_dump *d, struct err *err)

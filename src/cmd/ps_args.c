@@ -52,18 +52,13 @@ int ps_given_socket(uint64_t fd, struct err *err)
 /* Anonymous pages of a process, about; its pid in its own namespace. Zombies have none. */
 static int look_at(pid_t pid, struct ps_object *object, uint64_t *pages, struct err *err)
 {
-	cleanup_free char *text = NULL;
-	unsigned long long size, resident, shared;
 	struct proc_status st;
 
 	if (proc_status(pid, &st, err))
 		return -1;
 	*object = (struct ps_object){.id = (uint64_t)(st.nspid.n ? st.nspid.v[st.nspid.n - 1] : pid)};
 	proc_status_finish(&st);
-	*pages = 0;
-	if (io_read_filef(&text, NULL, "/proc/%d/statm", pid) == 0 &&
-	    sscanf(text, "%llu %llu %llu", &size, &resident, &shared) == 3 && resident > shared)
-		*pages = resident - shared;
+	*pages = proc_private_pages(pid);
 	return 0;
 }
 

@@ -349,6 +349,17 @@ int proc_rollup(pid_t pid, struct proc_rollup *out, struct err *err)
 	return 0;
 }
 
+uint64_t proc_private_pages(pid_t pid)
+{
+	cleanup_free char *text = NULL;
+	unsigned long long resident, shared;
+
+	if (io_read_filef(&text, NULL, "/proc/%d/statm", pid) ||
+	    sscanf(text, "%*u %llu %llu", &resident, &shared) != 2 || resident < shared)
+		return 0;
+	return resident - shared;
+}
+
 /* ---- directories of numbers ---- */
 
 static int compare_pids(const void *a, const void *b)

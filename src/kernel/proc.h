@@ -103,6 +103,9 @@ int parse_rollup(const char *text, struct proc_rollup *out) must_check; /* -1: m
 /* Walks all page tables of the process: about 10 ms for each GiB of small pages. */
 int proc_rollup(pid_t pid, struct proc_rollup *out, struct err *err) must_check;
 
+/* Pages that are not those of files, as statm tells at once: resident less shared. 0 also when it has ended. */
+uint64_t proc_private_pages(pid_t pid);
+
 typedef VEC(pid_t) proc_pids;
 /* Thread ids of a process, ascending as the kernel lists them. */
 int proc_threads(pid_t pid, proc_pids *out, struct err *err) must_check;

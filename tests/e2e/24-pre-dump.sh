@@ -214,6 +214,51 @@ served_chain() {
 busy_victim && served_chain && restored "$FERRY" served3
 result "rounds to page servers"
 
+# --- a dump that makes a round of its own ---
+
+# The directory is whole in itself, wherever it is moved to.
+own_round() { # RESTORER
+	clean=$(traces)
+	quiet_step dump own -R --pre-copy=yes && is_incremental own && leaves_nothing || return 1
+	[ "$(readlink "$images/own/parent")" = pre-copy ] || {
+		why="parent leads to $(readlink "$images/own/parent")"
+		return 1
+	}
+	mv "$images/own" "$images/moved"
+	kill_tree "$pid"
+	restored "$1" moved
+}
+busy_victim && own_round "$FERRY"
+result "round of a dump"
+if [ -n "$CRIU" ]; then
+	busy_victim && own_round "$CRIU"
+	result "round of a dump restored by criu"
+else
+	skip "round of a dump restored by criu" "no real CRIU here"
+fi
+
+# Once more into the same directory, killed the second time; and a plain dump on top of it.
+busy_victim && quiet_step dump own -R --pre-copy=yes && quiet_step dump own --pre-copy=yes && is_incremental own &&
+	restored "$FERRY" own
+result "round of a dump twice"
+busy_victim && quiet_step dump own -R --pre-copy=yes && quiet_step dump own && is_full own && restored "$FERRY" own
+result "plain dump after a round"
+
+# Unasked only for a large tree that runs on.
+unasked() {
+	quiet_step dump small -R && is_full small || return 1
+	kill_tree "$pid"
+	rm -rf "$vdir"
+	pages_mib=140 busy_victim && quiet_step dump never -R --pre-copy=no && is_full never &&
+		quiet_step dump large -R && is_incremental large && quiet_step dump killed && is_full killed
+}
+busy_victim && unasked && restored "$FERRY" killed
+result "round of a dump unasked"
+
+busy_victim && ! said=$(timeout 30 "$FERRY" dump -t "$pid" -D - --pre-copy=yes 2>&1 >/dev/null </dev/null) &&
+	case $said in *"--pre-copy=yes excludes"*) ;; *) false ;; esac
+why="not refused: $said" result "round of a dump into a stream"
+
 # --- who may not do much ---
 
 if command -v setpriv >/dev/null; then

@@ -128,11 +128,12 @@ on a ps -L -o pid,lwp,ppid,comm --sid "$pid" | sed 's/^/  /'
 sleep "$leg_seconds"
 show a
 
-move a b
+# Its files go along, so that it needs nothing of ferry-a; without --files=copy they would stay there until they are used.
+move a b --files=copy
 sleep "$leg_seconds"
 show b
 # The log that was left on ferry-a is older than the one that comes back.
-move b a --overwrite-files
+move b a --files=copy --overwrite-files
 sleep "$leg_seconds"
 
 step "The end, and the proof"

@@ -49,7 +49,8 @@ static const char *const compress_words[] = {
 static const char *const mode_words[] = {"stop", "precopy", "postcopy", "hybrid", NULL};
 static const enum wire_mode modes[] = {WIRE_MODE_STOP, WIRE_MODE_PRECOPY, WIRE_MODE_POSTCOPY,
 				       WIRE_MODE_HYBRID};
-#define MODE_DEFAULT UINT_MAX
+/* of --mode and --files: the user has not said */
+#define NOT_SAID UINT_MAX
 
 static const struct opt_row rows[] = {
 	{.long_name = "ssh",
@@ -71,10 +72,10 @@ static const struct opt_row rows[] = {
 	 .offset = offsetof(struct migrate_args, pids),
 	 .words = pids_words},
 	{.long_name = "files",
-	 .arg = "copy|none|lazy|shared",
-	 .help = "files of the tree that are missing or different there: copy them (the "
-		 "default), or list them and refuse; or leave them all here until they are used "
-		 "(lazy); or trust that they are the same there (shared)",
+	 .arg = "lazy|copy|none|shared",
+	 .help = "where some of the tree's files are missing or different there: leave them all here until "
+		 "they are used (lazy, the default); or copy those, or list them and refuse; or trust that "
+		 "they are the same there (shared)",
 	 .type = OPT_WORD,
 	 .offset = offsetof(struct migrate_args, files),
 	 .words = files_words},
@@ -286,6 +287,8 @@ static unsigned int usual_connections(void)
 static int fill_options(const struct migrate_args *args, const struct opt_rest *rest,
 			struct migrate_options *opt, struct err *err)
 {
+	unsigned int files;
+
 	if (rest->n != (args->recover ? 1u : 2u))
 		return err_set(err, 0,
 			       args->recover ? "--recover takes one more word, the HOST" :
@@ -296,15 +299,17 @@ static int fill_options(const struct migrate_args *args, const struct opt_rest *
 	    parse_pid(args->recover, &opt->pid, err) < 0)
 		return err_wrap(err, "--recover");
 	/* what lies in the host's own directories, as shared memory, is copied also when all else is lazy */
-	opt->files.copy = args->files == FILES_COPY || args->files == FILES_LAZY;
-	opt->files.mode = args->files == FILES_LAZY   ? WIRE_FILES_LAZY :
-			  args->files == FILES_SHARED ? WIRE_FILES_SHARED :
-							WIRE_FILES_COMPARE;
+	opt->files.wanted = args->files != NOT_SAID;
+	files = opt->files.wanted ? args->files : FILES_LAZY;
+	opt->files.copy = files == FILES_COPY || files == FILES_LAZY;
+	opt->files.mode = files == FILES_LAZY   ? WIRE_FILES_LAZY :
+			  files == FILES_SHARED ? WIRE_FILES_SHARED :
+						  WIRE_FILES_COMPARE;
 	opt->files.timeout_ms = args->files_timeout_s * 1000;
 	opt->files.fill = !args->no_background;
 	opt->files.overwrite = args->overwrite_files;
 	opt->pids = (enum pids_mode)args->pids;
-	opt->mode_wanted = args->mode != MODE_DEFAULT;
+	opt->mode_wanted = args->mode != NOT_SAID;
 	opt->mode = opt->mode_wanted ? modes[args->mode] : WIRE_MODE_HYBRID;
 	opt->plain_tcp = args->plain_tcp;
 	opt->transport = (enum transport)args->transport;
@@ -340,7 +345,8 @@ static int recover(const struct migrate_options *opt, const char *what, struct e
 static int run(int argc, char **argv)
 {
 	struct migrate_args args = {.ssh = "ssh",
-				    .mode = MODE_DEFAULT,
+				    .mode = NOT_SAID,
+				    .files = NOT_SAID,
 				    .pids = PIDS_AUTO,
 				    .transport = TRANSPORT_AUTO,
 				    .dead_after_s = 10,

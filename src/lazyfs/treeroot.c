@@ -96,17 +96,6 @@ static int make_mount(const char *source, int *fuse_out, int *mount_out, struct 
 	return 0;
 }
 
-int treeroot_probe(struct err *err)
-{
-	int fuse, mount;
-
-	if (make_mount("ferry", &fuse, &mount, err) < 0)
-		return -1;
-	close(fuse);
-	close(mount);
-	return 0;
-}
-
 /* ---- the process: its cache ---- */
 
 static int make_cache(struct attendant *a, struct err *err)

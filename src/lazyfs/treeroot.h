@@ -37,10 +37,10 @@ struct treeroot {
 
 #define TREEROOT_NONE ((struct treeroot){.control = -1, .mount = -1})
 
-/* Can it be done here? -1: the sentence ends in the remedy. */
-int treeroot_probe(struct err *err) must_check;
-
-/* Makes the mount and starts the process, which begins to connect. */
+/*
+ * Makes the mount and starts the process, which begins to connect. -1: where it cannot be done here, the sentence ends
+ * in the remedy.
+ */
 int treeroot_start(const struct treeroot_options *opt, struct treeroot *out, struct err *err)
 	must_check;
 

@@ -21,8 +21,9 @@
 
 struct file_policy {
 	enum wire_files mode;
-	bool copy;           /* --files=copy; else whatever is missing or different is refused */
-	bool overwrite;      /* --overwrite-files */
+	bool copy;      /* --files=copy; else whatever is missing or different is refused */
+	bool overwrite; /* --overwrite-files */
+	bool wanted;    /* the mode is the user's word: refuse rather than do it in another way */
 	uint64_t timeout_ms; /* lazy: see lazyfs_options */
 	bool fill;
 };
@@ -38,6 +39,13 @@ struct file_source;
 
 struct file_source *file_source_create(const struct file_policy *policy, struct err *err) must_check;
 void file_source_free(struct file_source *fs); /* NULL allowed */
+
+/*
+ * Instead of a round: is all of @list at the destination, and the same, or an older state that the tree has left
+ * there? Nothing is sent but the question, and nothing refused. @what_out: the first that is not, or NULL; it lives as long as the list.
+ */
+int files_are_there(struct channel *ch, const Wire__FileList *list, const char **what_out,
+		    struct err *err) must_check;
 
 /* One round over @list begins: the destination compares the paths. */
 int files_ask(struct channel *ch, const Wire__FileList *list, struct err *err) must_check;
@@ -60,6 +68,9 @@ struct file_target;
 
 /* @same_kernel: the source runs on this kernel, so its device and inode numbers are ours. */
 struct file_target *file_target_create(bool same_kernel, struct err *err) must_check;
+
+/* Answers one list, of files_are_there. */
+int files_compare(struct file_target *ft, struct channel *ch, struct err *err) must_check;
 
 /* Serves one round. */
 int files_receive(struct file_target *ft, struct channel *ch, struct err *err) must_check;

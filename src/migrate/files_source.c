@@ -386,6 +386,50 @@ static int send_all(struct round *r, const uint8_t *verdicts, struct err *err)
 	return channel_send(r->ch, MSG_FILES_SENT, NULL, err);
 }
 
+/* The destination's answers to a list. Free with wire_free. NULL + err. */
+static Wire__FileStates *hear_states(struct channel *ch, const Wire__FileList *list, struct err *err)
+{
+	Wire__FileStates *states = channel_expect(ch, MSG_FILE_STATES, err);
+
+	if (!states || states->n_states == list->n_files)
+		return states;
+	err_set(err, EPROTO, "%zu answers about %zu files", states->n_states, list->n_files);
+	wire_free(states);
+	return NULL;
+}
+
+static int is_there(const Wire__FileNote *note, const Wire__FileState *state, bool *out,
+		    struct err *err)
+{
+	/* a stale one is the tree's own, as it left it there: its newer state takes its place */
+	*out = state->state == WIRE_FILE_SAME || state->state == WIRE_FILE_SHARED ||
+	       state->state == WIRE_FILE_STALE;
+	return state->state == WIRE_FILE_UNSURE ? same_content(note->path, state, out, err) : 0;
+}
+
+int files_are_there(struct channel *ch, const Wire__FileList *list, const char **what_out,
+		    struct err *err)
+{
+	Wire__FileStates *states;
+	int rc = 0;
+
+	*what_out = NULL;
+	if (files_ask(ch, list, err) < 0)
+		return -1;
+	states = hear_states(ch, list, err);
+	if (!states)
+		return -1;
+	for (size_t i = 0; i < list->n_files && !rc && !*what_out; i++) {
+		bool there;
+
+		rc = is_there(list->files[i], states->states[i], &there, err);
+		if (!rc && !there)
+			*what_out = list->files[i]->path;
+	}
+	wire_free(states);
+	return rc;
+}
+
 int files_ask(struct channel *ch, const Wire__FileList *list, struct err *err)
 {
 	return channel_send(ch, MSG_FILE_LIST, &list->base, err);
@@ -408,14 +452,10 @@ int files_send(struct file_source *fs, struct channel *ch, const Wire__FileList 
 
 	if (!verdicts)
 		return err_nomem(err);
-	states = channel_expect(ch, MSG_FILE_STATES, err);
+	states = hear_states(ch, list, err);
 	if (!states)
 		return -1;
-	if (states->n_states != list->n_files)
-		rc = err_set(err, EPROTO, "%zu answers about %zu files", states->n_states,
-			     list->n_files);
-	else
-		rc = decide_all(&r, states, verdicts, err);
+	rc = decide_all(&r, states, verdicts, err);
 	wire_free(states);
 	vec_foreach (text, &r.refusals)
 		free(*text);

@@ -46,8 +46,24 @@ struct made {
 	bool exists; /* it has been made */
 };
 
+/* A file here that was the same as the tree's in an earlier round, and what both were like. */
+struct twin {
+	char *path;
+	struct {
+		uint64_t ino, size;
+		int64_t mtime_ns;
+	} there;
+	struct {
+		dev_t dev;
+		ino_t ino;
+		off_t size;
+		struct timespec mtime, ctime;
+	} here;
+};
+
 struct file_target {
 	bool same_kernel;
+	VEC(struct twin) twins;
 	VEC(struct staged) staged;
 	VEC(struct made) made;
 	Wire__FileList *list; /* of the round at hand */
@@ -72,6 +88,13 @@ static void free_made(struct made *m)
 	xattr_free(&m->attrs);
 }
 
+static void free_twins(struct file_target *ft)
+{
+	vec_foreach (t, &ft->twins)
+		free(t->path);
+	vec_free(&ft->twins);
+}
+
 void file_target_free(struct file_target *ft)
 {
 	if (!ft)
@@ -86,6 +109,7 @@ void file_target_free(struct file_target *ft)
 	}
 	vec_foreach (m, &ft->made)
 		free_made(m);
+	free_twins(ft);
 	vec_free(&ft->staged);
 	vec_free(&ft->made);
 	if (ft->list)
@@ -203,14 +227,58 @@ static int digest_here(const char *path, Wire__FileState *out, struct err *err)
 	return 0;
 }
 
+/* To be looked at when the tree is stopped. If it is not the same after all, the round fails, or a copy takes its place. */
+static int note_twin(struct file_target *ft, const Wire__FileNote *n, const struct stat *st,
+		     struct err *err)
+{
+	struct twin t = {.there = {n->ino, n->size, n->mtime_ns},
+			 .here = {st->st_dev, st->st_ino, st->st_size, st->st_mtim, st->st_ctim}};
+
+	t.path = strdup(n->path);
+	if (t.path && vec_push(&ft->twins, t))
+		return 0;
+	free(t.path);
+	return err_nomem(err);
+}
+
+static bool same_time(const struct timespec *a, const struct timespec *b)
+{
+	return a->tv_sec == b->tv_sec && a->tv_nsec == b->tv_nsec;
+}
+
+/* NULL: it never was the same, or somebody has touched the one here since. */
+static const struct twin *find_twin(const struct file_target *ft, const char *path,
+				    const struct stat *st)
+{
+	vec_foreach (t, &ft->twins) {
+		if (t->here.ino == st->st_ino && t->here.dev == st->st_dev &&
+		    t->here.size == st->st_size && same_time(&t->here.mtime, &st->st_mtim) &&
+		    same_time(&t->here.ctime, &st->st_ctim) && !strcmp(t->path, path))
+			return t;
+	}
+	return NULL;
+}
+
+/* And the tree has not written to its own since. */
+static bool still_same(const struct twin *t, const Wire__FileNote *n)
+{
+	return t->there.ino == n->ino && t->there.size == n->size && t->there.mtime_ns == n->mtime_ns;
+}
+
 static int compare_regular(struct file_target *ft, const Wire__FileNote *n, const struct stat *st,
 			   Wire__FileState *out, struct err *err)
 {
 	int64_t mtime_ns = (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
+	const struct twin *twin = find_twin(ft, n->path, st);
 
 	if (same_file(ft, n, st)) {
 		out->state = WIRE_FILE_SHARED;
 	} else if (n->size == (uint64_t)st->st_size && (n->size == 0 || n->mtime_ns == mtime_ns)) {
+		out->state = WIRE_FILE_SAME;
+		return twin || !n->written ? 0 : note_twin(ft, n, st, err);
+	} else if (twin && !still_same(twin, n)) {
+		out->state = WIRE_FILE_STALE;
+	} else if (twin && !n->written) {
 		out->state = WIRE_FILE_SAME;
 	} else if (left_unchanged(n->path, st)) {
 		out->state = WIRE_FILE_STALE;
@@ -218,7 +286,9 @@ static int compare_regular(struct file_target *ft, const Wire__FileNote *n, cons
 		out->state = WIRE_FILE_DIFFERENT;
 	} else {
 		out->state = WIRE_FILE_UNSURE;
-		return digest_here(n->path, out, err);
+		if (digest_here(n->path, out, err) < 0)
+			return -1;
+		return twin ? 0 : note_twin(ft, n, st, err);
 	}
 	return 0;
 }
@@ -458,17 +528,39 @@ static int receive_file(struct file_target *ft, struct channel *ch, const struct
 	return rc ? rc : set_attrs(s, err);
 }
 
-int files_receive(struct file_target *ft, struct channel *ch, struct err *err)
+/* A list that is only a question: what is missing is not yet to be made, and what differs not decided about. */
+static void forget_answers(struct file_target *ft)
+{
+	while (ft->made.n && !ft->made.v[ft->made.n - 1].exists)
+		free_made(&ft->made.v[--ft->made.n]);
+	free_twins(ft);
+}
+
+static int take_list(struct file_target *ft, struct channel *ch, struct err *err)
 {
 	Wire__FileList *list = channel_expect(ch, MSG_FILE_LIST, err);
-	struct frame f;
 
 	if (!list)
 		return -1;
 	if (ft->list)
 		wire_free(ft->list);
 	ft->list = list;
-	if (answer_list(ft, ch, err) < 0)
+	return answer_list(ft, ch, err);
+}
+
+int files_compare(struct file_target *ft, struct channel *ch, struct err *err)
+{
+	if (take_list(ft, ch, err) < 0)
+		return -1;
+	forget_answers(ft);
+	return 0;
+}
+
+int files_receive(struct file_target *ft, struct channel *ch, struct err *err)
+{
+	struct frame f;
+
+	if (take_list(ft, ch, err) < 0)
 		return -1;
 	for (;;) {
 		if (channel_recv(ch, &f, err) < 0)

@@ -190,7 +190,7 @@ void progress_moved(struct progress *p, const struct progress_summary *s)
 	       human(sent, sizeof(sent), (double)s->sent_bytes), files);
 	tell_modes(s);
 	if (s->kept_list)
-		printf("its files come from here when it uses them ('ferry lazyfs --status /proc/%d/root' there);\n"
+		printf("its files come from here when it uses them, until 'ferry lazyfs --detach /proc/%d/root' there;\n"
 		       "what it changes becomes files of %s when it has ended, listed in %s\n",
 		       s->new_pid, s->host, s->kept_list);
 	fflush(stdout);

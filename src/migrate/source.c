@@ -387,7 +387,7 @@ int source_commit(struct source *s, struct err *err)
 	s->home = home_write(s->opt->settle.token, s->ch.peer, &s->kept, s->serve, err);
 	if (s->home < 0 || keeper_arm(s->link, &s->kept, err) < 0)
 		return -1;
-	if (s->opt->files.mode == WIRE_FILES_LAZY && files_home_release(&s->files_home, err) < 0)
+	if (s->files_mode == WIRE_FILES_LAZY && files_home_release(&s->files_home, err) < 0)
 		return -1;
 	if (say_commit(s, &why) == 0) {
 		runs_there(s);
@@ -426,7 +426,7 @@ void source_undo_commit(struct source *s)
 int source_farewell(struct source *s, struct err *err)
 {
 	/* these may be written to again only by a tree that has them itself */
-	if (s->opt->files.mode != WIRE_FILES_SHARED && s->view.ns < 0)
+	if (s->files_mode != WIRE_FILES_SHARED && s->view.ns < 0)
 		left_note(&s->paths);
 	return channel_send(&s->ch, MSG_BYE, NULL, err);
 }
@@ -463,7 +463,7 @@ static void tell_moved(struct source *s)
 	char list[sizeof(TREEROOT_KEPT_DIR) + WIRE_TOKEN_CHARS + 8];
 	struct file_totals files;
 
-	if (s->opt->files.mode == WIRE_FILES_LAZY) {
+	if (s->files_mode == WIRE_FILES_LAZY) {
 		snprintf(list, sizeof(list), "%s/%s.txt", TREEROOT_KEPT_DIR, s->opt->settle.token);
 		sum.kept_list = list;
 	}
@@ -479,6 +479,7 @@ int migrate_source(const struct migrate_options *opt, int in, int out, int link,
 	struct source s = {.opt = opt,
 			   .link = link,
 			   .mode = opt->mode,
+			   .files_mode = opt->files.mode,
 			   .lanes = {LANE_NONE, LANE_NONE},
 			   .home = -1,
 			   .view = VIEW_OURS,

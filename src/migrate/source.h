@@ -61,6 +61,7 @@ struct source {
 	bool changes_on_way;  /* the destination has not yet said that the files are in place */
 	struct store *images; /* while they are sent */
 	struct file_source *files;
+	enum wire_files files_mode; /* as it is done */
 	struct files_home files_home;
 	struct arena paths_arena;
 	Wire__FileList paths;        /* of the last look */

@@ -100,7 +100,7 @@ static int find_paths(struct source *s, struct err *err)
 	if (rc == 0 && s->frozen)
 		rc = add_links(s, &extra, err);
 	/* where its root directory does not go along, the tree's own files must */
-	if (rc == 0 && s->opt->files.mode == WIRE_FILES_COMPARE)
+	if (rc == 0 && s->files_mode == WIRE_FILES_COMPARE)
 		rc = carried_parse(s->carried.data, s->carried.len, add_changed, &extra, err);
 	if (rc == 0 && !vec_push(&extra, NULL))
 		rc = err_nomem(err);
@@ -135,16 +135,81 @@ static int round_of_files(struct source *s, const Wire__FileList *list, struct e
 
 /* ---- lazy ---- */
 
+/* Files that no lazy file system has. */
+static int find_unservable(const Wire__FileList *list, struct err *err)
+{
+	for (size_t i = 0; i < list->n_files; i++)
+		if (list->files[i]->must_exist)
+			return err_set(err, ENOTSUP,
+				       "%s: a device or file of the kernel's does not stay here (copy, or have "
+				       "it there: migrate --files=copy)",
+				       list->files[i]->path);
+	return 0;
+}
+
+/* The tree gets a root directory there: the destination opens the door, and we connect. */
 static int begin_lazy(struct source *s, struct err *err)
 {
-	Wire__Doors *door = source_hear_doors(s, err);
+	Wire__Doors *door;
 
+	if (channel_send(&s->ch, MSG_LAZY_ROOT, NULL, err) < 0)
+		return -1;
+	door = source_hear_doors(s, err);
 	if (!door)
 		return -1;
 	wire_free(door);
-	if (files_home_start(s->opt->settle.remote, s->opt->settle.token, &s->view, &s->files_home,
-			     err) < 0)
+	return files_home_start(s->opt->settle.remote, s->opt->settle.token, &s->view,
+				&s->files_home, err);
+}
+
+/* Where it cannot be, files are copied, unless the user said how; what was said until now is not sent again. */
+static int copy_instead(struct source *s, struct err *err)
+{
+	char note[1200];
+
+	if (s->opt->files.wanted || s->ch.broken)
 		return -1;
+	s->files_mode = WIRE_FILES_COMPARE;
+	snprintf(note, sizeof(note), "the files that are missing there are copied: %s", err->text);
+	progress_note(s->opt->progress, note);
+	return look_at_paths(s, err);
+}
+
+struct question {
+	Wire__FileList list;
+	const char *missing;
+};
+
+static int ask_all_there(struct source *s, struct question *q, struct err *err)
+{
+	struct mntns_way way;
+	int rc = view_enter(&s->view, &way, err);
+
+	if (rc == 0)
+		rc = files_are_there(&s->ch, &q->list, &q->missing, err);
+	return view_leave(&way, rc, err);
+}
+
+/*
+ * Where all that the tree has is there too, and it has changed nothing on its way, it needs no root directory
+ * of its own, and nothing from here.
+ */
+static int choose_way(struct source *s, struct err *err)
+{
+	struct question q;
+	Wire__FileList own;
+
+	if (split_paths(s, &own, &q.list, err) < 0 || ask_all_there(s, &q, err) < 0)
+		return -1;
+	if (!q.missing && !s->carried.len) {
+		log_info("all files are there");
+		s->files_mode = WIRE_FILES_COMPARE;
+		return 0;
+	}
+	log_info("lazy files, as %s is not there, or another one",
+		 q.missing ? q.missing : "a change");
+	if (find_unservable(&q.list, err) < 0 || begin_lazy(s, err) < 0)
+		return copy_instead(s, err);
 	/* the destination has the root directory of the tree */
 	return channel_expect_done(&s->ch, err);
 }
@@ -164,12 +229,13 @@ int source_files(struct source *s, struct err *err)
 	s->files = file_source_create(&s->opt->files, err);
 	if (!s->files)
 		return -1;
-	if (s->opt->files.mode == WIRE_FILES_SHARED)
+	if (s->files_mode == WIRE_FILES_SHARED)
 		return 0;
-	if (s->opt->files.mode == WIRE_FILES_COMPARE)
-		return look_at_paths(s, err) < 0 ? -1 : round_of_files(s, &s->paths, err);
-	if (begin_lazy(s, err) < 0 || look_at_paths(s, err) < 0 ||
-	    split_paths(s, &own, &lazy, err) < 0 || tell_lazy(s, &lazy, err) < 0)
+	if (look_at_paths(s, err) < 0 || (s->files_mode == WIRE_FILES_LAZY && choose_way(s, err) < 0))
+		return -1;
+	if (s->files_mode == WIRE_FILES_COMPARE)
+		return round_of_files(s, &s->paths, err);
+	if (split_paths(s, &own, &lazy, err) < 0 || tell_lazy(s, &lazy, err) < 0)
 		return -1;
 	return round_of_files(s, &own, err);
 }
@@ -182,7 +248,7 @@ static int ask_again(struct source *s, Wire__FileList *own, struct err *err)
 	if (look_at_paths(s, err) < 0)
 		return -1;
 	*own = s->paths;
-	if (s->opt->files.mode == WIRE_FILES_LAZY) {
+	if (s->files_mode == WIRE_FILES_LAZY) {
 		if (split_paths(s, own, &lazy, err) < 0)
 			return -1;
 		lazy.has_carried = s->carried.len > 0;
@@ -207,7 +273,7 @@ int source_changes(struct source *s, struct err *err)
 	bool links_first = s->opt->kinds.link_remap;
 	Wire__FileList own;
 
-	if (s->opt->files.mode == WIRE_FILES_SHARED)
+	if (s->files_mode == WIRE_FILES_SHARED)
 		return source_in_view(s, collect, err);
 	if (links_first && source_in_view(s, collect, err) < 0)
 		return -1;
@@ -244,8 +310,8 @@ void source_files_moved(struct source *s)
 {
 	struct err err;
 
-	if (s->opt->files.mode == WIRE_FILES_LAZY)
+	if (s->files_mode == WIRE_FILES_LAZY)
 		files_home_moved(&s->files_home);
-	else if (s->opt->files.mode == WIRE_FILES_COMPARE && source_in_view(s, let_go, &err) < 0)
+	else if (s->files_mode == WIRE_FILES_COMPARE && source_in_view(s, let_go, &err) < 0)
 		log_warn("%s", err.text);
 }

@@ -27,7 +27,8 @@ struct target {
 	struct kind_options kinds;
 	struct restore_options restore_opt;
 	struct file_target *files;
-	struct treeroot root; /* --files=lazy */
+	struct treeroot root;       /* --files=lazy */
+	enum wire_files files_mode; /* as it is done */
 	bool lazy_root;
 	struct store *store;
 	struct restore_session *ahead; /* what was made of the tree before its images are here */

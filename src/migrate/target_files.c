@@ -11,17 +11,39 @@
 #include <errno.h>
 #include <string.h>
 
-static enum wire_files mode_of(const struct target *t)
-{
-	return t->needs->has_files_mode ? (enum wire_files)t->needs->files_mode : WIRE_FILES_COMPARE;
-}
-
 int target_tell_done(struct target *t, struct err *err)
 {
 	Wire__Stage msg = WIRE__STAGE__INIT;
 
 	msg.id = t->ch.stage;
 	return channel_send(&t->ch, MSG_DONE, &msg.base, err);
+}
+
+/* Nothing is left of it, and the files are compared and copied. */
+static void end_lazy(struct target *t)
+{
+	t->restore_opt.root_mount = NULL;
+	t->files_mode = WIRE_FILES_COMPARE;
+	if (!t->lazy_root)
+		return;
+	treeroot_abandon(&t->root);
+	files_door_remove(t->token);
+	t->lazy_root = false;
+}
+
+/* The connection for the files, which the source opens; if it cannot, it goes on without lazy files. */
+static int await_lazy(struct target *t, struct err *err)
+{
+	struct err ignored;
+	struct frame f;
+
+	if (treeroot_await(&t->root, t->ch.in, err) == 0)
+		return target_tell_done(t, err);
+	if (err->no != ECANCELED || channel_peek(&t->ch, &f, &ignored) < 0 || f.type != MSG_FILE_LIST)
+		return -1;
+	log_info("the source has no connection for lazy files");
+	end_lazy(t);
+	return 0;
 }
 
 static int begin_lazy(struct target *t, struct err *err)
@@ -41,16 +63,28 @@ static int begin_lazy(struct target *t, struct err *err)
 	if (from)
 		snprintf(host, sizeof(host), "%.*s", (int)MIN(strcspn(from, " "), sizeof(host) - 1),
 			 from);
-	t->lazy_root = true;
 	if (files_door_open(&opt, &t->root, &why) < 0) {
 		doors.cannot = why.text;
+		end_lazy(t);
 		return channel_send(&t->ch, MSG_DOORS, &doors.base, err);
 	}
+	t->lazy_root = true;
 	t->restore_opt.root_mount = &t->root.mount;
-	if (channel_send(&t->ch, MSG_DOORS, &doors.base, err) < 0 ||
-	    treeroot_await(&t->root, t->ch.in, err) < 0)
+	return channel_send(&t->ch, MSG_DOORS, &doors.base, err) < 0 ? -1 : await_lazy(t, err);
+}
+
+/* Whether all files are here is asked first: then the tree needs no root directory of its own. */
+static int choose_way(struct target *t, struct err *err)
+{
+	struct frame f;
+
+	if (files_compare(t->files, &t->ch, err) < 0 || channel_peek(&t->ch, &f, err) < 0)
 		return -1;
-	return target_tell_done(t, err);
+	if (f.type != MSG_LAZY_ROOT) {
+		end_lazy(t);
+		return 0;
+	}
+	return channel_expect_empty(&t->ch, MSG_LAZY_ROOT, err) < 0 ? -1 : begin_lazy(t, err);
 }
 
 /* @ahead: of the freeze. */
@@ -84,25 +118,25 @@ static int prime(struct target *t, bool ahead, struct err *err)
 
 int target_files(struct target *t, struct err *err)
 {
-	enum wire_files mode = mode_of(t);
-
-	if (mode > WIRE_FILES_SHARED)
-		return err_set(err, EPROTO, "files in mode %u are not known here", mode);
-	if (mode == WIRE_FILES_SHARED)
+	t->files_mode = t->needs->has_files_mode ? (enum wire_files)t->needs->files_mode :
+						   WIRE_FILES_COMPARE;
+	if (t->files_mode > WIRE_FILES_SHARED)
+		return err_set(err, EPROTO, "files in mode %u are not known here", t->files_mode);
+	if (t->files_mode == WIRE_FILES_SHARED)
 		return 0;
-	if (mode == WIRE_FILES_LAZY && (begin_lazy(t, err) < 0 || prime(t, true, err) < 0))
-		return -1;
 	t->files = file_target_create(t->same_kernel, err);
-	if (!t->files || files_receive(t->files, &t->ch, err) < 0)
+	if (!t->files || (t->files_mode == WIRE_FILES_LAZY && choose_way(t, err) < 0) ||
+	    (t->files_mode == WIRE_FILES_LAZY && prime(t, true, err) < 0) ||
+	    files_receive(t->files, &t->ch, err) < 0)
 		return -1;
 	return target_tell_done(t, err);
 }
 
 int target_changes(struct target *t, struct err *err)
 {
-	if (mode_of(t) == WIRE_FILES_SHARED)
+	if (t->files_mode == WIRE_FILES_SHARED)
 		return 0;
-	if (mode_of(t) == WIRE_FILES_LAZY && prime(t, false, err) < 0)
+	if (t->files_mode == WIRE_FILES_LAZY && prime(t, false, err) < 0)
 		return -1;
 	if (files_receive(t->files, &t->ch, err) < 0 || files_place(t->files, err) < 0)
 		return -1;
@@ -118,9 +152,5 @@ void target_undo_files(struct target *t)
 {
 	if (t->files)
 		files_undo(t->files);
-	if (!t->lazy_root)
-		return;
-	treeroot_abandon(&t->root);
-	files_door_remove(t->token);
-	t->lazy_root = false;
+	end_lazy(t);
 }

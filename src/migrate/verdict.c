@@ -6,7 +6,6 @@
 #include "migrate/target.h"
 
 #include "kernel/probe.h"
-#include "lazyfs/treeroot.h"
 #include "migrate/needs.h"
 #include "migrate/source.h"
 
@@ -229,18 +228,6 @@ static int look_at_ports(struct look *l, struct err *err)
 	return 0;
 }
 
-/* ---- files ---- */
-
-static int look_at_files(struct look *l, struct err *err)
-{
-	struct err why;
-
-	if (!l->needs->has_files_mode || l->needs->files_mode != WIRE_FILES_LAZY ||
-	    treeroot_probe(&why) == 0)
-		return 0;
-	return add(l, &l->refused, err, "%.500s", why.text);
-}
-
 /* ---- all of it ---- */
 
 int verdict_make(struct arena *arena, const Wire__Needs *needs, Wire__Verdict *out, struct err *err)
@@ -249,8 +236,7 @@ int verdict_make(struct arena *arena, const Wire__Needs *needs, Wire__Verdict *o
 	int rc = -1;
 
 	if (look_at_kernel(&l, err) == 0 && look_at_cpu(&l, err) == 0 &&
-	    look_at_pids(&l, err) == 0 && look_at_users(&l, err) == 0 &&
-	    look_at_ports(&l, err) == 0 && look_at_files(&l, err) == 0)
+	    look_at_pids(&l, err) == 0 && look_at_users(&l, err) == 0 && look_at_ports(&l, err) == 0)
 		rc = 0;
 	out->n_refused = l.refused.n;
 	out->refused = arena_dup(arena, l.refused.v, l.refused.n * sizeof(*l.refused.v));

@@ -123,6 +123,7 @@ static const struct msg_info table[] = {
 			   .stages = FILES,
 			   .max_bytes = MIB(64),
 			   .body = &wire__file_list__descriptor},
+	[MSG_LAZY_ROOT] = {.name = "lazy-root", .senders = WIRE_SOURCE, .stages = S(FILES)},
 	[MSG_PLAN] = {.name = "plan",
 		      .senders = WIRE_SOURCE,
 		      .stages = S(LANES),

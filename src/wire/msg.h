@@ -73,6 +73,7 @@ enum msg_type {
 	MSG_TRANSPORT = 30,   /* source: over which connection everything goes from now on */
 	MSG_PREPARE = 31,     /* source; answer: MSG_DONE */
 	MSG_PACKED = 32,      /* source: another one, made smaller (pack.h) */
+	MSG_LAZY_ROOT = 33,   /* source: not all is there; answer: MSG_DOORS */
 };
 
 enum wire_file_state {

@@ -315,16 +315,23 @@ agent_killed() {
 	one_sentence && at_home a "$pid" && all_gone && bench_report a "$pid" >/dev/null
 }
 
-# Refused before anything is stopped, with the remedy.
+# Refused before anything is stopped, with the remedy; if nobody has asked for lazy files, others are copied instead.
 no_fuse() {
 	local pid
 	fresh
 	pid=$(start_reader) || return 1
 	mv "$(files_of b)/dev/fuse" "$(files_of b)/dev/fuse.away"
-	refused "FUSE modprobe" a "$pid" --files=lazy
+	refused "FUSE modprobe" a "$pid" --files=lazy && at_home a "$pid" && nothing_runs && nothing_made &&
+		must_migrate a "$pid"
 	local status=$?
 	mv "$(files_of b)/dev/fuse.away" "$(files_of b)/dev/fuse"
-	[ $status = 0 ] && at_home a "$pid" && nothing_runs || return 1
+	[ $status = 0 ] && moved a "$pid" && nothing_runs || return 1
+	grep -q "are copied:.*FUSE" "$TEST_TMP/migrate.out" || complain "does not say that files are copied" || return 1
+	[ "$(cat "$(b_work)/log")" = before ] || complain "the log was not copied"
+	rm -rf "$(files_of b)"/usr/bin/python3.11 "$(files_of b)"/usr/lib/python3.11
+}
+
+nothing_made() {
 	[ ! -e "$(b_work)" ] || complain "something was made on b"
 }
 

@@ -31,7 +31,7 @@ there_and_back() {
 	must_migrate a "$pid" $options && moved a "$pid" || return 1
 	same_tree b "$pid" "$1" "$before" || return 1
 	# shellcheck disable=SC2086 # words
-	must_migrate b "$pid" --overwrite-files $options && moved b "$pid" || return 1
+	must_migrate b "$pid" $options && moved b "$pid" || return 1
 	same_tree a "$pid" "$1" "$before" || return 1
 	verdict a "$1"
 }
@@ -60,11 +60,6 @@ pids_same_refuses() {
 
 at_home_single() {
 	on a sh -c 'grep -q "^TracerPid:.0$" /proc/$1/status' sh "$1" || complain "left traced"
-}
-
-# inner HOST PID: is there a process which has PID in a PID namespace of its own?
-inner() {
-	on "$1" sh -c 'grep -lE "^NSpid:.[0-9]+.$1\$" /proc/[0-9]*/status' sh "$2"
 }
 
 pids_auto_moves_into_namespace() {
@@ -134,10 +129,43 @@ log_is_whole() {
 files_are_copied() {
 	local pid
 	pid=$(start_logger) || complain "the logger does not start" || return 1
-	must_migrate a "$pid" && moved a "$pid" && log_is_whole b || return 1
+	must_migrate a "$pid" --files=copy && moved a "$pid" && log_is_whole b || return 1
 	cmp "$(files_of a)/srv/work/logger/settings" "$(files_of b)/srv/work/logger/settings" ||
 		complain "the settings were not copied" || return 1
-	must_migrate b "$pid" --overwrite-files && moved b "$pid" && log_is_whole a
+	must_migrate b "$pid" --files=copy --overwrite-files && moved b "$pid" && log_is_whole a
+}
+
+# The program writes to its file after b has found that its own is the same: it gets b's files, brought up to date.
+same_files_are_used() {
+	local pid
+	rm -rf "$(files_of a)/srv/work/twin" "$(files_of b)/srv/work/twin"
+	mkdir -p "$(files_of a)/srv/work/twin"
+	cat >"$(files_of a)/srv/work/twin/program.py" <<-'END'
+		import os, time
+		ballast = os.urandom(40 << 20)
+		log = open("/srv/work/twin/log", "a", buffering=1)
+		log.write("begin\n")
+		while not os.path.exists("/srv/work/twin/go"):
+		    time.sleep(0.02)
+		log.write("goes on\n")
+		time.sleep(1000)
+	END
+	hosts_spawn "$dir" a /dev/null python3 /srv/work/twin/program.py
+	wait_for 20 [ -s "$(files_of a)/srv/work/twin/log" ] || complain "does not start" || return 1
+	pid=$(on a pgrep -n -f twin/program.py)
+	cp -a "$(files_of a)/srv/work/twin" "$(files_of b)/srv/work/"
+	on a tc qdisc add dev eth0 root tbf rate 100mbit burst 128kb latency 50ms || return 1
+	: >"$TEST_TMP/migrate.out"
+	migrate a "$pid" --json --compress=none &
+	wait_for 30 grep -q precopy "$TEST_TMP/migrate.out" || complain "does not begin"
+	touch "$(files_of a)/srv/work/twin/go" "$(files_of b)/srv/work/twin/go"
+	wait $! || complain "migrate failed: $(tail -n 1 "$TEST_TMP/migrate.err")" || return 1
+	on a tc qdisc del dev eth0 root
+	moved a "$pid" || return 1
+	[ "$(paste -sd ' ' "$(files_of b)/srv/work/twin/log")" = "begin goes on" ] ||
+		complain "the log on b is $(cat "$(files_of b)/srv/work/twin/log")" || return 1
+	on b grep -q 'fuse.ferry' "/proc/$pid/mounts" && complain "it has a root directory of its own" && return 1
+	! on a pgrep -x ferry-files || complain "a is still needed"
 }
 
 files_none_refuses() {
@@ -153,11 +181,11 @@ different_file_is_kept() {
 	pid=$(start_logger) || complain "the logger does not start" || return 1
 	theirs=$(files_of b)/srv/work/logger/settings
 	echo "colour=blue!" >"$theirs"
-	MESSAGE_LINES=10 refused "/srv/work/logger/settings" a "$pid" || return 1
+	MESSAGE_LINES=10 refused "/srv/work/logger/settings" a "$pid" --files=copy || return 1
 	[ "$(cat "$theirs")" = "colour=blue!" ] || complain "the file of b was overwritten" || return 1
 	[ ! -e "$(files_of b)/srv/work/logger/log" ] || complain "left the log on b" || return 1
 	at_home a "$pid" && log_is_whole a || return 1
-	must_migrate a "$pid" --overwrite-files && moved a "$pid" && log_is_whole b || return 1
+	must_migrate a "$pid" --files=copy --overwrite-files && moved a "$pid" && log_is_whole b || return 1
 	[ "$(cat "$theirs")" = "colour=green" ] || complain "--overwrite-files did not"
 }
 
@@ -166,7 +194,7 @@ program_is_copied() {
 	local pid
 	hosts_down "$dir" && begin --lacks /usr/bin/python3.11 --lacks /usr/lib/python3.11 || return 1
 	pid=$(start_logger) || complain "the logger does not start" || return 1
-	must_migrate a "$pid" && moved a "$pid" && log_is_whole b || return 1
+	must_migrate a "$pid" --files=copy && moved a "$pid" && log_is_whole b || return 1
 	cmp /usr/bin/python3.11 "$(files_of b)/usr/bin/python3.11" || complain "python differs" || return 1
 	hosts_down "$dir" && begin
 }
@@ -275,6 +303,7 @@ test_case "--pids=auto goes into a PID namespace and says so" pids_auto_moves_in
 test_case "--pids=auto looks at the ids of threads, too" pids_auto_sees_all_pids
 test_case "--pids=new always does" pids_new_always_does
 test_case "open files are copied and brought up to date" files_are_copied
+test_case "files that are there and the same are used, and kept up to date" same_files_are_used
 test_case "--files=none refuses and lists" files_none_refuses
 test_case "a different file there is kept, --overwrite-files overwrites" different_file_is_kept
 test_case "a whole program is copied" program_is_copied

@@ -3,15 +3,16 @@
 # timeout: 1200
 #
 # Real programs of the distribution, at work, migrated there and back over ssh, and checked from
-# outside for lost or repeated work.
+# outside for lost or repeated work. What they write is looked at among the hosts' own files, so these are
+# copied; for programs whose files stay at home see 58-lazy-files.sh.
 # shellcheck disable=SC2016,SC2015,SC2154 # expanded in the hosts; "complain" always fails
 . "$(dirname "$0")/../hosts/lib.sh"
 . "$top/tests/hosts/programs.sh"
 
 there_and_back() {
 	local pid=$1 between=$2 after=$3
-	must_migrate a "$pid" --overwrite-files && moved a "$pid" && $between b "$pid" || return 1
-	must_migrate b "$pid" --overwrite-files && moved b "$pid" && $after a "$pid"
+	must_migrate a "$pid" --files=copy --overwrite-files && moved a "$pid" && $between b "$pid" || return 1
+	must_migrate b "$pid" --files=copy --overwrite-files && moved b "$pid" && $after a "$pid"
 }
 
 python_service() {
@@ -73,7 +74,7 @@ sqlite() {
 	pid=$(start a sh -c 'exec 3<>in; exec sqlite3 -bail db <in') || return 1
 	echo "begin immediate; insert into t values (1); insert into t values (2);" >"$(files_of a)$work/in"
 	wait_for 5 [ -e "$(files_of a)$work/db-journal" ] || complain "no transaction" || return 1
-	must_migrate a "$pid" --overwrite-files --file-locks && moved a "$pid" || return 1
+	must_migrate a "$pid" --files=copy --overwrite-files --file-locks && moved a "$pid" || return 1
 	printf 'insert into t values (3); commit;\n.quit\n' >"$(files_of b)$work/in"
 	wait_for 10 gone b "$pid" || complain "does not end" || return 1
 	[ "$(on b sqlite3 $work/db 'select group_concat(n) from t; pragma integrity_check')" = "1,2,3
@@ -127,7 +128,7 @@ for _ in range(400000): print(r.random())' >"$(files_of a)$work/data"
 	pid=$(start a xz -T2 -6 -k --block-size=1MiB data) || return 1
 	sleep 0.7
 	exists a "$pid" || complain "already finished" || return 1
-	must_migrate a "$pid" --overwrite-files && moved a "$pid" || return 1
+	must_migrate a "$pid" --files=copy --overwrite-files && moved a "$pid" || return 1
 	wait_for 60 gone b "$pid" || complain "does not finish" || return 1
 	xz -dc "$(files_of b)$work/data.xz" | cmp - "$(files_of a)$work/data" || complain "the file is damaged"
 }
@@ -226,7 +227,7 @@ answers() {
 migrate_between_connections() {
 	local attempt
 	for attempt in $(seq 30); do
-		migrate "$1" "$2" --overwrite-files && return
+		migrate "$1" "$2" --files=copy --overwrite-files && return
 		grep -qi tcp "$TEST_TMP/migrate.err" || complain "migrate from $1 failed: $(tail -n 1 "$TEST_TMP/migrate.err")" || return 1
 	done
 	complain "no moment without a connection in $attempt tries: $(tail -n 1 "$TEST_TMP/migrate.err")"

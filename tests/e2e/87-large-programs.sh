@@ -46,7 +46,7 @@ redis() {
 	pid=$(start a sh run.sh $((mib * 1000))) || return 1
 	wait_for 60 lines a replies 50 || complain "no load: $(tail -n 2 "$(files_of a)$work/server.log")" || return 1
 	before=$(cat "$(files_of a)$work/digest")
-	must_migrate a "$pid" --mode "$mode" && moved a "$pid" && goes_on b replies || return 1
+	must_migrate a "$pid" --files=copy --mode "$mode" && moved a "$pid" && goes_on b replies || return 1
 	on b pkill -KILL redis-cli
 	replies=$(files_of b)$work/replies
 	seq "$(wc -l <"$replies")" | cmp - "$replies" || complain "answers are lost or repeated: $(tail -n 2 "$replies")" || return 1
@@ -94,7 +94,7 @@ python() {
 	END
 	pid=$(start a python3 lists.py $((mib * 7))) || return 1
 	wait_for 120 lines a log 50 || complain "does not start: $(cat "$(files_of a)$work/out")" || return 1
-	must_migrate a "$pid" --mode "$1" && moved a "$pid" || return 1
+	must_migrate a "$pid" --files=copy --mode "$1" && moved a "$pid" || return 1
 	# once over everything, so that each page has been looked at there
 	wait_for 120 lines b log $(($(wc -l <"$(files_of b)$work/log") + mib * 7 + 50)) || complain "log stands still on b" || return 1
 	exists b "$pid" && [ ! -s "$(files_of b)$work/out" ] || complain "found: $(head -n 2 "$(files_of b)$work/out")" || return 1

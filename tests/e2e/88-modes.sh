@@ -13,7 +13,10 @@ work=/srv/work/mem_lively
 alive=(--dead-after=2 --ssh 'ssh -o ServerAliveInterval=1 -o ServerAliveCountMax=2 -o ConnectTimeout=3')
 
 start() {
-	hosts_put "$dir" a "$VICTIMS/mem_lively" /opt/victims/mem_lively || return 1
+	local host
+	for host in a b; do
+		hosts_put "$dir" $host "$VICTIMS/mem_lively" /opt/victims/mem_lively || return 1
+	done
 	rm -rf "$(files_of a)$work" "$(files_of b)$work"
 	mkdir -p "$(files_of a)$work" "$(files_of b)$work"
 	chmod 777 "$(files_of a)$work" "$(files_of b)$work"
@@ -47,8 +50,10 @@ sleepers_move() {
 
 # family MODE PAGES: processes that share pages since a fork. With post-copy each gets its own.
 family() {
-	local work=/srv/work/cow pid
-	hosts_put "$dir" a "$VICTIMS/cow" /opt/victims/cow || return 1
+	local work=/srv/work/cow pid host
+	for host in a b; do
+		hosts_put "$dir" $host "$VICTIMS/cow" /opt/victims/cow || return 1
+	done
 	rm -rf "$(files_of a)$work" "$(files_of b)$work"
 	mkdir -p "$(files_of a)$work" "$(files_of b)$work"
 	on a timeout 60 /opt/victims/cow "$work" "$2" >&2 || return 1

@@ -40,13 +40,24 @@ struct world {
 	int source_rc, target_rc;
 	struct err source_err, target_err;
 	bool place;
+	/* the next one is only a question */
+	bool question;
+	const char *missing;
 };
+
+static void make_sides(struct world *w, bool copy, bool overwrite)
+{
+	struct file_policy policy = {.copy = copy, .overwrite = overwrite};
+	struct err err;
+
+	w->fs = file_source_create(&policy, &err);
+	w->ft = file_target_create(false, &err);
+	assert_true(w->fs && w->ft);
+}
 
 static void world_init(struct world *w, bool copy, bool overwrite)
 {
-	struct file_policy policy = {.copy = copy, .overwrite = overwrite};
 	char top[] = "/tmp/ferry-files-XXXXXX", path[PATH_MAX + 8];
-	struct err err;
 
 	*w = (struct world){0};
 	assert_non_null(mkdtemp(top));
@@ -56,9 +67,7 @@ static void world_init(struct world *w, bool copy, bool overwrite)
 	assert_int_equal(mkdir(w->there, 0755), 0);
 	snprintf(path, sizeof(path), "%s/w", w->here);
 	assert_int_equal(mkdir(path, 0750), 0);
-	w->fs = file_source_create(&policy, &err);
-	w->ft = file_target_create(false, &err);
-	assert_true(w->fs && w->ft);
+	make_sides(w, copy, overwrite);
 }
 
 static void world_finish(struct world *w)
@@ -165,12 +174,16 @@ static void *run_source(void *arg)
 			notes[i].link_target = (char *)"/elsewhere";
 		else if (!S_ISSOCK(st.st_mode))
 			note_attrs(w->paths[i], &arena, &notes[i]);
+		notes[i].has_written = notes[i].written = true;
 		pointers[i] = &notes[i];
 	}
 	list.files = pointers;
 	list.n_files = w->n_paths;
-	w->source_rc = files_ask(&w->source, &list, &w->source_err);
-	if (w->source_rc == 0)
+	if (w->question)
+		w->source_rc = files_are_there(&w->source, &list, &w->missing, &w->source_err);
+	else
+		w->source_rc = files_ask(&w->source, &list, &w->source_err);
+	if (w->source_rc == 0 && !w->question)
 		w->source_rc = files_send(w->fs, &w->source, &list, note_refused, NULL, w,
 					  &w->source_err);
 	if (w->source_rc == 0)
@@ -187,7 +200,8 @@ static void *run_target(void *arg)
 	Wire__Stage done = WIRE__STAGE__INIT;
 
 	enter(w->there);
-	w->target_rc = files_receive(w->ft, &w->target, &w->target_err);
+	w->target_rc = w->question ? files_compare(w->ft, &w->target, &w->target_err) :
+				     files_receive(w->ft, &w->target, &w->target_err);
 	if (w->target_rc == 0 && w->place)
 		w->target_rc = files_place(w->ft, &w->target_err);
 	if (w->target_rc == 0)
@@ -518,6 +532,78 @@ static void different_is_refused(void **state)
 	world_finish(&w);
 }
 
+static void ask(struct world *w)
+{
+	w->question = true;
+	assert_int_equal(run_round(w, false), 0);
+	w->question = false;
+}
+
+/* Nothing is made or sent for it, and what differs is not overwritten by the way of it. */
+static void a_question_changes_nothing(void **state)
+{
+	struct world w;
+
+	world_init(&w, true, false);
+	assert_int_equal(mkdir(at(w.here, "/w/dir"), 0700), 0);
+	need(&w, "/w");
+	need(&w, "/w/dir");
+	ask(&w);
+	assert_string_equal(w.missing, "/w");
+	assert_int_equal(mkdir(at(w.there, "/w"), 0700), 0);
+	ask(&w);
+	assert_string_equal(w.missing, "/w/dir");
+	assert_int_equal(entries(w.there, "/w"), 0);
+	assert_int_equal(mkdir(at(w.there, "/w/dir"), 0700), 0);
+	write_at(w.here, "/w/lib", 0, "same bytes", 10);
+	write_at(w.there, "/w/lib", 0, "same bytes", 10);
+	make_old(w.there, "/w/lib");
+	need(&w, "/w/lib");
+	ask(&w);
+	assert_null(w.missing);
+	write_at(w.there, "/w/lib", 0, "some bytes", 10);
+	make_old(w.there, "/w/lib");
+	ask(&w);
+	assert_string_equal(w.missing, "/w/lib");
+	assert_int_equal(run_round(&w, false), -1);
+	assert_non_null(strstr(w.source_err.text, "/w/lib: exists at the destination"));
+	world_finish(&w);
+}
+
+/* What was the same when it was looked at is brought up to date, unless somebody there has written to it. */
+static void same_content_is_kept_up(void **state)
+{
+	struct world w;
+	char *text = NULL;
+
+	world_init(&w, true, false);
+	assert_int_equal(mkdir(at(w.there, "/w"), 0700), 0);
+	for (int theirs = 0; theirs < 2; theirs++) {
+		write_at(w.here, "/w/log", 0, "one", 3);
+		write_at(w.there, "/w/log", 0, "one", 3);
+		make_old(w.there, "/w/log");
+		w.n_paths = 0;
+		need(&w, "/w/log");
+		assert_int_equal(run_round(&w, false), 0);
+		write_at(w.here, "/w/log", 3, " two", 4);
+		if (theirs)
+			write_at(w.there, "/w/log", 3, " of another", 11);
+		assert_int_equal(run_round(&w, true), theirs ? -1 : 0);
+		if (!theirs)
+			assert_same(&w, "/w/log");
+		in_thread(&w, run_undo);
+		assert_int_equal(io_read_file(AT_FDCWD, at(w.there, "/w/log"), &text, NULL), 0);
+		assert_string_equal(text, theirs ? "one of another" : "one");
+		free(steal_ptr(&text));
+		assert_int_equal(entries(w.there, "/w"), 1);
+		file_target_free(w.ft);
+		file_source_free(w.fs);
+		make_sides(&w, true, false);
+		assert_int_equal(truncate(at(w.here, "/w/log"), 0), 0);
+	}
+	world_finish(&w);
+}
+
 static void overwriting_can_be_undone(void **state)
 {
 	struct world w;
@@ -636,6 +722,8 @@ int main(void)
 		cmocka_unit_test(cut_files_stay_cut),
 		cmocka_unit_test(holes_are_not_sent),
 		cmocka_unit_test(same_content_is_left),
+		cmocka_unit_test(a_question_changes_nothing),
+		cmocka_unit_test(same_content_is_kept_up),
 		cmocka_unit_test(different_is_refused),
 		cmocka_unit_test(overwriting_can_be_undone),
 		cmocka_unit_test(overwriting_leaves_no_backup),

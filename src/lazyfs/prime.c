@@ -151,18 +151,23 @@ struct node *node_known(struct lazyfs *fs, const char *path)
 	return e ? e->node : NULL;
 }
 
-/* With the lock: what is not asked for this time may have changed since it was. */
+/*
+ * With the lock: what is not asked for this time may have changed since it was. What this host has of its own is mounted
+ * there already (restore/mounts.c): those names stay.
+ */
 static void forget_others(struct lazyfs *fs, struct prime *p, struct node *dir, char *path)
 {
 	size_t end = strlen(path);
 	struct name *next;
 
+	dir->listed = dir->blind = false;
 	for (struct name *e = dir->names.first; e; e = next) {
 		next = e->next;
 		if (end + strlen(e->text) + 2 > LF_PATH_MAX)
 			continue;
 		sprintf(path + end, "/%s", e->text);
-		if (!bsearch(&path, p->paths.v, p->paths.n, sizeof(*p->paths.v), by_text))
+		if (!want_local(path) &&
+		    !bsearch(&path, p->paths.v, p->paths.n, sizeof(*p->paths.v), by_text))
 			node_forget_name(fs, dir, e);
 		else if (e->node && S_ISDIR(e->node->attr.mode))
 			forget_others(fs, p, e->node, path);

@@ -13,6 +13,9 @@
  *
  * The task shares our table of descriptors. When the broker has opened everything it takes a copy, and has what a
  * task that is forked then would have.
+ *
+ * A tree with a root directory of its own gets its mount namespace here, and the task is in it; whatever becomes of the
+ * task, the session of the images takes the namespace over.
  */
 #include "restore/session.h"
 
@@ -36,6 +39,8 @@ static int make(struct restore_session *s, const struct restore_wish *w, struct 
 	Timespec mono = timespec_of(w->monotonic_ns), boot = timespec_of(w->boottime_ns);
 	TimensEntry te = TIMENS_ENTRY__INIT;
 	struct rtask *root = arena_new(&s->arena, struct rtask);
+	struct err late;
+	int rc;
 
 	te.monotonic = &mono;
 	te.boottime = &boot;
@@ -48,7 +53,27 @@ static int make(struct restore_session *s, const struct restore_wish *w, struct 
 		return -1;
 	s->clocks_ahead_ns[0] = clock_ahead_ns(CLOCK_MONOTONIC, &mono);
 	s->clocks_ahead_ns[1] = clock_ahead_ns(CLOCK_BOOTTIME, &boot);
-	return root_create_ahead(s, &te, err);
+	/* where the tree's root directory is another one, the task is born below it, as its children will be */
+	if (mounts_enter(s, err) < 0)
+		return -1;
+	rc = root_create_ahead(s, &te, err);
+	if (mounts_leave(s, rc < 0 ? &late : err) == 0)
+		return rc;
+	if (rc < 0)
+		log_error("%s", late.text);
+	return -1;
+}
+
+/* The root directory of the tree is mounted in the namespace: that is of use without the task, too. */
+static bool keep_mounts(struct restore_session *s, const struct err *why)
+{
+	if (s->mnt_fd < 0)
+		return false;
+	log_info("only the tree's mount namespace is made ahead: %s", why->text);
+	session_kill(s);
+	s->tasks.v[0]->pid = 0;
+	region_destroy(s);
+	return true;
 }
 
 struct restore_session *restore_ahead(const struct restore_options *opt,
@@ -64,9 +89,10 @@ struct restore_session *restore_ahead(const struct restore_options *opt,
 	s->r.opt = opt->kinds;
 	s->pidns_fd = s->mnt_fd = -1;
 	s->mnt_way = MNTNS_HERE;
-	if (opt->pids == RESTORE_PIDS_NEW || opt->root_mount)
-		err_set(err, EINVAL, "the tree gets namespaces of its own");
-	else if (restore_pids_free(&wish->pid, 1, err) == 0 && make(s, wish, err) == 0)
+	if (opt->pids == RESTORE_PIDS_NEW)
+		err_set(err, EINVAL, "the tree gets a pid namespace of its own");
+	else if (restore_pids_free(&wish->pid, 1, err) == 0 &&
+		 (make(s, wish, err) == 0 || keep_mounts(s, err)))
 		return s;
 	restore_close(s);
 	return NULL;
@@ -84,8 +110,8 @@ static const char *misfit(const struct restore_session *s, const struct restore_
 {
 	const TimensEntry *te = s->r.snap->timens;
 
-	if (s->new_pidns || s->opt.sibling || s->opt.root_mount)
-		return "the tree gets namespaces of its own";
+	if (s->new_pidns || s->opt.sibling)
+		return "the tree gets a pid namespace of its own, or another parent";
 	if (s->tasks.v[0]->vpid != ahead->tasks.v[0]->vpid)
 		return "the tree has another root";
 	if (!te || is_behind(ahead, te))

@@ -34,7 +34,8 @@ struct restore_session *restore_open(struct store *store, const struct restore_o
 		return NULL;
 	}
 	s->opt = *opt;
-	s->pidns_fd = s->mnt_fd = -1;
+	s->pidns_fd = -1;
+	s->mnt_fd = opt->ahead ? steal_fd(&opt->ahead->mnt_fd) : -1;
 	s->mnt_way = MNTNS_HERE;
 	s->r.opt = opt->kinds;
 	s->r.store = store;

@@ -397,7 +397,7 @@ int root_create(struct restore_session *s, struct err *err)
 	struct rtask *root = s->tasks.v[0];
 
 	if (root->pid)
-		return take_fds(s, err);
+		return mounts_leave(s, err) < 0 ? -1 : take_fds(s, err);
 	if (create(s, s->r.snap->timens, 0, err) < 0 || mounts_leave(s, err) < 0)
 		return -1;
 	return task_born(s, root, err) < 0 ? -1 : empty_root(s, false, err);

@@ -47,9 +47,14 @@ tree() {
 
 # take HOST PID: makes a process of that PID. The shell becomes setsid, whose child is the next one.
 take() {
-	on "$1" sh -c 'echo $(($1 - 1)) >/proc/sys/kernel/ns_last_pid
-		exec setsid -f sleep 1000 >/dev/null 2>&1' sh "$2"
-	wait_for 2 on "$1" grep -q sleep "/proc/$2/comm"
+	local try
+	for try in 1 2 3 4 5; do # another process may get it first, and be gone when it is looked at
+		on "$1" sh -c 'echo $(($1 - 1)) >/proc/sys/kernel/ns_last_pid
+			exec setsid -f sleep 1000 >/dev/null 2>&1' sh "$2"
+		wait_for 2 on "$1" grep -qs sleep "/proc/$2/comm" && return
+	done
+	echo "$try attempts"
+	return 1
 }
 
 pids_same_refuses() {

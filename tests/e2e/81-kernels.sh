@@ -78,7 +78,7 @@ comes_here() { # NAME VICTIM
 		return
 	}
 	mkdir -p "$vdir"
-	out=$(VM_LIMIT=120 vm "$1" "cd / && ferry migrate $pid here --ssh '$(vm_back)'")
+	out=$(VM_LIMIT=120 vm "$1" "cd / && ferry migrate --files=copy $pid here --ssh '$(vm_back)'")
 	status=$?
 	if [ $status != 0 ] && larger_here "$1"; then
 		if ! grep -q "the processor state there is larger" <<<"$out"; then
@@ -145,7 +145,7 @@ refused_here() { # NAME
 		not_ok "$name" "$why"
 		return
 	}
-	if out=$(vm "$1" "cd / && ferry migrate $pid here --ssh '$(vm_back)'"); then
+	if out=$(vm "$1" "cd / && ferry migrate --files=copy $pid here --ssh '$(vm_back)'"); then
 		not_ok "$name" "it was migrated: $out"
 	elif ! grep -q "processor there lacks" <<<"$out"; then
 		not_ok "$name" "does not name the processor: $out"

@@ -327,6 +327,7 @@ struct portion {
 	mem_ranges plan;
 	const mem_ranges *rest; /* instead of the plan: what pre-copy has left to send */
 	mem_ranges hot;         /* of it, what must not come late */
+	struct serve_file late; /* shared memory that comes late; no name: it does not */
 	struct snap_pagemap *pm;
 };
 typedef VEC(struct portion) portions;
@@ -382,22 +383,42 @@ static int plan_memory(struct capture_session *s, const struct memory_options *h
 
 		if (!p.pm || !vec_push(&s->c.snap->shmem, p.pm))
 			return err_nomem(err);
-		if (drain_plan_file(m->fd, m->bytes, &p.plan, err))
-			return -1;
+		rc = how->serve && how->shared && shared_may_be_late(s, m, &p.late) ?
+			     shared_plan_late(m, &p.plan, err) :
+			     drain_plan_file(m->fd, m->bytes, &p.plan, err);
 		if (!vec_push(out, p))
-			return err_nomem(err);
+			rc = err_nomem(err);
+		if (rc)
+			return -1;
 	}
 	return 0;
 }
 
+/* Shared memory stays where it is. */
+static int leave_shared(struct drain *d, struct portion *p, struct serve *serve, struct err *err)
+{
+	if (d->sink->ops->begin(d->sink, p->pm, err))
+		return -1;
+	vec_foreach (r, &p->plan) {
+		if (d->sink->ops->absent(d->sink, p->pm, r->start, (r->end - r->start) / PAGE_BYTES,
+					 PE_LAZY, err))
+			return -1;
+	}
+	if (d->sink->ops->end(d->sink, p->pm, err))
+		return -1;
+	return serve_add_file(serve, &p->late, &p->plan, err);
+}
+
 /* A task's memory; with @serve what may come later stays there. */
-static int drain_portion(struct drain *d, const struct portion *p, struct serve *serve,
+static int drain_portion(struct drain *d, struct portion *p, struct serve *serve,
 			 struct precopy *precopy, struct err *err)
 {
 	const struct task_facts *t;
 	mem_ranges lazy = {0};
 	int rc;
 
+	if (p->late.name)
+		return leave_shared(d, p, serve, err);
 	if (!p->task)
 		return drain_file(d, p->fd, &p->plan, p->pm, err);
 	t = &p->task->facts;

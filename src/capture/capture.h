@@ -46,6 +46,7 @@ struct memory_options {
 	 * tree is frozen.
 	 */
 	struct serve *serve;
+	bool shared; /* with serve: shared memory, too, where nobody has a descriptor of it */
 	bool blocks; /* with serve: those pages are planned in blocks (drain_plan_late) */
 	void (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes); /* NULL allowed */
 	/*

@@ -39,6 +39,7 @@ struct lazy *lazy_open(struct lazy_source *source, struct guardian *guardian, st
 	z->window_pages = 2 * STEP_PAGES;
 	z->guardian = guardian;
 	z->spaces_end = &z->spaces;
+	z->views_epoll = -1;
 	z->requests.prev = z->requests.next = &z->requests;
 	z->epoll = epoll_create1(EPOLL_CLOEXEC);
 	z->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
@@ -51,28 +52,35 @@ struct lazy *lazy_open(struct lazy_source *source, struct guardian *guardian, st
 
 /* ---- spaces ---- */
 
-struct lazy_space *lazy_space_new(struct lazy *z, lazy_object object, int uffd, struct err *err)
+struct lazy_space *lazy_space_link(struct lazy *z, lazy_object object, int fd, struct err *err)
 {
 	struct lazy_space *sp = calloc(1, sizeof(*sp));
-	struct epoll_event ev = {.events = EPOLLIN, .data.ptr = sp};
 
-	if (!sp || epoll_ctl(z->epoll, EPOLL_CTL_ADD, uffd, &ev) < 0) {
-		if (sp)
-			err_sys(err, "cannot wait for the page faults of a task");
-		else
-			err_nomem(err);
-		free(sp);
-		close(uffd);
+	if (!sp) {
+		err_nomem(err);
+		close(fd);
 		return NULL;
 	}
 	sp->z = z;
 	sp->object = object;
-	sp->uffd = uffd;
+	sp->uffd = fd;
 	sp->pidfd = -1;
 	*z->spaces_end = sp;
 	z->spaces_end = &sp->next;
 	z->st.spaces++;
 	return sp;
+}
+
+struct lazy_space *lazy_space_new(struct lazy *z, lazy_object object, int uffd, struct err *err)
+{
+	struct lazy_space *sp = lazy_space_link(z, object, uffd, err);
+	struct epoll_event ev = {.events = EPOLLIN, .data.ptr = sp};
+
+	if (!sp || epoll_ctl(z->epoll, EPOLL_CTL_ADD, uffd, &ev) == 0)
+		return sp;
+	err_sys(err, "cannot wait for the page faults of a task");
+	lazy_space_close(sp);
+	return NULL;
 }
 
 struct lazy_space *lazy_add(struct lazy *z, lazy_object object, int uffd, int pidfd, struct err *err)
@@ -272,8 +280,12 @@ static bool next_in_space(struct lazy_space *sp, uint64_t max, struct lazy_run *
 
 static struct lazy_space *next_run(struct lazy *z, uint64_t max, struct lazy_run *run)
 {
-	struct lazy_space *first = z->turn ? z->turn : z->spaces, *sp = first;
+	struct lazy_space *first = z->turn ? z->turn : z->spaces, *sp;
 
+	for (sp = lazy_views_held(z) ? z->spaces : NULL; sp; sp = sp->next)
+		if (sp->shared && next_in_space(sp, max, run))
+			return sp;
+	sp = first;
 	while (sp) {
 		if (next_in_space(sp, max, run)) {
 			z->turn = sp->next;
@@ -418,7 +430,10 @@ static int read_all(struct lazy *z, struct err *err)
 		for (int i = 0; i < n; i++) {
 			struct lazy_space *sp = ev[i].data.ptr;
 
-			if (!sp)
+			if (ev[i].data.ptr == z) {
+				if (lazy_views_events(z, err) < 0)
+					return -1;
+			} else if (!sp)
 				(void)!read(z->timer, &ticks, sizeof(ticks));
 			else if (sp->uffd >= 0 && lazy_events(sp, err) < 0)
 				return -1;
@@ -433,6 +448,7 @@ static void close_dead(struct lazy *z)
 	for (struct lazy_space *sp = z->spaces; sp; sp = sp->next)
 		if (sp->uffd >= 0 && (!sp->map.missing || !uffd_space_lives(sp->uffd)))
 			lazy_space_close(sp);
+	lazy_views_close_dead(z);
 }
 
 static int look_around(struct lazy *z, struct err *err)
@@ -462,7 +478,7 @@ int lazy_run(struct lazy *z, struct err *err)
 			lazy_space_close(sp);
 	}
 	z->ask_again = false;
-	return background(z, err);
+	return lazy_views_work(z, err) < 0 ? -1 : background(z, err);
 }
 
 /* 0: it works (again); 1: it is still lost; -1. */
@@ -561,6 +577,7 @@ void lazy_close(struct lazy *z)
 	for (struct lazy_space *sp = z->spaces; sp; sp = sp->next)
 		lazy_space_close(sp);
 	sweep(z);
+	lazy_views_close(z);
 	if (z->timer >= 0)
 		close(z->timer);
 	if (z->epoll >= 0)

@@ -140,6 +140,28 @@ uint64_t lazy_uffd_features(void);
 struct lazy_space *lazy_add(struct lazy *z, lazy_object object, int uffd, int pidfd, struct err *err)
 	must_check;
 
+/*
+ * Shared memory: objects LAZY_SHARED | id are files, whose offsets are the addresses. @fd: the file of @bytes, writable,
+ * with no page where one is missing; taken, also on failure. Every area in the tree that shows it must be in some
+ * view, and no descriptor of it be in the tree: what is read or mapped by that would be zeros. NULL + err.
+ */
+#define LAZY_SHARED (1ULL << 32)
+struct lazy_space *lazy_add_shared(struct lazy *z, lazy_object object, int fd, uint64_t bytes,
+				   struct err *err) must_check;
+
+struct lazy_area {
+	uint64_t start, end; /* in the task */
+	uint64_t off;        /* of @start in the object */
+	lazy_object object;
+};
+
+/*
+ * A task that has shared memory mapped: a userfaultfd of its own for these areas (as for lazy_add; taken, as is
+ * @pidfd, also on failure). A fork, an unmapping, a move or a discard in them lasts until all of it is there.
+ */
+int lazy_view_add(struct lazy *z, int uffd, int pidfd, const struct lazy_area *areas, size_t n,
+		  struct err *err) must_check;
+
 /* The pidfd of its task (taken), for the guardian, when it was not known at first. Once. */
 int lazy_watch(struct lazy_space *sp, int pidfd, struct err *err) must_check;
 

@@ -90,15 +90,18 @@ static int on_gone(struct lazy_space *sp, bool unmapped, uint64_t start, uint64_
 	return r;
 }
 
+static int add_wait(struct lazy_space *sp, uint64_t addr, struct err *err)
+{
+	struct lazy_wait w = {addr, clock_ns(), WAIT_NEW};
+
+	return vec_push(&sp->waits, w) ? 0 : err_nomem(err);
+}
+
 static int on_event(struct lazy_space *sp, const struct uffd_msg *m, struct err *err)
 {
-	struct lazy_wait w;
-
 	switch (m->event) {
 	case UFFD_EVENT_PAGEFAULT:
-		w = (struct lazy_wait){m->arg.pagefault.address & ~(PAGE_BYTES - 1), clock_ns(),
-				       WAIT_NEW};
-		return vec_push(&sp->waits, w) ? 0 : err_nomem(err);
+		return add_wait(sp, m->arg.pagefault.address & ~(PAGE_BYTES - 1), err);
 	case UFFD_EVENT_FORK:
 		return on_fork(sp, (int)m->arg.fork.ufd, err);
 	case UFFD_EVENT_REMAP:
@@ -129,6 +132,13 @@ static int sort_fault(struct lazy_space *sp, struct lazy_wait *w, struct err *er
 	sp->z->turn = sp;
 	sp->z->bulk_step_pages = 0;
 	return lazy_ask_urgent(sp, w->addr, err);
+}
+
+int lazy_fault(struct lazy_space *sp, uint64_t addr, struct err *err)
+{
+	if (add_wait(sp, addr, err) < 0)
+		return -1;
+	return sort_fault(sp, &sp->waits.v[sp->waits.n - 1], err);
 }
 
 int lazy_events(struct lazy_space *sp, struct err *err)

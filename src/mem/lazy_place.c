@@ -68,6 +68,8 @@ static void took(struct lazy_space *sp, uint64_t addr, uint64_t bytes)
 {
 	lazy_map_clear(&sp->map, addr, addr + bytes);
 	note_placed(sp, addr, addr + bytes);
+	if (sp->shared)
+		lazy_views_wake(sp->z, sp->object, addr, addr + bytes);
 }
 
 /*
@@ -95,6 +97,9 @@ static int refused(struct lazy_space *sp, const struct lazy_run *run, int no, st
 {
 	static const struct timespec moment = {.tv_nsec = MOMENT_NS};
 
+	if (sp->shared)
+		return err_sysno(err, no, "cannot write shared memory at offset 0x%llx",
+				 (unsigned long long)run->addr);
 	switch (no) {
 	case EEXIST:
 		took(sp, run->addr, PAGE_BYTES);
@@ -141,8 +146,9 @@ static int place_in(struct lazy_space *sp, uint64_t dump, const uint8_t *data, u
 
 	while (sp->uffd >= 0 && lazy_map_at_dump(&sp->map, dump, end, &run)) {
 		run.pages = MIN(run.pages, a.limit_pages);
-		done = copy_in(sp, run.addr, data ? data + (run.dump - dump) : NULL,
-			       run.pages * PAGE_BYTES);
+		done = (sp->shared ? lazy_shared_write :
+				     copy_in)(sp, run.addr, data ? data + (run.dump - dump) : NULL,
+					      run.pages * PAGE_BYTES);
 		if (done > 0) {
 			*placed += (uint64_t)done / PAGE_BYTES;
 			took(sp, run.addr, (uint64_t)done);

@@ -5,6 +5,7 @@
  *	lazy.c         spaces, requests, the loop
  *	lazy_events.c  what tasks say: faults, forks, remaps
  *	lazy_place.c   pages into spaces
+ *	lazy_shm.c     shared memory, and who has it mapped
  *	lazy_map.c     which pages are missing
  *	lazy_stat.c    figures
  */
@@ -29,10 +30,12 @@ struct lazy_space {
 	struct lazy *z;
 	struct lazy_space *next;
 	lazy_object object;
-	int uffd;     /* -1: closed; freed at the next lazy_run */
+	int uffd;     /* -1: closed; freed at the next lazy_run. Of shared memory: its file */
 	int pidfd;    /* of the task; -1: not known */
 	bool child;   /* forked while pages were missing */
 	bool watched; /* its pidfd is */
+	bool shared;  /* addresses are offsets in a file of @bytes (lazy_shm.c) */
+	uint64_t bytes;
 	struct lazy_map map;
 	VEC(struct lazy_wait) waits;
 	uint64_t cursor; /* where the background goes on */
@@ -45,6 +48,8 @@ struct lazy {
 	struct guardian *guardian;
 	int epoll, timer; /* the timer: something has to be tried again */
 	struct lazy_space *spaces, **spaces_end;
+	struct lazy_view *views;
+	int views_epoll;              /* -1: there was none yet */
 	struct lazy_request requests; /* list head */
 	struct lazy_space *turn;      /* whose background pages are asked for next */
 	uint64_t bulk_asked_pages, bulk_step_pages;
@@ -63,6 +68,8 @@ struct lazy {
 
 /* lazy.c */
 void lazy_space_close(struct lazy_space *sp);
+/* A space that nobody polls. Takes the descriptor, also on failure. */
+struct lazy_space *lazy_space_link(struct lazy *z, lazy_object object, int fd, struct err *err);
 struct lazy_space *lazy_space_new(struct lazy *z, lazy_object object, int uffd, struct err *err);
 /* Asks for the page that a thread waits for, if it is not on its way. */
 int lazy_ask_urgent(struct lazy_space *sp, uint64_t addr, struct err *err) must_check;
@@ -74,6 +81,8 @@ void lazy_retry_soon(struct lazy *z);
 int lazy_events(struct lazy_space *sp, struct err *err) must_check;
 /* What threads wait for: zeros for holes, requests for pages that are on nobody's way. */
 int lazy_waits(struct lazy_space *sp, struct err *err) must_check;
+/* A thread waits at an address. */
+int lazy_fault(struct lazy_space *sp, uint64_t addr, struct err *err) must_check;
 
 /* lazy_place.c */
 /* @data NULL: zeros. Counts in *placed the pages that some space took. */
@@ -81,6 +90,22 @@ int lazy_place(struct lazy *z, lazy_object object, uint64_t dump, const uint8_t 
 	       uint64_t *placed, struct err *err) must_check;
 /* Zeros where nothing is missing: 0, 1 (not now), -1. */
 int lazy_place_hole(struct lazy_space *sp, uint64_t addr, struct err *err) must_check;
+
+/* lazy_shm.c */
+/* Pages into the file of shared memory; @data NULL: zeros. Bytes, or a negative errno. */
+int64_t lazy_shared_write(const struct lazy_space *sp, uint64_t off, const uint8_t *data,
+			  uint64_t bytes);
+/* These offsets of an object are no longer missing: whoever waits there tries again. */
+void lazy_views_wake(const struct lazy *z, lazy_object object, uint64_t start, uint64_t end);
+/* What threads wait for. */
+int lazy_views_events(struct lazy *z, struct err *err) must_check;
+/* Does a task wait until shared memory is complete? */
+bool lazy_views_held(const struct lazy *z);
+/* Closes what is complete, and looks again at views that had an event. */
+int lazy_views_work(struct lazy *z, struct err *err) must_check;
+/* Tasks may have ended, and shared memory that only they had is not needed any more. */
+void lazy_views_close_dead(struct lazy *z);
+void lazy_views_close(struct lazy *z);
 
 /* lazy_stat.c */
 void lazy_stat_fault(struct lazy *z, uint64_t ns);

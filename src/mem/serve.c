@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "mem/serve.h"
 
+#include "base/io.h"
 #include "mem/fill.h"
 #include "mem/read.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -15,8 +17,9 @@ struct kept_range {
 };
 
 struct kept_memory {
-	pid_t vpid;
+	struct serve_file what; /* a task has no mapping */
 	int pidfd;
+	int file; /* of shared memory; -1: none */
 	struct task_memory mem;
 	const struct snap_pagemap *pm; /* not NULL: out of the images of @store, there is no task */
 	struct store *store;
@@ -44,6 +47,8 @@ static void forget(struct kept_memory *t)
 	task_memory_close(&t->mem);
 	if (t->pidfd >= 0)
 		close(t->pidfd);
+	if (t->file >= 0)
+		close(t->file);
 	vec_free(&t->ranges);
 	free(t->handed);
 }
@@ -85,8 +90,9 @@ static int enlist(struct serve *s, struct kept_memory *t, int rc, struct err *er
 
 int serve_add(struct serve *s, pid_t vpid, pid_t pid, mem_ranges *lazy, struct err *err)
 {
-	struct kept_memory t = {.vpid = vpid,
+	struct kept_memory t = {.what = {.name = (uint64_t)vpid, .pid = pid},
 				.pidfd = (int)syscall(SYS_pidfd_open, pid, 0),
+				.file = -1,
 				.mem = {.pid = pid, .mem = -1, .pagemap = -1}};
 	int rc = keep_ranges(&t, lazy, err);
 
@@ -95,6 +101,23 @@ int serve_add(struct serve *s, pid_t vpid, pid_t pid, mem_ranges *lazy, struct e
 		rc = err_sys(err, "pid %d: pidfd_open", pid);
 	if (rc == 0)
 		rc = task_memory_open(&t.mem, pid, err);
+	return enlist(s, &t, rc, err);
+}
+
+int serve_add_file(struct serve *s, const struct serve_file *file, mem_ranges *lazy, struct err *err)
+{
+	struct kept_memory t = {.what = *file,
+				.pidfd = -1, /* the descriptor keeps it */
+				.file = io_openf(O_RDONLY, "/proc/%d/map_files/%llx-%llx",
+						 file->pid, (unsigned long long)file->start,
+						 (unsigned long long)file->end),
+				.mem = {.mem = -1, .pagemap = -1}};
+	int rc = keep_ranges(&t, lazy, err);
+
+	vec_free(lazy);
+	if (rc == 0 && t.file < 0)
+		rc = err_sys(err, "pid %d: cannot open the shared memory at 0x%llx", file->pid,
+			     (unsigned long long)file->start);
 	return enlist(s, &t, rc, err);
 }
 
@@ -121,8 +144,9 @@ static int lazy_ranges(const struct snap_pagemap *pm, mem_ranges *out, struct er
 int serve_add_image(struct serve *s, const struct snap_pagemap *pm, struct store *store,
 		    struct err *err)
 {
-	struct kept_memory t = {.vpid = (pid_t)pm->id,
+	struct kept_memory t = {.what = {.name = pm->id},
 				.pidfd = -1,
+				.file = -1,
 				.mem = {.mem = -1, .pagemap = -1},
 				.pm = pm,
 				.store = store};
@@ -135,32 +159,31 @@ int serve_add_image(struct serve *s, const struct snap_pagemap *pm, struct store
 	return enlist(s, &t, rc, err);
 }
 
-int serve_task(const struct serve *s, size_t i, pid_t *vpid_out, pid_t *pid_out, mem_ranges *out,
-	       struct err *err)
+int serve_entry(const struct serve *s, size_t i, struct serve_file *out, mem_ranges *ranges,
+		struct err *err)
 {
 	if (i >= s->tasks.n)
 		return 0;
-	*vpid_out = s->tasks.v[i].vpid;
-	*pid_out = s->tasks.v[i].mem.pid;
+	*out = s->tasks.v[i].what;
 	vec_foreach (r, &s->tasks.v[i].ranges) {
-		if (!vec_push(out, (struct mem_range){r->start, r->end}))
+		if (!vec_push(ranges, (struct mem_range){r->start, r->end}))
 			return err_nomem(err);
 	}
 	return 1;
 }
 
-static struct kept_memory *find_task(const struct serve *s, uint64_t vpid)
+static struct kept_memory *find_task(const struct serve *s, uint64_t name)
 {
 	vec_foreach (t, &s->tasks) {
-		if ((uint64_t)t->vpid == vpid)
+		if (t->what.name == name)
 			return t;
 	}
 	return NULL;
 }
 
-bool serve_knows(const struct serve *s, uint64_t vpid)
+bool serve_knows(const struct serve *s, uint64_t name)
 {
-	return find_task(s, vpid) != NULL;
+	return find_task(s, name) != NULL;
 }
 
 /* The range that holds @vaddr, or NULL. */
@@ -182,23 +205,47 @@ static const struct kept_range *find_range(const struct kept_memory *t, uint64_t
 	return NULL;
 }
 
-uint64_t serve_run(const struct serve *s, uint64_t vpid, uint64_t vaddr)
+uint64_t serve_run(const struct serve *s, uint64_t name, uint64_t vaddr)
 {
-	const struct kept_memory *t = find_task(s, vpid);
+	const struct kept_memory *t = find_task(s, name);
 	const struct kept_range *r = t && vaddr % PAGE_BYTES == 0 ? find_range(t, vaddr) : NULL;
 
 	return r ? (r->end - vaddr) / PAGE_BYTES : 0;
 }
 
-int serve_read(const struct serve *s, uint64_t vpid, uint64_t vaddr, uint64_t n, void *buf,
+/* The file may end within the last page. */
+static int read_file(const struct kept_memory *t, uint64_t off, uint8_t *buf, uint64_t bytes,
+		     struct err *err)
+{
+	uint64_t have = 0;
+	ssize_t n;
+
+	while (have < bytes) {
+		n = pread(t->file, buf + have, bytes - have, (off_t)(off + have));
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return err_sys(err, "cannot read shared memory at offset 0x%llx",
+				       (unsigned long long)(off + have));
+		if (n == 0)
+			break;
+		have += (uint64_t)n;
+	}
+	memset(buf + have, 0, bytes - have);
+	return 0;
+}
+
+int serve_read(const struct serve *s, uint64_t name, uint64_t vaddr, uint64_t n, void *buf,
 	       struct err *err)
 {
-	const struct kept_memory *t = find_task(s, vpid);
+	const struct kept_memory *t = find_task(s, name);
 
-	if (!t || n == 0 || serve_run(s, vpid, vaddr) < n)
+	if (!t || n == 0 || serve_run(s, name, vaddr) < n)
 		return err_set(err, EINVAL, "pid %llu: %llu pages at %llx are not kept",
-			       (unsigned long long)vpid, (unsigned long long)n,
+			       (unsigned long long)name, (unsigned long long)n,
 			       (unsigned long long)vaddr);
+	if (t->file >= 0)
+		return read_file(t, vaddr, buf, n * PAGE_BYTES, err);
 	if (!t->pm)
 		return task_memory_read(&t->mem, vaddr, buf, n * PAGE_BYTES, err);
 	switch (pagemap_read(t->store, t->pm, vaddr, buf, n * PAGE_BYTES, err)) {
@@ -206,7 +253,7 @@ int serve_read(const struct serve *s, uint64_t vpid, uint64_t vaddr, uint64_t n,
 		return 0;
 	case 0:
 		return err_set(err, EINVAL, "pid %llu: the images have no page at 0x%llx",
-			       (unsigned long long)vpid, (unsigned long long)vaddr);
+			       (unsigned long long)name, (unsigned long long)vaddr);
 	default:
 		return -1;
 	}
@@ -224,9 +271,9 @@ int serve_check(const struct serve *s, struct err *err)
 	return 0;
 }
 
-void serve_done(struct serve *s, uint64_t vpid, uint64_t vaddr, uint64_t n)
+void serve_done(struct serve *s, uint64_t name, uint64_t vaddr, uint64_t n)
 {
-	struct kept_memory *t = find_task(s, vpid);
+	struct kept_memory *t = find_task(s, name);
 	const struct kept_range *r = t ? find_range(t, vaddr) : NULL;
 	uint64_t i, end;
 

@@ -24,14 +24,27 @@ int uffd_register(int uffd, uint64_t start, uint64_t bytes)
 	return ioctl(uffd, UFFDIO_REGISTER, &reg);
 }
 
-/*
- * A range that no area can hold: ENOENT as long as there is a space, else ESRCH (ENOSPC before
- * Linux 4.11). EINVAL: there was no handshake, so no area is registered either.
- */
-bool uffd_space_lives(int uffd)
+/* What the kernel says of a range that no area can hold. */
+static int try_nowhere(int uffd)
 {
 	struct uffdio_zeropage z = {.range = {0x10000, 0x7f0000000000}};
 
-	return ioctl(uffd, UFFDIO_ZEROPAGE, &z) == 0 ||
-	       (errno != ESRCH && errno != ENOSPC && errno != EINVAL);
+	return ioctl(uffd, UFFDIO_ZEROPAGE, &z) == 0 ? 0 : errno;
+}
+
+/* EAGAIN comes before the range is looked at. */
+bool uffd_is_changing(int uffd)
+{
+	return try_nowhere(uffd) == EAGAIN;
+}
+
+/*
+ * ENOENT as long as there is a space, else ESRCH (ENOSPC before Linux 4.11). EINVAL: there was no
+ * handshake, so no area is registered either.
+ */
+bool uffd_space_lives(int uffd)
+{
+	int no = try_nowhere(uffd);
+
+	return no != ESRCH && no != ENOSPC && no != EINVAL;
 }

@@ -17,6 +17,12 @@ int uffd_handshake(int uffd, uint64_t features, struct err *err) must_check;
 /* Registers a range for MISSING faults; -1 with errno. */
 int uffd_register(int uffd, uint64_t start, uint64_t bytes) must_check;
 
+/*
+ * Is a fork, an unmapping, a discard under way that the userfaultfd tells of: an event that was not read, or whose
+ * call has not gone on yet? Only so long the kernel places no pages. errno is lost.
+ */
+bool uffd_is_changing(int uffd);
+
 /* Does the address space still exist? Allocates nothing; errno is lost. */
 bool uffd_space_lives(int uffd);
 

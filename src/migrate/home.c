@@ -13,7 +13,7 @@
 #include <sys/file.h>
 
 #define HOME_SUFFIX ".home"
-#define HOME_MAGIC "ferryhom"
+#define HOME_MAGIC "ferryho2"
 
 /* The file is for this machine and this boot: plain structs. */
 struct home_head {
@@ -28,7 +28,9 @@ struct home_task {
 };
 
 struct home_space {
-	int32_t vpid, pid;
+	uint64_t name;
+	int32_t pid, unused;
+	uint64_t start, end; /* the mapping of shared memory; 0: a task */
 	uint64_t n_ranges;
 };
 
@@ -71,11 +73,15 @@ static bool write_tasks(FILE *f, const kept_tasks *tasks)
 static int write_spaces(FILE *f, const struct serve *serve, uint32_t *n_out, struct err *err)
 {
 	mem_ranges ranges = {0};
-	pid_t vpid, pid;
+	struct serve_file e;
 	int rc = 0;
 
-	for (size_t i = 0; serve && (rc = serve_task(serve, i, &vpid, &pid, &ranges, err)) > 0; i++) {
-		struct home_space space = {.vpid = vpid, .pid = pid, .n_ranges = ranges.n};
+	for (size_t i = 0; serve && (rc = serve_entry(serve, i, &e, &ranges, err)) > 0; i++) {
+		struct home_space space = {.name = e.name,
+					   .pid = e.pid,
+					   .start = e.start,
+					   .end = e.end,
+					   .n_ranges = ranges.n};
 
 		if (!put(f, &space, sizeof(space)) ||
 		    !put(f, ranges.v, ranges.n * sizeof(*ranges.v))) {
@@ -177,7 +183,11 @@ static int read_space(struct home *h, struct err *err)
 			return damaged(err);
 		}
 	}
-	return serve_add(h->serve, space.vpid, space.pid, &ranges, err);
+	if (!space.end)
+		return serve_add(h->serve, (pid_t)space.name, space.pid, &ranges, err);
+	return serve_add_file(h->serve,
+			      &(struct serve_file){space.name, space.pid, space.start, space.end},
+			      &ranges, err);
 }
 
 static int read_home(struct home *h, struct err *err)

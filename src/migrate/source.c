@@ -257,6 +257,7 @@ static int send_state(struct source *s, struct err *err)
 			return -1;
 		memory.serve = s->serve;
 		memory.blocks = true;
+		memory.shared = s->shared_late;
 	}
 	store_sink_init(&sink, capture_state(s->capture)->snap, store);
 	channel_hold(&s->ch);

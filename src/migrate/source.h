@@ -86,6 +86,7 @@ struct source {
 	char door_address[64];
 	uint16_t door_port; /* 0: lanes go over ssh */
 	struct lane lanes[2];
+	bool shared_late;    /* shared memory may be among what follows */
 	struct serve *serve; /* pages that stay here for now */
 	struct pages *pages; /* and the thread that hands them out */
 	bool front_gone;

@@ -89,6 +89,7 @@ static int hear_lane_doors(struct source *s, struct err *err)
 
 	if (!doors)
 		return -1;
+	s->shared_late = doors->has_shared && doors->shared;
 	if (s->opt->plain_tcp) {
 		s->door_port = (uint16_t)doors->port;
 		snprintf(s->door_address, sizeof(s->door_address), "%s",

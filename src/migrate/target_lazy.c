@@ -49,6 +49,7 @@ static int open_doors(struct target *t, struct err *err)
 		doors.has_port = true;
 		doors.port = hall_port(t->hall);
 	}
+	doors.has_shared = doors.shared = true;
 	return channel_send(&t->ch, MSG_DOORS, &doors.base, err);
 }
 
@@ -186,6 +187,31 @@ static int add_missing(struct target *t, struct lazy_space *sp, pid_t vpid, stru
 	return 0;
 }
 
+/* For restore_lazy: the file of shared memory that stayed at home. */
+static int announce_shared(void *arg, const struct snap_pagemap *pm, int fd, uint64_t bytes,
+			   struct err *err)
+{
+	struct target *t = arg;
+	struct lazy_space *sp = lazy_add_shared(t->lazy, LAZY_SHARED | (uint32_t)pm->id, fd, bytes,
+						err);
+
+	if (!sp)
+		return -1;
+	vec_foreach (e, &pm->entries) {
+		if ((*e)->flags == PE_LAZY && lazy_missing(sp, (*e)->vaddr, (*e)->nr_pages, err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+static int announce_areas(void *arg, int uffd, int pidfd, const struct lazy_area *areas, size_t n,
+			  struct err *err)
+{
+	struct target *t = arg;
+
+	return lazy_view_add(t->lazy, uffd, pidfd, areas, n, err);
+}
+
 /* For restore_lazy: each task comes once; with the last one its faults must be answered. */
 static int announce(void *arg, pid_t vpid, pid_t pid, int uffd, struct err *err)
 {
@@ -215,6 +241,8 @@ int target_fill_open(struct target *t, struct err *err)
 	if (t->fill_wake < 0)
 		return err_sys(err, "eventfd");
 	t->restore_lazy = (struct restore_lazy){.announce = announce,
+						.shared = announce_shared,
+						.shared_areas = announce_areas,
 						.arg = t,
 						.marked = t->kept != NULL,
 						.parents = t->kept != NULL};

@@ -115,6 +115,22 @@ int hold_file(struct restore_session *s, uint32_t id, uint32_t flags, struct err
 	return err_nomem(err);
 }
 
+static int fill_memfd(struct restore_session *s, const MemfdInodeEntry *m,
+		      const struct snap_pagemap *pm, int fd, struct err *err)
+{
+	const struct restore_lazy *lazy = s->opt.lazy;
+	int own;
+
+	if (!pagemap_comes_late(pm))
+		return fill_shmem(s->r.store, pm, fd, m->size, err);
+	if (!lazy || !lazy->shared)
+		return err_set(err, EOPNOTSUPP,
+			       "the contents stayed with the source, which is supported for shared "
+			       "memory in a migration only");
+	own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	return own < 0 ? err_sys(err, "dup") : lazy->shared(lazy->arg, pm, own, m->size, err);
+}
+
 static int fill_memfds(struct restore_session *s, struct err *err)
 {
 	vec_foreach (mp, &s->r.snap->memfds) {
@@ -122,7 +138,7 @@ static int fill_memfds(struct restore_session *s, struct err *err)
 		const struct snap_pagemap *pm = snapshot_shmem(s->r.snap, m->shmid);
 		int fd = memfd_inode_fd(&s->r, m->inode_id, err);
 
-		if (fd < 0 || (pm && fill_shmem(s->r.store, pm, fd, m->size, err) < 0))
+		if (fd < 0 || (pm && fill_memfd(s, m, pm, fd, err) < 0))
 			return err_wrap(err, "memfd %s", m->name);
 	}
 	return 0;

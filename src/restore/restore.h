@@ -16,6 +16,7 @@
 #include "kinds/kind.h"
 
 struct restore_session;
+struct lazy_area;
 
 enum restore_pids { RESTORE_PIDS_SAME, RESTORE_PIDS_AUTO, RESTORE_PIDS_NEW };
 
@@ -38,6 +39,15 @@ struct restore_lazy {
 	 * Else only those that it has not.
 	 */
 	bool marked;
+	/*
+	 * Shared memory whose pagemap says PE_LAZY and nothing else; NULL: refused. First, before there are tasks, each
+	 * object, with its file (a descriptor of the callee's from then on, also on failure). Then the areas of a task that
+	 * show such objects, before announce() of the task: @uffd as there, but another one; it and @pidfd are the callee's.
+	 */
+	int (*shared)(void *arg, const struct snap_pagemap *pm, int fd, uint64_t bytes,
+		      struct err *err);
+	int (*shared_areas)(void *arg, int uffd, int pidfd, const struct lazy_area *areas, size_t n,
+			    struct err *err);
 	/* Pages in a parent of the store come later, too, where they can: these become marked PE_LAZY. */
 	bool parents;
 };

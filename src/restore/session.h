@@ -227,6 +227,9 @@ uint64_t space_syscall_insn(const struct restore_session *s, const struct rtask 
 /* ---- files.c ---- */
 
 int files_base(struct restore_session *s, struct err *err) must_check;
+/* space_shared.c: did this shared memory stay where it was? */
+bool pagemap_comes_late(const struct snap_pagemap *pm);
+
 /* Opens, before the first task is forked, what has no descriptor in the tree, and fills shared memory. */
 int files_open(struct restore_session *s, struct err *err) must_check;
 /* A file held open with these flags; -1 if it is not. */

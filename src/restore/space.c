@@ -286,8 +286,11 @@ static int map_script(struct restore_session *s, struct rtask *t, struct err *er
 			return -1;
 		map_area(s, &rs->script, &sp->v[i]);
 	}
-	if (slot_room(s, rs, 1, 0, err) < 0)
+	if (slot_room(s, rs, 2, 0, err) < 0)
 		return -1;
+	if (sp->late_shared)
+		sp->shared_op = script_call(&rs->script, "make a userfaultfd for shared memory",
+					    SYS_userfaultfd, SV(O_CLOEXEC | O_NONBLOCK));
 	if (sp->use_uffd || sp->lazy)
 		sp->uffd_op = script_call(&rs->script, "make a userfaultfd", SYS_userfaultfd,
 					  SV(O_CLOEXEC | O_NONBLOCK));
@@ -350,6 +353,8 @@ static int fill(struct restore_session *s, struct rtask *t, struct err *err)
 			return -1;
 	}
 	job.uffd = uffd;
+	if (sp->late_shared && space_watch_shared(s, t, err) < 0)
+		return -1;
 	return sp->lazy ? space_fill_lazy(s, t, &job, err) : fill_task(&job, err);
 }
 
@@ -470,6 +475,9 @@ static int protect_script(struct restore_session *s, struct rtask *t, struct err
 
 	if (sp->use_uffd || sp->lazy)
 		script_call(&rs->script, "close the userfaultfd", SYS_close, SV(sp->uffd_there));
+	if (sp->late_shared)
+		script_call(&rs->script, "close the userfaultfd for shared memory", SYS_close,
+			    SV(sp->shared_there));
 	for (size_t i = 0; i < sp->n; i++)
 		if (protect_area(s, t, &sp->v[i], err) < 0)
 			return -1;
@@ -503,6 +511,9 @@ int space_build(struct restore_session *s, struct rtask **tasks, size_t n, struc
 
 		if (sp->use_uffd || sp->lazy)
 			sp->uffd_there = (int)script_result(&leader(tasks[i])->script, sp->uffd_op);
+		if (sp->late_shared)
+			sp->shared_there = (int)script_result(&leader(tasks[i])->script,
+							      sp->shared_op);
 	}
 	for (size_t i = 0; i < n; i++)
 		if (fill(s, tasks[i], err) < 0)

@@ -36,15 +36,22 @@ struct space {
 	struct fill_area *fill; /* all private areas */
 	size_t n_fill;
 	bool use_uffd;
-	bool lazy; /* some area is FILL_LAZY */
+	bool lazy;        /* some area is FILL_LAZY */
+	bool late_shared; /* some area shows shared memory that comes later */
 	unsigned int uffd_op;
 	int uffd_there; /* the number of its userfaultfd in the task */
+	unsigned int shared_op;
+	int shared_there; /* the same for shared memory */
 };
 
 /* space_lazy.c: which areas have pages that come later; and their task's fill, up to its announcement. */
 void space_plan_lazy(const struct restore_session *s, struct rtask *t);
 int space_fill_lazy(struct restore_session *s, struct rtask *t, const struct fill_job *like,
 		    struct err *err) must_check;
+
+/* space_shared.c: does the task show shared memory that comes later; its userfaultfd for that, up to the announcement. */
+void space_plan_shared(const struct restore_session *s, struct rtask *t);
+int space_watch_shared(struct restore_session *s, struct rtask *t, struct err *err) must_check;
 
 /* What becomes of the vdso; reads its pages, the first time. */
 int space_plan_vdso(struct restore_session *s, struct rtask *t, struct err *err) must_check;

@@ -284,7 +284,8 @@ bool space_shares(struct restore_session *s, const struct rtask *parent, struct 
 	struct space *sp = child->space;
 
 	/* what is missing cannot be inherited: each task gets its own pages */
-	if (!parent->space || parent->space->lazy || sp->lazy)
+	if (!parent->space || parent->space->lazy || sp->lazy || parent->space->late_shared ||
+	    sp->late_shared)
 		return false;
 	/* with another executable it would have to be noted while the parent's is still mapped: EBUSY */
 	if (same_file(s, parent->snap->mm->exe_file_id, child->snap->mm->exe_file_id) &&
@@ -314,8 +315,10 @@ int space_plan(struct restore_session *s, struct rtask *t, struct err *err)
 	if (add_areas(s, t, err) < 0)
 		return -1;
 	plan_pages(t);
-	if (s->opt.lazy)
+	if (s->opt.lazy) {
 		space_plan_lazy(s, t);
+		space_plan_shared(s, t);
+	}
 	plan_fill(t);
 	s->total_bytes += pagemap_present_bytes(t->snap->pagemap);
 	/* the pages may still be on their way, the last of them last: space_build asks again */

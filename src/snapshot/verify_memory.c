@@ -166,10 +166,6 @@ static int verify_entry(const struct snap_pagemap *pm, const PagemapEntry *e, ui
 	if (!(e->flags & (PE_PRESENT | PE_PARENT | PE_LAZY)))
 		return bad_entry(pm, e, EOPNOTSUPP, err,
 				 "the flags do not say where the contents are");
-	if (pm->shmem && e->flags == PE_LAZY)
-		return bad_entry(
-			pm, e, EOPNOTSUPP, err,
-			"the contents stayed with the source, which is not supported for shared memory");
 	return 0;
 }
 

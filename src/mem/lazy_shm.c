@@ -88,6 +88,9 @@ static void close_view(struct lazy *z, struct lazy_view *v)
 {
 	if (v->watched)
 		guardian_forget(z->guardian, v->pidfd);
+	/* the task may not have closed its own yet, and then the close alone would leave it in the list */
+	if (z->views_epoll >= 0)
+		epoll_ctl(z->views_epoll, EPOLL_CTL_DEL, v->uffd, NULL);
 	close(v->uffd);
 	if (v->pidfd >= 0)
 		close(v->pidfd);

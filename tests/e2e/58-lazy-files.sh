@@ -337,10 +337,12 @@ nothing_made() {
 
 # shared: what is the same there is not looked at; what is missing ends it, and the program runs on at home.
 shared() {
-	local pid
+	local pid mode
 	fresh
 	pid=$(start_bench a anon 1) || return 1
-	refused "/opt/bench-victim" a "$pid" --files=shared --mode=stop || return 1
+	for mode in stop postcopy hybrid; do
+		refused "/opt/bench-victim" a "$pid" --files=shared --mode=$mode || return 1
+	done
 	at_home a "$pid" || return 1
 	hosts_put "$dir" b "$(files_of a)/opt/bench-victim" /opt/bench-victim
 	mkdir -p "$(files_of b)/srv/work/bench"

@@ -106,6 +106,15 @@ until_percent() {
 	END
 }
 
+# What was cut was in use: the summary counts the connections that were made anew.
+break_was_noticed() {
+	python3 - "$TEST_TMP/migrate.out" <<-'END' || complain "the break was not noticed: $(tail -n 1 "$TEST_TMP/migrate.out")"
+		import json, sys
+		moved = [e for e in map(json.loads, open(sys.argv[1])) if e.get("event") == "moved"]
+		sys.exit(not moved or moved[0]["postcopy"]["reconnections"] < 1)
+	END
+}
+
 # cut_at PERCENT HOW MODE [still]: in the lazy phase every connection breaks, by the end of ssh or of TCP, or
 # with the cable. The lively program gives memory back, so that not all of it is ever fetched: one that does
 # not is used for the late cuts.
@@ -135,6 +144,7 @@ cut_at() {
 	esac
 	full_speed
 	wait $sender || complain "migrate failed: $(tail -n 1 "$TEST_TMP/migrate.err")" || return 1
+	[ "$2" != tcp ] || break_was_noticed || return 1
 	moved a "$pid" || return 1
 	if [ "${4:-}" = still ]; then bench_report b "$pid"; else verdict b mem_lively; fi
 }

@@ -105,6 +105,15 @@ begin_slowly() {
 	exists b "$pid" || complain "does not run on b at $percent %"
 }
 
+# What was cut was in use: the summary counts the connections that were made anew.
+break_was_noticed() {
+	python3 - "$TEST_TMP/migrate.out" <<-'END' || complain "the break was not noticed: $(tail -n 1 "$TEST_TMP/migrate.out")"
+		import json, sys
+		moved = [e for e in map(json.loads, open(sys.argv[1])) if e.get("event") == "moved"]
+		sys.exit(not moved or moved[0]["postcopy"]["reconnections"] < 1)
+	END
+}
+
 cut_at() {
 	local pid sender
 	begin_slowly postcopy "$1" "${@:3}" || return 1
@@ -118,6 +127,7 @@ cut_at() {
 	esac
 	full_speed
 	wait $sender || complain "migrate failed: $(tail -n 1 "$TEST_TMP/migrate.err")" || return 1
+	[ "$2" != tcp ] || break_was_noticed || return 1
 	moved a "$pid" && verdict b mem_shared_lively
 }
 

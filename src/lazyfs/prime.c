@@ -152,8 +152,8 @@ struct node *node_known(struct lazyfs *fs, const char *path)
 }
 
 /*
- * With the lock: what is not asked for this time may have changed since it was. What this host has of its own is mounted
- * there already (restore/mounts.c): those names stay.
+ * With the lock: what is not asked for this time may have changed since it was. The directories on which this host's own
+ * are mounted (restore/mounts.c) stay; where the source does not show them they were made here, and cannot be listed there.
  */
 static void forget_others(struct lazyfs *fs, struct prime *p, struct node *dir, char *path)
 {
@@ -166,10 +166,11 @@ static void forget_others(struct lazyfs *fs, struct prime *p, struct node *dir, 
 		if (end + strlen(e->text) + 2 > LF_PATH_MAX)
 			continue;
 		sprintf(path + end, "/%s", e->text);
-		if (!want_local(path) &&
-		    !bsearch(&path, p->paths.v, p->paths.n, sizeof(*p->paths.v), by_text))
+		if (want_local(path))
+			log_debug("%s stays", path);
+		else if (!bsearch(&path, p->paths.v, p->paths.n, sizeof(*p->paths.v), by_text))
 			node_forget_name(fs, dir, e);
-		else if (e->node && S_ISDIR(e->node->attr.mode))
+		else if (e->node && e->node->source && S_ISDIR(e->node->attr.mode))
 			forget_others(fs, p, e->node, path);
 		path[end] = '\0';
 	}

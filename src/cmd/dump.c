@@ -124,7 +124,16 @@ static int write_stats(struct dump *d, struct err *err)
 	return dump_stats_write(d->env.work_fd, &d->stats, err);
 }
 
-/* A reader that works already gets all images before the pages. */
+/*
+ * Does a reader who works already get all images before the pages? Of a dump that builds on another one it shows only
+ * while it reads memory what those are.
+ */
+static bool saves_early(const struct dump *d)
+{
+	return store_streams(d->env.store) && !d->incremental.precopy;
+}
+
+/* All images, before the pages. */
 static int save_early(void *arg, struct err *err)
 {
 	struct dump *d = arg;
@@ -146,7 +155,7 @@ static int dump_memory(struct dump *d, struct err *err)
 	store_sink_init(&sink, capture_state(d->session)->snap, d->env.store);
 	if (d->server.fd >= 0)
 		memory.sink = &d->server.sink;
-	if (store_streams(d->env.store)) {
+	if (saves_early(d)) {
 		sink.announced = true;
 		memory.announce = save_early;
 		memory.arg = d;
@@ -178,8 +187,7 @@ static int dump_frozen(struct dump *d, struct err *err)
 	d->stats.memdump_time = d->stats.memwrite_time = elapsed_us(start);
 	timeline_span("memory", at);
 	at = timeline_now();
-	if (signals_check(err) < 0 ||
-	    (!store_streams(store) && capture_save(d->session, store, err) < 0) ||
+	if (signals_check(err) < 0 || (!saves_early(d) && capture_save(d->session, store, err) < 0) ||
 	    store_complete(store, err) < 0)
 		return -1;
 	timeline_span("complete", at);
@@ -306,7 +314,7 @@ static int check_stream(const struct dump_args *args, struct err *err)
 	} others[] = {
 		{args->lazy.on, "--lazy-pages"},
 		{args->server.use, "--page-server"},
-		{args->incremental.track_mem, "--track-mem"},
+		{args->incremental.track_mem && !args->images.place.remote, "--track-mem"},
 		{args->incremental.prev_images_dir != NULL, "--prev-images-dir"},
 	};
 
@@ -344,7 +352,8 @@ static int check_args(const struct dump_args *args, pid_t *pid_out, struct err *
 			       "--track-mem and --prev-images-dir");
 	if (parse_pid(args->tree, pid_out, err) < 0)
 		return err_wrap(err, "--tree");
-	if (check_stream(args, err) < 0)
+	if (incremental_check(&args->incremental, &args->images.place, err) < 0 ||
+	    check_stream(args, err) < 0)
 		return -1;
 	return ps_args_check(&args->server, err);
 }

@@ -39,6 +39,7 @@ struct answer {
 	uint32_t magic;
 	uint32_t yes; /* else: not this level */
 	uint64_t n_fds;
+	uint64_t identity; /* of the level */
 };
 
 int holder_level_of(int dirfd, struct holder_level *out, struct err *err)
@@ -168,13 +169,14 @@ static void await_end(int fd)
 }
 
 /* 1: @fds has the state and the tracking; 0: it is of no use, see @why. */
-static int talk(int fd, const struct holder_level *level, precopy_fds *fds, struct err *why)
+static int talk(int fd, struct holder_level *level, precopy_fds *fds, struct err *why)
 {
 	struct ask ask = {.magic = ASK_MAGIC, .what = level ? ASK_TAKE : ASK_END};
 	struct answer answer;
 
 	if (level)
 		ask.level = *level;
+	ask.level.identity = 0;
 	if (send_with(fd, &ask, sizeof(ask), NULL, 0) ||
 	    receive_with(fd, &answer, sizeof(answer), fds) || answer.magic != ASK_MAGIC) {
 		err_set(why, EPROTO, "the process that holds the tracking does not answer");
@@ -183,13 +185,15 @@ static int talk(int fd, const struct holder_level *level, precopy_fds *fds, stru
 	if (!answer.yes) {
 		await_end(fd);
 		err_set(why, ESTALE,
-			"the last round of this tree did not go to the directory that this one builds on");
+			"the last round of this tree did not go to the directory or snapshot that this one builds on");
 		return 0;
 	}
 	if (receive_all(fd, &answer, fds)) {
 		err_set(why, EPROTO, "the process that holds the tracking broke off");
 		return 0;
 	}
+	if (level)
+		level->identity = answer.identity;
 	return 1;
 }
 
@@ -209,7 +213,7 @@ static int take_over(int fd, pid_t root, precopy_fds *fds, const struct kind_opt
 	return 0;
 }
 
-int holder_take(pid_t root, const struct holder_level *level, const struct kind_options *opt,
+int holder_take(pid_t root, struct holder_level *level, const struct kind_options *opt,
 		unsigned int timeout_ms, struct precopy **out, struct err *why, struct err *err)
 {
 	cleanup_close int fd = open_socket(err);
@@ -253,10 +257,10 @@ static bool is_allowed(int fd)
 	       (peer.uid == geteuid() || peer.uid == 0);
 }
 
-static int send_state(int fd, const struct precopy *p, struct err *err)
+static int send_state(int fd, const struct precopy *p, uint64_t identity, struct err *err)
 {
 	cleanup_close int state = -1;
-	struct answer answer = {.magic = ASK_MAGIC, .yes = 1};
+	struct answer answer = {.magic = ASK_MAGIC, .yes = 1, .identity = identity};
 	precopy_fds fds = {0};
 	size_t at, n;
 	int rc = precopy_pack(p, &state, &fds, err);
@@ -272,6 +276,13 @@ static int send_state(int fd, const struct precopy *p, struct err *err)
 	return rc;
 }
 
+/* Is it what the command builds on? It cannot know the identity. */
+static bool same_level(const struct holder_level *ours, struct holder_level theirs)
+{
+	theirs.identity = ours->identity;
+	return memcmp(ours, &theirs, sizeof(theirs)) == 0;
+}
+
 /* What a command left the holder to do. */
 enum served { GO_ON, END_TRACKING, TAKEN_OVER };
 
@@ -284,12 +295,12 @@ static enum served serve(struct holder *h, int fd)
 
 	if (!is_allowed(fd) || receive_with(fd, &ask, sizeof(ask), &none) || ask.magic != ASK_MAGIC)
 		return GO_ON;
-	if (ask.what != ASK_TAKE || memcmp(&ask.level, &h->level, sizeof(ask.level))) {
+	if (ask.what != ASK_TAKE || !same_level(&h->level, ask.level)) {
 		if (send_with(fd, &no, sizeof(no), NULL, 0))
 			log_debug("the command has gone");
 		return ask.what == ASK_TAKE || ask.what == ASK_END ? END_TRACKING : GO_ON;
 	}
-	if (send_state(fd, h->precopy, &err))
+	if (send_state(fd, h->precopy, h->level.identity, &err))
 		return GO_ON;
 	return receive_with(fd, &ask, sizeof(ask), &none) == 0 && ask.what == ASK_TAKEN ? TAKEN_OVER :
 											  GO_ON;

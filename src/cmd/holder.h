@@ -20,9 +20,14 @@
 
 #include "capture/precopy.h"
 
-/* The directory of images that the last round went to, as it can be recognised. */
+/*
+ * Where the images of the last round went to, as it can be recognised: a directory, by its inventory.img; or a
+ * relay, by its work directory, the name of the snapshot there, and what that is known by to the relay.
+ */
 struct holder_level {
-	uint64_t dev, ino, mtime_ns, bytes; /* of its inventory.img */
+	uint64_t dev, ino, mtime_ns, bytes;
+	uint64_t snapshot, name_hash;
+	uint64_t identity; /* whoever asks does not know it, and is told */
 };
 
 /* -1: there is no inventory.img in the directory. */
@@ -30,10 +35,10 @@ int holder_level_of(int dirfd, struct holder_level *out, struct err *err) must_c
 
 /*
  * Takes over from the tree's holder, if there is one and its last round went to
- * @level (NULL: whatever it has is of no use). In any case no holder of this tree is
+ * @level (NULL: whatever it has is of no use), whose identity it fills in. In any case no holder of this tree is
  * left. NULL in *out: there was none that could be used, for the reason in @why.
  */
-int holder_take(pid_t root, const struct holder_level *level, const struct kind_options *opt,
+int holder_take(pid_t root, struct holder_level *level, const struct kind_options *opt,
 		unsigned int timeout_ms, struct precopy **out, struct err *why, struct err *err)
 	must_check;
 

@@ -33,7 +33,7 @@ int image_store_check(const struct image_place *place, enum image_use use, struc
 		return -1;
 	if (place->remote || strcmp(place->images_dir, "-"))
 		return 0;
-	if (use == IMAGES_DIRECTORY)
+	if (use == IMAGES_DIRECTORY || use == IMAGES_ROUND)
 		return err_set(err, 0,
 			       "-D - (a stream) is for dump and restore only; use a directory");
 	if (isatty(use == IMAGES_WRITE ? STDOUT_FILENO : STDIN_FILENO))
@@ -98,7 +98,7 @@ static int open_reader(struct image_store *is, struct err *err)
 static int open_remote(struct image_store *is, const struct image_place *place, int work_fd,
 		       enum image_use use, struct err *err)
 {
-	bool writes = use == IMAGES_WRITE;
+	bool writes = use == IMAGES_WRITE || use == IMAGES_ROUND;
 	const char *socket = writes ? RELAY_PROXY_SOCKET : RELAY_CACHE_SOCKET;
 	const char *name = place->snapshot ? place->snapshot : SNAPSHOT_DEFAULT;
 

@@ -13,6 +13,7 @@
 
 enum image_use {
 	IMAGES_DIRECTORY, /* both ways */
+	IMAGES_ROUND,     /* written; may go to a relay, but not into a stream */
 	IMAGES_WRITE,     /* may be a stream */
 	IMAGES_READ,      /* may be a stream */
 };

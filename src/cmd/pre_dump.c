@@ -28,6 +28,7 @@ static const struct opt_row rows[] = {
 	TREE_ROWS(struct pre_dump_args, tree, timeout_s),
 	INCREMENTAL_ROWS(struct pre_dump_args, incremental),
 	PS_ROWS(struct pre_dump_args, server),
+	REMOTE_ROWS(struct pre_dump_args, images.place),
 	IMAGE_ROWS(struct pre_dump_args, images),
 	{0},
 };
@@ -37,7 +38,7 @@ static const struct opt_spec spec = {
 	.arguments = "-t PID",
 	.summary = "copies the memory of a running tree, for a dump that builds on it",
 	.details = "The tree runs on. A process stays that watches what it writes, until the next\n"
-		   "pre-dump or dump with --prev-images-dir takes over (see ferry-pre-dump(1)).\n",
+		   "pre-dump or dump with --prev-images-dir or --prev-snapshot takes over (see ferry-pre-dump(1)).\n",
 	.max_args = 0,
 	.rows = rows,
 };
@@ -98,9 +99,11 @@ static int pre_dump(struct pre_dump *d, struct err *err)
 	if (d->args->server.use &&
 	    ps_args_connect(&d->args->server, d->tls, d->pid, &d->server, err) < 0)
 		return -1;
-	if (copy(d, err) < 0)
+	if (copy(d, err) < 0) {
+		image_store_fail(&d->env.images, err);
 		return -1;
-	if (write_stats(d, &late) < 0)
+	}
+	if ((!d->env.images.streams || d->args->images.work_dir) && write_stats(d, &late) < 0)
 		log_warn("no statistics: %s", late.text);
 	if (incremental_finish(&d->incremental, &d->env, d->snap, &late) < 0)
 		incremental_warn(&spec, &late);
@@ -115,6 +118,11 @@ static int check_args(const struct pre_dump_args *args, pid_t *pid_out, struct e
 		return err_wrap(err, "--tree");
 	if (args->server.tls.on && !args->server.use)
 		return err_set(err, 0, "--tls makes sense with --page-server only");
+	if (args->server.use && args->images.place.remote)
+		return err_set(err, 0, "--page-server and --remote exclude each other");
+	if (incremental_check(&args->incremental, &args->images.place, err) < 0 ||
+	    image_store_check(&args->images.place, IMAGES_ROUND, err) < 0)
+		return -1;
 	return ps_args_check(&args->server, err);
 }
 
@@ -140,7 +148,7 @@ static int run(int argc, char **argv)
 					     .go_on = true,
 					     .timeout_ms = (unsigned int)args.timeout_s * 1000};
 	signals_hold(&saved);
-	rc = image_env_open(&d.env, &args.images, IMAGES_DIRECTORY, &err);
+	rc = image_env_open(&d.env, &args.images, IMAGES_ROUND, &err);
 	if (rc == 0) {
 		d.snap = snapshot_create(&err);
 		rc = d.snap && tls_args_open(&args.server.tls, TLS_CLIENT, &d.tls, &err) == 0 ?

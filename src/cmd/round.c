@@ -48,7 +48,7 @@ int round_save(struct precopy *p, struct snapshot *snap, struct store *store,
 
 	store_sink_init(&sink, snap, store);
 	/* A directory with an inventory is complete: what lies there from earlier is not, from now on. */
-	if (store_skip(store, "inventory.img", err) < 0 ||
+	if ((!store_streams(store) && store_skip(store, "inventory.img", err) < 0) ||
 	    precopy_round(p, server ? &server->sink : &sink.sink, stats, err) < 0)
 		return -1;
 	snap->incremental = stats->kept_pages != 0;

@@ -6,15 +6,65 @@
 #include <pthread.h>
 #include <string.h>
 
-struct cache_store {
-	struct store store;
+/* A connection, for the snapshot and all that it builds on. */
+struct line {
 	struct stream *st;
 	pthread_mutex_t lock; /* one question at a time */
+	uint32_t level;       /* whom the relay is asked about now */
 };
+
+struct cache_store {
+	struct store store;
+	struct line *line;
+	uint32_t level;
+	struct cache_store *parent; /* opened by the first question */
+};
+
+enum { LEVELS_MAX = 1000 };
 
 static struct cache_store *to_cache(struct store *s)
 {
 	return (struct cache_store *)s;
+}
+
+/* The questions that follow are about this level. 1: there is none. The lock is held. */
+static int turn_to(struct line *line, uint32_t level, struct err *err)
+{
+	struct block ask = {.type = BLOCK_LEVEL, .id = level}, answer;
+
+	if (line->level == level)
+		return 0;
+	if (stream_send(line->st, &ask, err) || stream_receive(line->st, &answer, err))
+		return -1;
+	if (answer.type == BLOCK_SKIP)
+		return 1;
+	if (answer.type == BLOCK_FAIL)
+		return stream_failure(&answer, err);
+	if (answer.type != BLOCK_COMPLETE)
+		return err_set(err, EPROTO, "the relay answers with a block of type %d", answer.type);
+	line->level = level;
+	return 0;
+}
+
+/* The connection, for a question; hang_up when it is answered. NULL: an error, and there is nothing to hang up. */
+static struct stream *call(struct store *s, struct err *err)
+{
+	struct cache_store *c = to_cache(s);
+	int rc;
+
+	pthread_mutex_lock(&c->line->lock);
+	rc = turn_to(c->line, c->level, err);
+	if (rc == 0)
+		return c->line->st;
+	pthread_mutex_unlock(&c->line->lock);
+	if (rc > 0)
+		err_set(err, EPROTO, "the relay has lost a snapshot on which others build");
+	return NULL;
+}
+
+static void hang_up(struct store *s)
+{
+	pthread_mutex_unlock(&to_cache(s)->line->lock);
 }
 
 /* The pieces of an image behind its first one. */
@@ -69,11 +119,13 @@ static int ask_image(struct stream *st, const char *object, void **data_out, siz
 static int cache_get(struct store *s, const char *object, void **data_out, size_t *bytes_out,
 		     struct err *err)
 {
+	struct stream *st = call(s, err);
 	int rc;
 
-	pthread_mutex_lock(&to_cache(s)->lock);
-	rc = ask_image(to_cache(s)->st, object, data_out, bytes_out, err);
-	pthread_mutex_unlock(&to_cache(s)->lock);
+	if (!st)
+		return -1;
+	rc = ask_image(st, object, data_out, bytes_out, err);
+	hang_up(s);
 	return rc < 0 ? err_wrap(err, "%s", object) : rc;
 }
 
@@ -123,14 +175,17 @@ static int cache_get_pages(struct store *s, uint32_t pages_id, uint64_t off, voi
 			   size_t bytes, struct err *err)
 {
 	uint8_t *p = buf;
+	struct stream *st;
 	size_t n;
 	int rc = 0;
 
 	for (; bytes && rc == 0; off += n, p += n, bytes -= n) {
 		n = MIN(bytes, (size_t)BLOCK_DATA_MAX);
-		pthread_mutex_lock(&to_cache(s)->lock);
-		rc = ask_pages(to_cache(s)->st, pages_id, off, p, n, err);
-		pthread_mutex_unlock(&to_cache(s)->lock);
+		st = call(s, err);
+		if (!st)
+			return -1;
+		rc = ask_pages(st, pages_id, off, p, n, err);
+		hang_up(s);
 	}
 	return rc;
 }
@@ -156,12 +211,13 @@ static int ask_more(struct stream *st, uint32_t id, uint64_t off, uint8_t *buf, 
 static int cache_read_pages(struct store *s, uint32_t pages_id, uint64_t off, void *buf,
 			    size_t bytes, size_t *bytes_out, struct err *err)
 {
+	struct stream *st = call(s, err);
 	int rc;
 
-	bytes = MIN(bytes, (size_t)BLOCK_DATA_MAX);
-	pthread_mutex_lock(&to_cache(s)->lock);
-	rc = ask_more(to_cache(s)->st, pages_id, off, buf, bytes, bytes_out, err);
-	pthread_mutex_unlock(&to_cache(s)->lock);
+	if (!st)
+		return -1;
+	rc = ask_more(st, pages_id, off, buf, MIN(bytes, (size_t)BLOCK_DATA_MAX), bytes_out, err);
+	hang_up(s);
 	return rc;
 }
 
@@ -190,19 +246,49 @@ static int cache_complete(struct store *s, struct err *err)
 static int cache_arrived(struct store *s, struct err *err)
 {
 	struct block ask = {.type = BLOCK_WAIT}, answer;
+	struct stream *st = call(s, err);
 	int rc;
 
-	pthread_mutex_lock(&to_cache(s)->lock);
-	rc = stream_send(to_cache(s)->st, &ask, err) ||
-	     stream_expect(to_cache(s)->st, BLOCK_COMPLETE, &answer, err);
-	pthread_mutex_unlock(&to_cache(s)->lock);
+	if (!st)
+		return -1;
+	rc = stream_send(st, &ask, err) || stream_expect(st, BLOCK_COMPLETE, &answer, err);
+	hang_up(s);
 	return rc ? -1 : 0;
 }
 
 static void cache_close(struct store *s)
 {
-	pthread_mutex_destroy(&to_cache(s)->lock);
-	free(s);
+	struct cache_store *c = to_cache(s);
+
+	if (c->parent)
+		cache_close(&c->parent->store);
+	if (!c->level) {
+		pthread_mutex_destroy(&c->line->lock);
+		free(c->line);
+	}
+	free(c);
+}
+
+static struct cache_store *new_store(struct line *line, uint32_t level, struct err *err);
+
+static int cache_parent(struct store *s, struct store **parent_out, struct err *err)
+{
+	struct cache_store *c = to_cache(s);
+	int rc = 0;
+
+	if (!c->parent && c->level == LEVELS_MAX)
+		return err_set(err, ELOOP, "more than %d snapshots build on each other", LEVELS_MAX);
+	pthread_mutex_lock(&c->line->lock);
+	if (!c->parent)
+		rc = turn_to(c->line, c->level + 1, err);
+	if (!c->parent && rc == 0) {
+		c->parent = new_store(c->line, c->level + 1, err);
+		rc = c->parent ? 0 : -1;
+	}
+	pthread_mutex_unlock(&c->line->lock);
+	if (rc == 0)
+		*parent_out = &c->parent->store;
+	return rc < 0 ? -1 : 0;
 }
 
 static const struct store_ops cache_ops = {
@@ -215,27 +301,47 @@ static const struct store_ops cache_ops = {
 	.pages_fd = cache_pages_fd,
 	.complete = cache_complete,
 	.arrived = cache_arrived,
+	.parent = cache_parent,
 	.close = cache_close,
 };
 
-struct store *cache_store_open(struct stream *st, const char *name, struct err *err)
+static struct cache_store *new_store(struct line *line, uint32_t level, struct err *err)
 {
-	struct block b = {.type = BLOCK_OPEN};
-	struct cache_store *c;
+	struct cache_store *c = calloc(1, sizeof(*c));
 
-	snprintf(b.name, sizeof(b.name), "%s", name);
-	if (stream_send(st, &b, err))
-		return NULL;
-	c = calloc(1, sizeof(*c));
 	if (!c) {
 		err_nomem(err);
 		return NULL;
 	}
 	c->store.ops = &cache_ops;
 	c->store.streams = true;
-	c->st = st;
-	pthread_mutex_init(&c->lock, NULL);
-	return &c->store;
+	c->line = line;
+	c->level = level;
+	return c;
+}
+
+struct store *cache_store_open(struct stream *st, const char *name, struct err *err)
+{
+	struct block b = {.type = BLOCK_OPEN};
+	struct cache_store *c;
+	struct line *line;
+
+	snprintf(b.name, sizeof(b.name), "%s", name);
+	if (stream_send(st, &b, err))
+		return NULL;
+	line = calloc(1, sizeof(*line));
+	if (!line) {
+		err_nomem(err);
+		return NULL;
+	}
+	line->st = st;
+	pthread_mutex_init(&line->lock, NULL);
+	c = new_store(line, 0, err);
+	if (c)
+		return &c->store;
+	pthread_mutex_destroy(&line->lock);
+	free(line);
+	return NULL;
 }
 
 int cache_done(struct stream *st, struct err *err)

@@ -29,7 +29,7 @@ struct outgoing_image {
 
 struct serve {
 	int sock;
-	bool closed;
+	bool closed, whole; /* whole: it builds on nothing */
 	struct store *from;
 	int (*interrupted)(struct err *err);
 	VEC(struct outgoing_image *) images;
@@ -65,6 +65,22 @@ static int more_pages(struct serve *s, struct outgoing_image *img, struct err *e
 	return rc > 0 ? err_set(err, EPROTO, "%s: it is gone", img->name) : rc;
 }
 
+/* CRIU's stream has no place for what an image builds on. It is known when the first image is there. */
+static int check_parent(struct serve *s, struct err *err)
+{
+	struct store *parent;
+
+	if (s->whole)
+		return 0;
+	if (store_parent(s->from, &parent, err))
+		return -1;
+	s->whole = !parent;
+	return parent ? err_set(err, ENOTSUP,
+				"the snapshot builds on another one, which CRIU cannot restore from a "
+				"stream; ferry restore can") :
+			0;
+}
+
 /* The image, or the first pages of it. 1: there is none. */
 static int find(struct serve *s, struct outgoing_image *img, struct err *err)
 {
@@ -80,7 +96,7 @@ static int find(struct serve *s, struct outgoing_image *img, struct err *err)
 	img->is_last = true;
 	if (rc == 0)
 		img->buf = data;
-	return rc;
+	return rc == 0 && check_parent(s, err) ? -1 : rc;
 }
 
 /* Into the pipe. 1: that was all, or CRIU wants no more; 0: it is full; -1. */

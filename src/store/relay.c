@@ -252,6 +252,21 @@ static int answer_more(struct guest *g, struct shot *shot, const struct block *a
 	return n ? stream_send_pages(&g->st, ask->id, ask->off, buf, n, err) : 0;
 }
 
+/* The shot that the reader asks about from now on: the one that he has opened, or one that it builds on. */
+static int answer_level(struct guest *g, struct shot *opened, struct shot **now,
+			const struct block *ask, struct err *err)
+{
+	struct block absent = {.type = BLOCK_SKIP};
+	struct shot *shot = opened;
+
+	for (uint32_t i = 0; shot && i < ask->id; i++)
+		shot = shot_parent(shot);
+	if (!shot)
+		return stream_send(&g->st, &absent, err);
+	*now = shot;
+	return send_ready(&g->st, 0, err);
+}
+
 static int answer_done(struct guest *g, struct shot *shot, struct err *err)
 {
 	shot_forget(shot);
@@ -282,7 +297,7 @@ static int answer(struct guest *g, struct shot *shot, const struct block *ask, u
 static int serve_reader(struct guest *g, const char *name, struct err *err)
 {
 	cleanup_free uint8_t *buf = NULL;
-	struct shot *shot;
+	struct shot *shot, *now;
 	struct block ask;
 	int rc;
 
@@ -292,14 +307,17 @@ static int serve_reader(struct guest *g, const char *name, struct err *err)
 	if (!shot)
 		return -1;
 	log_info("%s: asks for snapshot '%s'", g->who, name);
+	now = shot;
 	do {
 		rc = stream_receive(&g->st, &ask, err);
 		if (rc && err->no == EPIPE) { /* it has what it wanted, or not; it is gone */
 			shot_close_reader(shot);
 			return 0;
 		}
-		if (rc == 0)
-			rc = answer(g, shot, &ask, buf, err);
+		if (rc == 0 && ask.type == BLOCK_LEVEL)
+			rc = answer_level(g, shot, &now, &ask, err);
+		else if (rc == 0)
+			rc = answer(g, ask.type == BLOCK_DONE ? shot : now, &ask, buf, err);
 	} while (rc == 0);
 	shot_close_reader(shot);
 	return -1;

@@ -4,66 +4,10 @@
  * looks for himself. Bytes are copied without the lock, from items that
  * are pinned meanwhile.
  */
-#include "store/spool.h"
-
-#include "base/map.h"
-#include "base/vec.h"
+#include "store/spool_priv.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <string.h>
-
-enum { SEEN_WORDS = (BLOCK_DATA_MAX / PAGE_BYTES + 63) / 64 };
-
-struct item {
-	struct item *next;      /* that came after it */
-	struct item *same_hash; /* images */
-	enum block_type type;
-	uint32_t id;
-	uint64_t off, bytes; /* @bytes: of the image, of the pages, of the run of zeros */
-	uint8_t *buf;        /* memory of data; NULL: there is none, or it was let go */
-	const uint8_t *data;
-	size_t n_data;
-	unsigned int pins;
-	bool spent, gone;          /* handed out completely; let go */
-	uint64_t seen[SEEN_WORDS]; /* pages that were handed out */
-	char name[];
-};
-
-/* The pages of one id. */
-struct run {
-	VEC(struct item *) pieces; /* ascending, without gaps */
-	uint64_t bytes;
-	bool ended;
-};
-
-struct shot {
-	struct spool *spool;
-	struct shot *next; /* of the spool */
-	unsigned int refs;
-	bool listed, written, complete, failed;
-	struct err why;
-	unsigned int readers;
-	unsigned int waiting; /* readers that have looked since the last item was added, and wait */
-	uint64_t adds;
-	uint64_t bytes;
-	struct item *first, **end;
-	struct item *oldest; /* all before it have been let go; NULL: none has */
-	struct map images;   /* by hash of the name: struct item */
-	struct map runs;     /* by id */
-	char name[];
-};
-
-struct spool {
-	pthread_mutex_t lock; /* guards everything, shots too */
-	pthread_cond_t came;  /* something has come, or nothing will: for readers and forwarders */
-	pthread_cond_t room;  /* there may be room, or reason to give up: for writers */
-	uint64_t max_bytes, held_bytes, peak_bytes;
-	struct shot *shots;
-	bool stopped;
-	bool forwards; /* what was forwarded is for nobody else */
-	struct err why;
-};
 
 /* ---- the spool ---- */
 
@@ -87,7 +31,7 @@ void spool_forwards(struct spool *sp)
 	sp->forwards = true;
 }
 
-static void let_go(struct spool *sp, struct item *it)
+void spool_let_go(struct spool *sp, struct item *it)
 {
 	if (it->buf)
 		sp->held_bytes -= it->n_data;
@@ -103,7 +47,7 @@ static void free_shot(struct shot *shot)
 
 	for (it = shot->first; it; it = next) {
 		next = it->next;
-		let_go(shot->spool, it);
+		spool_let_go(shot->spool, it);
 		free(it);
 	}
 	for (size_t i = 0; i < shot->runs.cap; i++) {
@@ -122,11 +66,15 @@ static void free_shot(struct shot *shot)
 static void unref(struct shot *shot)
 {
 	struct spool *sp = shot->spool;
+	struct shot *parent;
 
 	if (--shot->refs)
 		return;
+	parent = shot->parent;
 	free_shot(shot);
 	pthread_cond_broadcast(&sp->room);
+	if (parent)
+		unref(parent);
 }
 
 /* The lock is held. */
@@ -293,9 +241,25 @@ void shot_close_reader(struct shot *shot)
 
 void shot_forget(struct shot *shot)
 {
+	struct spool *sp = shot->spool;
+	struct shot *parent;
+
 	pthread_mutex_lock(&shot->spool->lock);
-	unlist(shot);
+	for (; shot; shot = parent) {
+		parent = shot->parent;
+		unlist(shot);
+	}
+	pthread_mutex_unlock(&sp->lock);
+}
+
+struct shot *shot_parent(struct shot *shot)
+{
+	struct shot *parent;
+
+	pthread_mutex_lock(&shot->spool->lock);
+	parent = shot->parent;
 	pthread_mutex_unlock(&shot->spool->lock);
+	return parent;
 }
 
 const char *shot_name(const struct shot *shot)
@@ -314,7 +278,7 @@ static bool make_room(struct spool *sp, uint64_t bytes)
 
 		for (; it && sp->held_bytes + bytes > sp->max_bytes; it = it->next) {
 			if (it->spent && !it->pins && !it->gone)
-				let_go(sp, it);
+				spool_let_go(sp, it);
 			prefix &= it->gone;
 			if (prefix)
 				shot->oldest = it;
@@ -386,7 +350,7 @@ void shot_release(struct shot *shot, size_t bytes)
 
 /* ---- the writer ---- */
 
-static struct item *find_image(const struct shot *shot, const char *name)
+struct item *spool_find_image(const struct shot *shot, const char *name)
 {
 	struct item *it = map_get(&shot->images, map_hash(name));
 
@@ -399,8 +363,10 @@ static int index_image(struct shot *shot, struct item *it, struct err *err)
 {
 	uint64_t hash = map_hash(it->name);
 
-	if (find_image(shot, it->name))
+	if (spool_find_image(shot, it->name))
 		return err_set(err, EEXIST, "%s: written twice", it->name);
+	if (it->type == BLOCK_OBJECT && !strcmp(it->name, "inventory.img"))
+		shot->identity = snapshot_identity(it->data, it->n_data);
 	it->same_hash = map_get(&shot->images, hash);
 	return map_set(&shot->images, hash, it) ? 0 : err_nomem(err);
 }
@@ -439,12 +405,42 @@ static int index_pages(struct shot *shot, struct item *it, struct err *err)
 	return 0;
 }
 
+uint64_t snapshot_identity(const void *inventory, size_t bytes)
+{
+	const uint8_t *p = inventory;
+	uint64_t hash = 0xcbf29ce484222325ULL; /* FNV-1a */
+
+	for (size_t i = 0; i < bytes; i++)
+		hash = (hash ^ p[i]) * 0x100000001b3ULL;
+	return hash & INT64_MAX;
+}
+
+/* The lock is held. */
+static int set_parent(struct shot *shot, const char *name, uint64_t identity, struct err *err)
+{
+	struct shot *parent = find_shot(shot->spool, name);
+
+	if (shot->spool->forwards)
+		return 0;
+	if (shot->parent || shot->first)
+		return err_set(err, EPROTO, "a snapshot says too late on which one it builds");
+	if (!parent || !parent->complete || parent->identity != identity)
+		return err_set(err, ENOENT,
+			       "the snapshot %s, on which this one builds, is not here (any more)",
+			       name);
+	parent->refs++;
+	shot->parent = parent;
+	return 0;
+}
+
 static int index_item(struct shot *shot, struct item *it, struct err *err)
 {
 	switch (it->type) {
 	case BLOCK_OBJECT:
 	case BLOCK_SKIP:
 		return index_image(shot, it, err);
+	case BLOCK_PARENT:
+		return set_parent(shot, it->name, it->off, err);
 	case BLOCK_PAGES:
 	case BLOCK_ZEROS:
 	case BLOCK_PAGES_END:
@@ -539,257 +535,4 @@ uint64_t shot_bytes(struct shot *shot)
 	bytes = shot->bytes;
 	pthread_mutex_unlock(&shot->spool->lock);
 	return bytes;
-}
-
-/* ---- readers ---- */
-
-/* Until something comes. A writer that waits for room must know that we wait, too. */
-static void wait_for_more(struct shot *shot)
-{
-	uint64_t adds = shot->adds;
-
-	shot->waiting++;
-	pthread_cond_broadcast(&shot->spool->room);
-	pthread_cond_wait(&shot->spool->came, &shot->spool->lock);
-	if (shot->adds == adds)
-		shot->waiting--;
-}
-
-static int was_let_go(const char *name, struct err *err)
-{
-	return err_set(err, ENOBUFS,
-		       "%s: was handed out before and then let go to make room; a second restore "
-		       "needs a larger --max-memory",
-		       name);
-}
-
-/* Waits for an image. 0: it is pinned, 1: it will not come, -1. The lock is held. */
-static int await_image(struct shot *shot, const char *name, struct item **out, struct err *err)
-{
-	struct item *it;
-
-	while (!(it = find_image(shot, name)) && !shot->failed && !shot->complete)
-		wait_for_more(shot);
-	if (!it && shot->failed) {
-		*err = shot->why;
-		return -1;
-	}
-	if (!it || it->type == BLOCK_SKIP)
-		return 1;
-	if (it->gone)
-		return was_let_go(name, err);
-	it->pins++;
-	*out = it;
-	return 0;
-}
-
-/* The item may go, if it was handed out. The lock is held. */
-static void unpin(struct shot *shot, struct item *it)
-{
-	it->pins--;
-	if (it->spent)
-		pthread_cond_broadcast(&shot->spool->room);
-}
-
-int shot_get(struct shot *shot, const char *name, void **data_out, size_t *bytes_out, struct err *err)
-{
-	struct spool *sp = shot->spool;
-	struct item *it = NULL;
-	int rc;
-
-	pthread_mutex_lock(&sp->lock);
-	rc = await_image(shot, name, &it, err);
-	pthread_mutex_unlock(&sp->lock);
-	if (rc)
-		return rc;
-	*data_out = malloc(it->n_data ? it->n_data : 1);
-	if (!*data_out)
-		rc = err_nomem(err);
-	else if (it->n_data)
-		memcpy(*data_out, it->data, it->n_data);
-	*bytes_out = it->n_data;
-	pthread_mutex_lock(&sp->lock);
-	it->spent |= rc == 0;
-	unpin(shot, it);
-	pthread_mutex_unlock(&sp->lock);
-	return rc;
-}
-
-/* The piece at an offset that has arrived. */
-static struct item *find_piece(const struct run *run, uint64_t off)
-{
-	size_t low = 0, high = run->pieces.n, mid;
-
-	while (high - low > 1) {
-		mid = low + (high - low) / 2;
-		if (run->pieces.v[mid]->off <= off)
-			low = mid;
-		else
-			high = mid;
-	}
-	return run->pieces.v[low];
-}
-
-/* Waits for the first of the bytes. 0: the piece with it is pinned. The lock is held. */
-static int await_piece(struct shot *shot, uint32_t id, uint64_t off, size_t bytes,
-		       struct item **out, struct err *err)
-{
-	struct run *run;
-	char name[32];
-
-	for (;;) {
-		run = map_get(&shot->runs, id);
-		if (run && run->bytes > off)
-			break;
-		if (shot->failed) {
-			*err = shot->why;
-			return -1;
-		}
-		if (!run && shot->complete)
-			return err_set(err, ENOENT, "pages-%u.img: there is no such image", id);
-		if (run && (run->ended || shot->complete))
-			return err_set(err, EINVAL,
-				       "pages-%u.img: offset %llu: %zu bytes should follow, but the image "
-				       "ends at %llu",
-				       id, (unsigned long long)off, bytes,
-				       (unsigned long long)run->bytes);
-		wait_for_more(shot);
-	}
-	*out = find_piece(run, off);
-	if ((*out)->gone && (*out)->type == BLOCK_PAGES) {
-		snprintf(name, sizeof(name), "pages-%u.img", id);
-		return was_let_go(name, err);
-	}
-	(*out)->pins++;
-	return 0;
-}
-
-/* Notes that these bytes of a piece were handed out. The lock is held. */
-static void note_seen(struct item *it, uint64_t from, uint64_t to)
-{
-	size_t pages = (it->n_data + PAGE_BYTES - 1) / PAGE_BYTES, seen = 0, page;
-
-	for (page = (from + PAGE_BYTES - 1) / PAGE_BYTES;
-	     page < pages && ((page + 1) * PAGE_BYTES <= to || to == it->n_data); page++)
-		it->seen[page / 64] |= 1ULL << page % 64;
-	for (size_t i = 0; i < SEEN_WORDS; i++)
-		seen += (size_t)__builtin_popcountll(it->seen[i]);
-	it->spent |= seen == pages;
-}
-
-/* Copies what one piece has of the bytes. Returns how many, or -1. */
-static ssize_t copy_piece(struct shot *shot, uint32_t id, uint64_t off, uint8_t *buf, size_t bytes,
-			  struct err *err)
-{
-	struct spool *sp = shot->spool;
-	struct item *it = NULL;
-	uint64_t from;
-	size_t n;
-	int rc;
-
-	pthread_mutex_lock(&sp->lock);
-	rc = await_piece(shot, id, off, bytes, &it, err);
-	pthread_mutex_unlock(&sp->lock);
-	if (rc)
-		return -1;
-	from = off - it->off;
-	n = (size_t)MIN((uint64_t)bytes, it->bytes - from);
-	if (it->type == BLOCK_ZEROS)
-		memset(buf, 0, n);
-	else
-		memcpy(buf, it->data + from, n);
-	pthread_mutex_lock(&sp->lock);
-	if (it->type == BLOCK_PAGES)
-		note_seen(it, from, from + n);
-	unpin(shot, it);
-	pthread_mutex_unlock(&sp->lock);
-	return (ssize_t)n;
-}
-
-int shot_get_pages(struct shot *shot, uint32_t id, uint64_t off, void *buf, size_t bytes,
-		   struct err *err)
-{
-	uint8_t *p = buf;
-	ssize_t n;
-
-	for (uint64_t at = off; bytes; at += (uint64_t)n, p += n, bytes -= (size_t)n) {
-		n = copy_piece(shot, id, at, p, bytes, err);
-		if (n < 0 && err->no == EINVAL)
-			return err_set(err, EINVAL,
-				       "pages-%u.img: offset %llu: %zu bytes should follow, but the image "
-				       "ends before",
-				       id, (unsigned long long)off, bytes + (size_t)(at - off));
-		if (n < 0)
-			return -1;
-	}
-	return 0;
-}
-
-int shot_read_pages(struct shot *shot, uint32_t id, uint64_t off, void *buf, size_t bytes,
-		    size_t *bytes_out, struct err *err)
-{
-	ssize_t n = copy_piece(shot, id, off, buf, bytes, err);
-
-	*bytes_out = n > 0 ? (size_t)n : 0;
-	if (n >= 0 || err->no == EINVAL) /* the end */
-		return 0;
-	return err->no == ENOENT ? 1 : -1;
-}
-
-int shot_wait(struct shot *shot, struct err *err)
-{
-	int rc = 0;
-
-	pthread_mutex_lock(&shot->spool->lock);
-	while (!shot->failed && !shot->complete)
-		wait_for_more(shot);
-	if (shot->failed) {
-		*err = shot->why;
-		rc = -1;
-	}
-	pthread_mutex_unlock(&shot->spool->lock);
-	return rc;
-}
-
-/* ---- the forwarder ---- */
-
-static void item_block(const struct item *it, struct block *out)
-{
-	*out = (struct block){
-		.type = it->type,
-		.id = it->id,
-		.off = it->off,
-		.bytes = it->bytes,
-		.data = it->data,
-		.n_data = it->n_data,
-	};
-	strcpy(out->name, it->name);
-}
-
-int shot_next(struct shot *shot, struct item **at, struct block *out, struct err *err)
-{
-	struct item *it;
-	int rc = 1;
-
-	pthread_mutex_lock(&shot->spool->lock);
-	if (*at) {
-		(*at)->spent = true;
-		unpin(shot, *at);
-		if (shot->spool->forwards && !(*at)->pins && !shot->readers)
-			let_go(shot->spool, *at);
-	}
-	while (!(it = *at ? (*at)->next : shot->first) && !shot->failed && !shot->complete)
-		pthread_cond_wait(&shot->spool->came, &shot->spool->lock);
-	if (it && !shot->failed) {
-		it->pins++;
-		*at = it;
-		item_block(it, out);
-	} else if (shot->failed) {
-		*err = shot->why;
-		rc = -1;
-	} else {
-		rc = 0;
-	}
-	pthread_mutex_unlock(&shot->spool->lock);
-	return rc;
 }

@@ -53,10 +53,16 @@ struct shot *spool_read(struct spool *sp, const char *name, struct err *err) mus
 void shot_close_writer(struct shot *shot);
 void shot_close_reader(struct shot *shot);
 
-/* No new reader finds it; its memory goes with the last who holds it. */
+/* No new reader finds it, or what it builds on; their memory goes with the last who holds it. */
 void shot_forget(struct shot *shot);
 
 const char *shot_name(const struct shot *shot);
+
+/* The snapshot that this one builds on, as BLOCK_PARENT has said; NULL: on none. It stays as long as this one. */
+struct shot *shot_parent(struct shot *shot);
+
+/* By what a snapshot is known to be the one that another builds on: it follows from its inventory. Below 2^63. */
+uint64_t snapshot_identity(const void *inventory, size_t bytes);
 
 /* ---- the writer ---- */
 
@@ -65,7 +71,8 @@ int shot_reserve(struct shot *shot, size_t bytes, struct err *err) must_check;
 void shot_release(struct shot *shot, size_t bytes);
 
 /*
- * Adds what a block of BLOCK_OBJECT (whole), PAGES, ZEROS, PAGES_END or SKIP says. @buf is memory
+ * Adds what a block of BLOCK_OBJECT (whole), PAGES, ZEROS, PAGES_END, SKIP or PARENT says; of the last, the snapshot must be
+ * here and complete, unless all is only forwarded. @buf is memory
  * that b->data points into; it is taken, also after an error. Its b->n_data bytes are
  * reserved.
  */

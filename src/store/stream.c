@@ -367,6 +367,8 @@ static int stream_put(struct store *s, const char *object, const void *data, siz
 	    stream_send_object(ss->st, object, data, bytes, err))
 		return -1;
 	ss->bytes += bytes;
+	if (!strcmp(object, "inventory.img"))
+		ss->st->identity = snapshot_identity(data, bytes);
 	return 0;
 }
 
@@ -431,6 +433,23 @@ static int stream_skip(struct store *s, const char *object, struct err *err)
 	return stream_send(to_stream(s)->st, &b, err);
 }
 
+void stream_parent_name(const char *name, uint64_t identity, char out[STREAM_PARENT_MAX])
+{
+	snprintf(out, STREAM_PARENT_MAX, "%016llx:%s", (unsigned long long)identity, name);
+}
+
+static int stream_set_parent(struct store *s, const char *target, struct err *err)
+{
+	struct block b = {.type = BLOCK_PARENT};
+	char *end;
+
+	b.off = strtoull(target, &end, 16);
+	if (*end != ':' || b.off > INT64_MAX || strlen(end + 1) > BLOCK_NAME_MAX)
+		return err_set(err, EINVAL, "'%.200s' names no snapshot", target);
+	strcpy(b.name, end + 1);
+	return stream_send(to_stream(s)->st, &b, err);
+}
+
 static int stream_complete(struct store *s, struct err *err)
 {
 	struct stream_store *ss = to_stream(s);
@@ -460,6 +479,7 @@ static const struct store_ops stream_ops = {
 	.get_pages = stream_get_pages,
 	.pages_fd = stream_pages_fd,
 	.skip = stream_skip,
+	.set_parent = stream_set_parent,
 	.complete = stream_complete,
 	.close = stream_close,
 };

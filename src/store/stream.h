@@ -29,7 +29,8 @@ struct stream {
 	bool out_socket;
 	const atomic_bool *stop; /* whoever waits gives up when it becomes true; NULL: never */
 	int own_out;             /* the pipe behind out, opened anew; or -1 */
-	uint8_t *body;           /* of the block that was read last; BLOCK_BODY_MAX */
+	uint64_t identity; /* of the snapshot that stream_store_open's store has written: snapshot_identity */
+	uint8_t *body; /* of the block that was read last; BLOCK_BODY_MAX */
 };
 
 /* Sets the descriptors up as far as that changes nothing for others who share them. */
@@ -80,9 +81,15 @@ int stream_send_pages(struct stream *st, uint32_t id, uint64_t off, const void *
  * A store whose puts go down the stream, as the snapshot @name. Nothing can be got from it. store_complete
  * writes the end. With @confirmed the other side answers twice: that it is ready, before this returns, and
  * that it has everything, before store_complete does. The preamble has been sent. @st stays the caller's.
+ * Its parent (store_set_parent) is named as stream_parent_name has it.
  */
 struct store *stream_store_open(struct stream *st, const char *name, bool confirmed, struct err *err)
 	must_check;
+
+enum { STREAM_PARENT_MAX = BLOCK_NAME_MAX + 32 };
+
+/* A snapshot that was written before, and its identity, as one name. */
+void stream_parent_name(const char *name, uint64_t identity, char out[STREAM_PARENT_MAX]);
 
 /*
  * The reader of what such a store writes, from behind the block that names the snapshot: adds everything to

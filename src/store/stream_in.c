@@ -140,6 +140,7 @@ static int take_block(struct stream *st, struct shot *shot, struct partial *p, s
 	case BLOCK_ZEROS:
 	case BLOCK_PAGES_END:
 		return add_pages(st, shot, b, err);
+	case BLOCK_PARENT:
 	case BLOCK_SKIP:
 		return check_name(b, err) ? -1 : shot_add(shot, b, NULL, err);
 	case BLOCK_COMPLETE:

@@ -26,11 +26,13 @@ static const struct {
 	[BLOCK_SKIP] = {.known = true, .name = true},
 	[BLOCK_COMPLETE] = {.known = true, .bytes = true},
 	[BLOCK_FAIL] = {.known = true, .data = true},
+	[BLOCK_PARENT] = {.known = true, .off = true, .name = true},
 	[BLOCK_OPEN] = {.known = true, .name = true},
 	[BLOCK_GET] = {.known = true, .name = true},
 	[BLOCK_GET_PAGES] = {.known = true, .id = true, .off = true, .bytes = true},
 	[BLOCK_WAIT] = {.known = true},
 	[BLOCK_DONE] = {.known = true},
+	[BLOCK_LEVEL] = {.known = true, .id = true},
 	[BLOCK_READ_PAGES] = {.known = true, .id = true, .off = true, .bytes = true},
 };
 

@@ -48,12 +48,14 @@ enum block_type {
 	BLOCK_SKIP = 7,      /* [name] this image will not come */
 	BLOCK_COMPLETE = 8,  /* [bytes] nothing more will come; @bytes of images and pages did */
 	BLOCK_FAIL = 9,      /* [data] gives up, and why; also an answer */
+	BLOCK_PARENT = 10, /* [off, name] it builds on this snapshot, whose identity is @off; before all images */
 	/* the reader of a relay, and its answers (with 2 to 5) */
 	BLOCK_OPEN = 16,      /* [name] the snapshot that is wanted */
 	BLOCK_GET = 17,       /* [name] an image; answer: OBJECT and MORE, or SKIP, or FAIL */
 	BLOCK_GET_PAGES = 18, /* [id, off, bytes] answer: PAGES and ZEROS, or FAIL */
 	BLOCK_WAIT = 19,      /* [] until it is complete; answer: COMPLETE or FAIL */
 	BLOCK_DONE = 20,      /* [] the tree runs: it may be forgotten; answer: COMPLETE */
+	BLOCK_LEVEL = 22, /* [id] what follows is asked of the snapshot, 0, of the one that it builds on, 1, ...; answer: COMPLETE; SKIP: it builds on none */
 	BLOCK_READ_PAGES = 21, /* [id, off, bytes] at most; answer: COMPLETE with how many, and they; SKIP: no such pages; FAIL */
 };
 

@@ -19,9 +19,8 @@ else
 	skip_all "no real CRIU here (../shared/bin/criu-root is absent)"
 fi
 
-result() { # NAME: of the last command
-	if [ $? = 0 ]; then ok "$1"; else not_ok "$1" "${why:-}"; fi
-}
+# shellcheck source=tests/e2e/relay-lib.sh
+. tests/e2e/relay-lib.sh
 
 # streamer MODE DIR [OPTION...] <IN >OUT: in the background; sets streamer when it listens.
 streamer() {
@@ -110,26 +109,10 @@ done
 
 # ---- relays -------------------------------------------------------------------------------------
 
-# relay COMMAND DIR [OPTION...]: in the background; sets relay when it listens.
-relay() {
-	local command=$1 at=$2
-	shift 2
-	mkdir -p "$at"
-	mkfifo "$at/ready.$command"
-	timeout -k 5 100 "$FERRY" "$command" -W "$at" -o "$command.log" -v3 --insecure-plain-tcp --status-fd 7 "$@" \
-		7>"$at/ready.$command" >"$at/$command.out" 2>&1 &
-	relay=$!
-	[ "$(timeout 20 head -c 1 "$at/ready.$command" | wc -c)" = 1 ] || {
-		why="$command does not listen: $(cat "$at/$command.out")"
-		return 1
-	}
-}
-
 # Both ends at once. (CRIU writes its inventory last, which a restore needs first; so the relays must have room for all.)
 through_relays() {
-	local src=$TEST_TMP/relays/src dst=$TEST_TMP/relays/dst capture serve restorer
-	relay image-cache "$dst" || return 1
-	relay image-proxy "$src" --port "$(cat "$dst/image-cache.out")" || return 1
+	local capture serve restorer
+	relays through || return 1
 	start memory_writers 24 || return 1
 	streamer capture "$src" --remote || return 1
 	capture=$streamer

@@ -84,7 +84,7 @@ static void ask(int fd, int null)
 	struct err err = {0};
 	uint8_t page[64];
 	struct stream st;
-	struct store *s;
+	struct store *s, *parent;
 	size_t bytes;
 	void *image;
 	int rc;
@@ -99,6 +99,12 @@ static void ask(int fd, int null)
 			free(image);
 		if (rc >= 0)
 			rc = store_get_pages(s, 1, 16, page, sizeof(page), &err);
+		if (rc == 0)
+			rc = store_read_pages(s, 1, 16, page, sizeof(page), &bytes, &err);
+		if (rc >= 0)
+			rc = store_parent(s, &parent, &err);
+		if (rc == 0 && parent)
+			rc = store_get_pages(parent, 0, 0, page, 16, &err);
 	} while (rc == 0);
 	if (!strlen(err.text))
 		abort();

@@ -75,11 +75,11 @@ static void write_blocks(struct stream *st, const uint8_t *data, size_t size)
 	size_t n;
 
 	for (int left = 64; size >= 3 && left; data += n, size -= n, left--) {
-		b = (struct block){.type = (enum block_type)(1 + data[0] % 9)};
+		b = (struct block){.type = (enum block_type)(1 + data[0] % 10)};
 		b.id = data[1] & 1;
 		b.off = (uint64_t)(data[1] >> 1 & 7) * PAGE_BYTES;
 		b.bytes = (data[1] & 128) ? (uint64_t)data[2] * 16 : data[2];
-		if (b.type == BLOCK_OBJECT || b.type == BLOCK_SKIP)
+		if (b.type == BLOCK_OBJECT || b.type == BLOCK_SKIP || b.type == BLOCK_PARENT)
 			strcpy(b.name, data[1] & 16 ? "core-1.img" : data[1] & 32 ? "../x" : "x");
 		n = MIN((size_t)data[2], size - 3);
 		data += 3;

@@ -69,11 +69,12 @@ freeze_does_not_grow() {
 	[ "${early[1]}" -lt $((early[0] + (6 << 20))) ] || complain "bytes before it runs: ${early[*]}"
 }
 
-# Waits until that part of the memory (in percent) has followed.
+# Waits until that part of the memory (in percent) has followed. Says by a file that it has begun to look.
 until_percent() {
-	python3 - "$TEST_TMP/migrate.out" "$1" <<-'END'
+	python3 - "$TEST_TMP/migrate.out" "$1" "$TEST_TMP/watching" <<-'END'
 		import json, sys, time
-		end = time.monotonic() + 40
+		end = time.monotonic() + 50
+		open(sys.argv[3], "w").close()
 		while time.monotonic() < end:
 		    done = total = 0
 		    for line in open(sys.argv[1]):
@@ -94,14 +95,19 @@ until_percent() {
 
 # begin_slowly MODE PERCENT [ARGUMENT]...: the program is on its way, and so much has followed. Sets pid and sender.
 begin_slowly() {
-	local mode=$1 percent=$2
+	local mode=$1 percent=$2 watcher
 	shift 2
+	rm -f "$TEST_TMP/watching"
 	pid=$(start "$mib" "$@") || complain "the program does not start" || return 1
 	slow_down 24mbit
 	: >"$TEST_TMP/migrate.out"
+	# first: on a busy machine it may take as long to start as the program to move
+	until_percent "$percent" &
+	watcher=$!
+	wait_for 30 [ -e "$TEST_TMP/watching" ] || complain "nobody watches" || return 1
 	migrate a "$pid" --json --mode "$mode" "${alive[@]}" &
 	sender=$!
-	until_percent "$percent" || complain "$percent % were never reached" || return 1
+	wait $watcher || complain "$percent % were never reached" || return 1
 	exists b "$pid" || complain "does not run on b at $percent %"
 }
 

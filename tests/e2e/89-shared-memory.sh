@@ -111,13 +111,10 @@ begin_slowly() {
 	exists b "$pid" || complain "does not run on b at $percent %"
 }
 
-# What was cut was in use: the summary counts the connections that were made anew.
+# What was cut was in use. The summary cannot tell: the connection for messages, over which the destination says what it has
+# counted, is cut, too.
 break_was_noticed() {
-	python3 - "$TEST_TMP/migrate.out" <<-'END' || complain "the break was not noticed: $(tail -n 1 "$TEST_TMP/migrate.out")"
-		import json, sys
-		moved = [e for e in map(json.loads, open(sys.argv[1])) if e.get("event") == "moved"]
-		sys.exit(not moved or moved[0]["postcopy"]["reconnections"] < 1)
-	END
+	grep -q 'the connection broke' "$TEST_TMP/migrate.out" || complain "the break was not noticed"
 }
 
 cut_at() {

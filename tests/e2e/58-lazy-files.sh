@@ -331,6 +331,22 @@ no_fuse() {
 	rm -rf "$(files_of b)"/usr/bin/python3.11 "$(files_of b)"/usr/lib/python3.11
 }
 
+# The files need a connection of their own: without it they are copied, or if lazy ones are wanted, it is said why not.
+no_connection() {
+	local pid
+	fresh
+	printf '#!/bin/sh\ncase "$*" in *--join*) echo no second one >&2; exit 255 ;; esac\nexec ssh "$@"\n' >"$(files_of a)/opt/once"
+	chmod 755 "$(files_of a)/opt/once"
+	pid=$(start_reader) || return 1
+	MESSAGE_LINES=6 refused "lazy files" a "$pid" --files=lazy --ssh /opt/once && at_home a "$pid" && nothing_made || return 1
+	must_migrate a "$pid" --ssh /opt/once && moved a "$pid" || return 1
+	grep -q "are copied:" "$TEST_TMP/migrate.out" || complain "does not say that files are copied" || return 1
+	[ "$(cat "$(b_work)/log")" = before ] || complain "the log was not copied"
+	rm -rf "$(files_of b)"/usr/bin/python3.11 "$(files_of b)"/usr/lib/python3.11
+	on b kill "$pid"
+	all_gone
+}
+
 nothing_made() {
 	[ ! -e "$(b_work)" ] || complain "something was made on b"
 }
@@ -366,4 +382,5 @@ test_case "the source is let go" source_let_go
 test_case "the destination is killed before the freeze" agent_killed early
 test_case "the destination is killed before the commit" agent_killed late
 test_case "no FUSE at the destination" no_fuse
+test_case "no second connection to the destination" no_connection
 test_case "files=shared" shared

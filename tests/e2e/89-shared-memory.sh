@@ -14,7 +14,10 @@ alive=(--dead-after=2 --ssh 'ssh -o ServerAliveInterval=1 -o ServerAliveCountMax
 
 # start [ARGUMENT]...: of the victim
 start() {
-	hosts_put "$dir" a "$VICTIMS/mem_shared_lively" /opt/victims/mem_shared_lively || return 1
+	local host
+	for host in a b; do
+		hosts_put "$dir" $host "$VICTIMS/mem_shared_lively" /opt/victims/mem_shared_lively || return 1
+	done
 	rm -rf "$(files_of a)$work" "$(files_of b)$work"
 	mkdir -p "$(files_of a)$work" "$(files_of b)$work"
 	chmod 777 "$(files_of a)$work" "$(files_of b)$work"

@@ -71,7 +71,7 @@ int incremental_open(struct incremental *in, const struct incremental_args *args
 {
 	const char *prev = args->prev_snapshot ? args->prev_snapshot : args->prev_images_dir;
 	char parent[STREAM_PARENT_MAX];
-	struct holder_level level;
+	struct holder_level level = {0};
 	struct err why, unused;
 	bool found = false;
 
@@ -88,7 +88,8 @@ int incremental_open(struct incremental *in, const struct incremental_args *args
 			found ? &why : &unused, err))
 		return -1;
 	if (in->precopy) {
-		stream_parent_name(args->prev_snapshot ? prev : "", level.identity, parent);
+		if (args->prev_snapshot)
+			stream_parent_name(prev, level.identity, parent);
 		if (store_set_parent(env->store, args->prev_snapshot ? parent : prev, err))
 			return -1;
 	} else if (prev) {

@@ -167,19 +167,6 @@ agent_dies_early() {
 	return 0
 }
 
-# Every process of the migration at home is killed while memory is missing.
-recovered() {
-	local pid sender
-	begin_slowly postcopy 30 || return 1
-	on a pkill -KILL 'ferry|ssh$'
-	wait $sender && complain "exit status 0" && return 1
-	full_speed
-	exists b "$pid" || complain "is gone from b" || return 1
-	on a timeout -k 5 60 ferry migrate --recover "$pid" ferry-b >"$TEST_TMP/recover" 2>&1 ||
-		complain "--recover: $(cat "$TEST_TMP/recover")" || return 1
-	moved a "$pid" && verdict b mem_shared_lively
-}
-
 begin
 for mode in stop precopy postcopy hybrid; do
 	test_case "$mode moves shared memory in use" moves --mode "$mode"
@@ -192,5 +179,4 @@ test_case "TCP ends at 70 %" cut_at 70 tcp still
 test_case "the cable is out for a while at 40 %" cut_at 40 cable
 test_case "the agent is killed after the commit" agent_dies
 test_case "the agent is killed early" agent_dies_early
-test_case "everything at home is killed, --recover" recovered
 exit 0

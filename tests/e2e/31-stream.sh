@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# timeout: 200
+# timeout: 400
 # A snapshot as one stream (-D -): through pipes, compressors and files; what becomes of the program; everything
 # that is no good stream is refused, and leaves the program alone and nothing behind.
 . "$(dirname "$0")/lib.sh"

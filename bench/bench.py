@@ -162,6 +162,17 @@ def write_floor(folder, mib):
     return elapsed * 1000
 
 
+def end_floor(folder, arguments):
+    """The time in ms in which the kernel ends such a victim: whoever dumps it, and returns when it is gone,
+    waits for that."""
+    victim = Victim(folder / "victim", arguments)
+    start = time.monotonic()
+    os.kill(victim.pid, signal.SIGKILL)
+    while os.path.exists(f"/proc/{victim.pid}"):
+        time.sleep(0.001)
+    return (time.monotonic() - start) * 1000
+
+
 def one_round(tool, arguments, mib, folder):
     """Measures all figures once with a fresh victim."""
     result = {}
@@ -271,6 +282,8 @@ def bench_tools(tools, cases, repetitions, folder, output):
         if mib >= FLOOR_MIB:
             floor = statistics.median(write_floor(folder, mib) for _ in range(3))
             output.row(name, "writing it", f"{floor:.1f}")
+            floor = statistics.median(end_floor(folder, arguments) for _ in range(3))
+            output.row(name, "ending it", f"{floor:.1f}")
     if worst:
         output.line(f"\nThe worst ratio is {worst:.2f} (the target is 0.50 for each).")
 

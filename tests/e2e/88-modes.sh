@@ -7,35 +7,13 @@
 # copy runs, and no byte of it is wrong. FERRY_FULL=1: 200 random faults instead of a few.
 # shellcheck disable=SC2016,SC2015,SC2154 # expanded in the hosts; "complain" always fails
 . "$(dirname "$0")/../hosts/lib.sh"
+. "$(dirname "$0")/modes-lib.sh"
 
 mib=${MIB:-24} # for each of two processes
-work=/srv/work/mem_lively
-alive=(--dead-after=2 --ssh 'ssh -o ServerAliveInterval=1 -o ServerAliveCountMax=2 -o ConnectTimeout=3')
-
-start() {
-	local host
-	for host in a b; do
-		hosts_put "$dir" $host "$VICTIMS/mem_lively" /opt/victims/mem_lively || return 1
-	done
-	rm -rf "$(files_of a)$work" "$(files_of b)$work"
-	mkdir -p "$(files_of a)$work" "$(files_of b)$work"
-	chmod 777 "$(files_of a)$work" "$(files_of b)$work"
-	on a timeout 60 /opt/victims/mem_lively "$work" "$mib" >&2 || return 1
-	cat "$(files_of a)$work/pid"
-}
-
-slow_down() {
-	on a tc qdisc add dev eth0 root tbf rate "$1" burst 128kb latency 50ms
-}
-
-full_speed() {
-	on a tc qdisc del dev eth0 root 2>/dev/null
-	return 0
-}
 
 moves() {
 	local pid
-	pid=$(start) || complain "the program does not start" || return 1
+	pid=$(start mem_lively "$mib") || complain "the program does not start" || return 1
 	must_migrate a "$pid" "$@" && moved a "$pid" && verdict b mem_lively
 }
 
@@ -50,17 +28,11 @@ sleepers_move() {
 
 # family MODE PAGES: processes that share pages since a fork. With post-copy each gets its own.
 family() {
-	local work=/srv/work/cow pid host
-	for host in a b; do
-		hosts_put "$dir" $host "$VICTIMS/cow" /opt/victims/cow || return 1
-	done
-	rm -rf "$(files_of a)$work" "$(files_of b)$work"
-	mkdir -p "$(files_of a)$work" "$(files_of b)$work"
-	on a timeout 60 /opt/victims/cow "$work" "$2" >&2 || return 1
-	pid=$(cat "$(files_of a)$work/pid")
+	local pid
+	pid=$(start cow "$2") || complain "the program does not start" || return 1
 	# shellcheck disable=SC2046 # words
 	must_migrate a "$pid" $([ "$1" = default ] || echo "--mode $1") && moved a "$pid" || return 1
-	case $1 in postcopy | hybrid) touch "$(files_of b)$work/separate" ;; esac
+	case $1 in postcopy | hybrid) touch "$(files_of b)/srv/work/cow/separate" ;; esac
 	verdict b cow
 }
 
@@ -83,35 +55,6 @@ counted_once() {
 	END
 }
 
-# Waits until that part of the memory (in percent) has followed.
-until_percent() {
-	python3 - "$TEST_TMP/migrate.out" "$1" <<-'END'
-		import json, sys, time
-		end = time.monotonic() + 40
-		while time.monotonic() < end:
-		    done = total = 0
-		    for line in open(sys.argv[1]):
-		        try:
-		            event = json.loads(line)
-		        except ValueError:
-		            continue
-		        if event.get("event") == "progress" and event.get("stage") == "postcopy":
-		            done, total = event["done"], event["total"]
-		        if event.get("event") in ("moved", "failed"):
-		            sys.exit(1)
-		    if total and done * 100 >= total * int(sys.argv[2]):
-		        sys.exit(0)
-		    time.sleep(0.02)
-		sys.exit(1)
-	END
-}
-
-# What was cut was in use. The summary cannot tell: the connection for messages, over which the destination says what it has
-# counted, is cut, too.
-break_was_noticed() {
-	grep -q 'the connection broke' "$TEST_TMP/migrate.out" || complain "the break was not noticed"
-}
-
 # cut_at PERCENT HOW MODE [still]: in the lazy phase every connection breaks, by the end of ssh or of TCP, or
 # with the cable. The lively program gives memory back, so that not all of it is ever fetched: one that does
 # not is used for the late cuts.
@@ -120,15 +63,10 @@ cut_at() {
 	if [ "${4:-}" = still ]; then
 		pid=$(start_bench a memory "$((2 * mib))")
 	else
-		pid=$(start)
+		pid=$(start mem_lively "$mib")
 	fi || complain "the program does not start" || return 1
-	slow_down 120mbit
-	: >"$TEST_TMP/migrate.out"
 	case $2 in ssh | lanes | cable-ssh) by=ssh ;; *) by=tls ;; esac
-	migrate a "$pid" --json --mode "$3" --transport=$by "${alive[@]}" &
-	sender=$!
-	until_percent "$1" || complain "$1 % were never reached" || return 1
-	exists b "$pid" || complain "does not run on b at $1 %" || return 1
+	begin_slowly "$pid" 120mbit "$1" --mode "$3" --transport=$by || return 1
 	case $2 in
 	ssh) on a pkill -KILL -x ssh ;;
 	lanes) on b pkill -KILL -f '^ferry agent --join' ;;
@@ -149,12 +87,8 @@ cut_at() {
 # The copy there dies with its agent; the one at home goes on from the freeze.
 agent_dies() {
 	local pid sender
-	pid=$(start) || complain "the program does not start" || return 1
-	slow_down 80mbit
-	: >"$TEST_TMP/migrate.out"
-	migrate a "$pid" --json --mode "$1" "${alive[@]}" &
-	sender=$!
-	until_percent 30 || complain "30 % were never reached" || return 1
+	pid=$(start mem_lively "$mib") || complain "the program does not start" || return 1
+	begin_slowly "$pid" 80mbit 30 --mode "$1" || return 1
 	on b pkill -KILL -x ferry
 	full_speed
 	wait $sender && complain "exit status 0" && return 1
@@ -164,12 +98,8 @@ agent_dies() {
 # Every process of the migration at home is killed in the lazy phase.
 recovered() {
 	local pid sender
-	pid=$(start) || complain "the program does not start" || return 1
-	slow_down 80mbit
-	: >"$TEST_TMP/migrate.out"
-	migrate a "$pid" --json --mode "$1" "${alive[@]}" &
-	sender=$!
-	until_percent 30 || complain "30 % were never reached" || return 1
+	pid=$(start mem_lively "$mib") || complain "the program does not start" || return 1
+	begin_slowly "$pid" 80mbit 30 --mode "$1" || return 1
 	on a pkill -KILL 'ferry|ssh$'
 	wait $sender && complain "exit status 0" && return 1
 	full_speed
@@ -232,7 +162,7 @@ random_faults() {
 	local pid round mode by ways=(auto auto ssh) on_a=0 on_b=0
 	for ((round = 1; round <= $1; round++)); do
 		mode=${modes[RANDOM % ${#modes[@]}]} by=${ways[RANDOM % ${#ways[@]}]}
-		pid=$(start) || complain "the program does not start" || return 1
+		pid=$(start mem_lively "$mib") || complain "the program does not start" || return 1
 		slow_down "$((100 + RANDOM % 400))mbit"
 		MIGRATE_LIMIT=100 migrate a "$pid" --mode "$mode" --transport "$by" "${alive[@]}" &
 		sleep "$(awk -v r=$RANDOM 'BEGIN { printf "%.3f", 0.2 + r / 32768 * 3 }')"

@@ -80,10 +80,25 @@ static inline int child_main(int (*body)(void), int out, int in)
 	return body();
 }
 
-/* NULL: no userfaultfd here. */
+/* Of a child that has written the number of its userfaultfd to pipe @out, and reads from @in before it goes on. */
+static inline void take_uffd(struct victim *v, const int out[2], const int in[2])
+{
+	int fd = -1;
+
+	close(out[1]);
+	close(in[0]);
+	assert_int_equal(read(out[0], &fd, sizeof(fd)), sizeof(fd));
+	close(out[0]);
+	v->go = in[1];
+	v->pidfd = (int)syscall(SYS_pidfd_open, v->pid, 0);
+	assert_true(v->pidfd >= 0);
+	v->uffd = (int)syscall(SYS_pidfd_getfd, v->pidfd, fd, 0);
+}
+
+/* False: no userfaultfd here. */
 static inline bool start(struct victim *v, int (*body)(void))
 {
-	int out[2], in[2], fd = -1;
+	int out[2], in[2];
 	struct err err;
 
 	assert_int_equal(pipe(out) | pipe(in), 0);
@@ -93,14 +108,7 @@ static inline bool start(struct victim *v, int (*body)(void))
 		close(in[1]);
 		_exit(child_main(body, out[1], in[0]));
 	}
-	close(out[1]);
-	close(in[0]);
-	assert_int_equal(read(out[0], &fd, sizeof(fd)), sizeof(fd));
-	close(out[0]);
-	v->go = in[1];
-	v->pidfd = (int)syscall(SYS_pidfd_open, v->pid, 0);
-	assert_true(v->pidfd >= 0);
-	v->uffd = (int)syscall(SYS_pidfd_getfd, v->pidfd, fd, 0);
+	take_uffd(v, out, in);
 	if (v->uffd < 0 || uffd_handshake(v->uffd, lazy_uffd_features(), &err) < 0) {
 		kill(v->pid, SIGKILL);
 		waitpid(v->pid, NULL, 0);

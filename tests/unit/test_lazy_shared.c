@@ -89,7 +89,7 @@ static int shared_child(int (*body)(int), int nr, int file, int out, int in)
 static void start_child(struct victim *v, int (*body)(int), int nr, int file, struct lazy *z)
 {
 	struct lazy_area area = {AREA, AREA + FILE_BYTES, 0, OBJECT_SHARED};
-	int out[2], in[2], fd = -1;
+	int out[2], in[2];
 	struct err err;
 
 	assert_int_equal(pipe(out) | pipe(in), 0);
@@ -99,14 +99,8 @@ static void start_child(struct victim *v, int (*body)(int), int nr, int file, st
 		close(in[1]);
 		_exit(shared_child(body, nr, file, out[1], in[0]));
 	}
-	close(out[1]);
-	close(in[0]);
-	assert_int_equal(read(out[0], &fd, sizeof(fd)), sizeof(fd));
-	close(out[0]);
-	v->go = in[1];
-	v->pidfd = (int)syscall(SYS_pidfd_open, v->pid, 0);
-	v->uffd = (int)syscall(SYS_pidfd_getfd, v->pidfd, fd, 0);
-	assert_true(v->pidfd >= 0 && v->uffd >= 0);
+	take_uffd(v, out, in);
+	assert_true(v->uffd >= 0);
 	assert_int_equal(uffd_handshake(v->uffd, lazy_uffd_features(), &err), 0);
 	assert_int_equal(uffd_register(v->uffd, AREA, FILE_BYTES), 0);
 	assert_int_equal(lazy_view_add(z, v->uffd, -1, &area, 1, &err), 0);

@@ -30,42 +30,18 @@ static char *area;
 static uint32_t *generation; // of each page
 static size_t pages;
 
-static uint64_t next_random(struct worker *w)
-{
-	w->random = w->random * 6364136223846793005UL + 1442695040888963407UL;
-	return w->random >> 33;
-}
-
-static void write_page(char *page, uint64_t place, uint32_t gen)
-{
-	uint64_t *words = (uint64_t *)page;
-
-	for (size_t i = 0; i < VICTIM_PAGE / 8; i++)
-		words[i] = (place << 32 | gen) * 0x9e3779b97f4a7c15UL + i;
-}
-
-static void check_page(const char *page, uint64_t place, uint32_t gen)
-{
-	const uint64_t *words = (const uint64_t *)page;
-
-	for (size_t i = 0; i < VICTIM_PAGE / 8; i++)
-		CHECK(words[i] == (place << 32 | gen) * 0x9e3779b97f4a7c15UL + i,
-		      "pid %d: page %lu (generation %u) at %p: word %zu is %lx", getpid(), place,
-		      gen, page, i, words[i]);
-}
-
 static size_t some_page(struct worker *w)
 {
-	return next_random(w) % (pages / THREADS) * THREADS + w->nr;
+	return victim_random(&w->random) % (pages / THREADS) * THREADS + w->nr;
 }
 
 static void touch_some(struct worker *w)
 {
 	size_t i = some_page(w);
 
-	check_page(area + i * VICTIM_PAGE, i, generation[i]);
-	if (next_random(w) % 4 == 0)
-		write_page(area + i * VICTIM_PAGE, i, ++generation[i]);
+	victim_check_page(area + i * VICTIM_PAGE, i, generation[i]);
+	if (victim_random(&w->random) % 4 == 0)
+		victim_write_page(area + i * VICTIM_PAGE, i, ++generation[i]);
 }
 
 // The child sees the memory of this moment, whatever the parent writes from now on.
@@ -79,14 +55,14 @@ static void fork_some(struct worker *w)
 		for (int n = 0; n < 4; n++) {
 			size_t i = some_page(w);
 
-			check_page(area + i * VICTIM_PAGE, i, generation[i]);
+			victim_check_page(area + i * VICTIM_PAGE, i, generation[i]);
 		}
 		_exit(0);
 	}
 	for (int n = 0; n < 4; n++) {
 		size_t i = some_page(w);
 
-		write_page(area + i * VICTIM_PAGE, i, ++generation[i]);
+		victim_write_page(area + i * VICTIM_PAGE, i, ++generation[i]);
 	}
 	while (waitpid(pid, &status, 0) < 0)
 		CHECK(errno == EINTR, "waitpid: %s", strerror(errno));
@@ -96,16 +72,16 @@ static void fork_some(struct worker *w)
 static void check_window(const struct worker *w)
 {
 	for (size_t i = 0; i < WINDOW; i++)
-		check_page(w->window + i * VICTIM_PAGE, 1000000 + w->nr * WINDOW + i,
-			   w->window_generation);
+		victim_check_page(w->window + i * VICTIM_PAGE, 1000000 + w->nr * WINDOW + i,
+				  w->window_generation);
 }
 
 static void write_window(struct worker *w)
 {
 	w->window_generation++;
 	for (size_t i = 0; i < WINDOW; i++)
-		write_page(w->window + i * VICTIM_PAGE, 1000000 + w->nr * WINDOW + i,
-			   w->window_generation);
+		victim_write_page(w->window + i * VICTIM_PAGE, 1000000 + w->nr * WINDOW + i,
+				  w->window_generation);
 }
 
 static void move_window(struct worker *w)
@@ -167,7 +143,7 @@ static void live(void *arg)
 	generation = victim_map(pages * sizeof(*generation), PROT_READ | PROT_WRITE,
 				MAP_PRIVATE | MAP_ANONYMOUS);
 	for (size_t i = 0; i < pages; i++)
-		write_page(area + i * VICTIM_PAGE, i, generation[i]);
+		victim_write_page(area + i * VICTIM_PAGE, i, generation[i]);
 	for (size_t i = 0; i < THREADS; i++) {
 		struct worker *w = &worker[i];
 
@@ -181,7 +157,7 @@ static void live(void *arg)
 	for (size_t i = 0; i < THREADS; i++)
 		pthread_join(worker[i].thread, NULL);
 	for (size_t i = 0; i < pages; i++)
-		check_page(area + i * VICTIM_PAGE, i, generation[i]);
+		victim_check_page(area + i * VICTIM_PAGE, i, generation[i]);
 }
 
 static void *live_in_thread(void *arg)

@@ -42,43 +42,19 @@ static char *windows;
 static uint32_t *window_generations;
 static bool still;
 
-static uint64_t next_random(struct worker *w)
-{
-	w->random = w->random * 6364136223846793005UL + 1442695040888963407UL;
-	return w->random >> 33;
-}
-
-static void write_page(char *page, uint64_t place, uint32_t gen)
-{
-	uint64_t *words = (uint64_t *)page;
-
-	for (size_t i = 0; i < VICTIM_PAGE / 8; i++)
-		words[i] = (place << 32 | gen) * 0x9e3779b97f4a7c15UL + i;
-}
-
-static void check_page(const char *page, uint64_t place, uint32_t gen)
-{
-	const uint64_t *words = (const uint64_t *)page;
-
-	for (size_t i = 0; i < VICTIM_PAGE / 8; i++)
-		CHECK(words[i] == (place << 32 | gen) * 0x9e3779b97f4a7c15UL + i,
-		      "pid %d: page %lx (generation %u) at %p: word %zu is %lx", getpid(), place,
-		      gen, page, i, words[i]);
-}
-
 static void check_nth(const struct object *o, size_t i)
 {
-	check_page(o->at + i * VICTIM_PAGE, o->tag + i, o->generation[i]);
+	victim_check_page(o->at + i * VICTIM_PAGE, o->tag + i, o->generation[i]);
 }
 
 static void write_nth(struct object *o, size_t i)
 {
-	write_page(o->at + i * VICTIM_PAGE, o->tag + i, ++o->generation[i]);
+	victim_write_page(o->at + i * VICTIM_PAGE, o->tag + i, ++o->generation[i]);
 }
 
 static size_t some_page(struct worker *w, const struct object *o)
 {
-	return next_random(w) % (o->pages / WORKERS) * WORKERS + w->nr;
+	return victim_random(&w->random) % (o->pages / WORKERS) * WORKERS + w->nr;
 }
 
 static void touch_some(struct worker *w, struct object *o)
@@ -86,7 +62,7 @@ static void touch_some(struct worker *w, struct object *o)
 	size_t i = some_page(w, o);
 
 	check_nth(o, i);
-	if (next_random(w) % 4 == 0)
+	if (victim_random(&w->random) % 4 == 0)
 		write_nth(o, i);
 }
 
@@ -97,7 +73,7 @@ static void read_some(struct worker *w)
 
 	CHECK(pread(open_fd, page, sizeof(page), (off_t)(i * VICTIM_PAGE)) == sizeof(page),
 	      "pread: %s", strerror(errno));
-	check_page(page, open_one.tag + i, open_one.generation[i]);
+	victim_check_page(page, open_one.tag + i, open_one.generation[i]);
 	touch_some(w, &open_one);
 }
 
@@ -127,16 +103,16 @@ static void fork_some(struct worker *w)
 static void check_window(const struct worker *w)
 {
 	for (size_t i = 0; i < WINDOW; i++)
-		check_page(w->window + i * VICTIM_PAGE, 0x3000000 + w->nr * WINDOW + i,
-			   *w->window_generation);
+		victim_check_page(w->window + i * VICTIM_PAGE, 0x3000000 + w->nr * WINDOW + i,
+				  *w->window_generation);
 }
 
 static void write_window(struct worker *w)
 {
 	++*w->window_generation;
 	for (size_t i = 0; i < WINDOW; i++)
-		write_page(w->window + i * VICTIM_PAGE, 0x3000000 + w->nr * WINDOW + i,
-			   *w->window_generation);
+		victim_write_page(w->window + i * VICTIM_PAGE, 0x3000000 + w->nr * WINDOW + i,
+				  *w->window_generation);
 }
 
 static void discard_window(struct worker *w)

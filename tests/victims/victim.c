@@ -235,6 +235,35 @@ ssize_t victim_check(const void *ptr, size_t bytes, unsigned int tag)
 	return -1;
 }
 
+static uint64_t page_word(uint64_t place, uint32_t generation, size_t i)
+{
+	return (place << 32 | generation) * 0x9e3779b97f4a7c15UL + i;
+}
+
+void victim_write_page(char *page, uint64_t place, uint32_t generation)
+{
+	uint64_t *words = (uint64_t *)page;
+
+	for (size_t i = 0; i < VICTIM_PAGE / 8; i++)
+		words[i] = page_word(place, generation, i);
+}
+
+void victim_check_page(const char *page, uint64_t place, uint32_t generation)
+{
+	const uint64_t *words = (const uint64_t *)page;
+
+	for (size_t i = 0; i < VICTIM_PAGE / 8; i++)
+		CHECK(words[i] == page_word(place, generation, i),
+		      "pid %d: page %lx (generation %u) at %p: word %zu is %lx", getpid(), place,
+		      generation, page, i, words[i]);
+}
+
+uint64_t victim_random(uint64_t *state)
+{
+	*state = *state * 6364136223846793005UL + 1442695040888963407UL;
+	return *state >> 33;
+}
+
 char *victim_read_file(const char *path)
 {
 	size_t len = 0, room = 65536;

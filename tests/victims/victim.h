@@ -74,6 +74,13 @@ void *victim_map(size_t bytes, int prot, int flags);
 void victim_fill(void *ptr, size_t bytes, unsigned int tag);
 ssize_t victim_check(const void *ptr, size_t bytes, unsigned int tag);
 
+// A page whose words tell its place and how often it was written. The check fails at the first wrong word.
+void victim_write_page(char *page, uint64_t place, uint32_t generation);
+void victim_check_page(const char *page, uint64_t place, uint32_t generation);
+
+// The next of a sequence of 31-bit numbers.
+uint64_t victim_random(uint64_t *state);
+
 // Whole text of a file (NUL terminated, heap). Dies on failure.
 char *victim_read_file(const char *path);
 

@@ -12,7 +12,7 @@ stable() {
 	case $1 in
 	busy | fpu | rseq | vdso | memory_writers) sed '/^-- thread/d; /ShdPnd:/d' "$2" ;;
 	itimers | posixtimers) sed '/ShdPnd:/d' "$2" ;;
-	mem_lively | mem_busy) : ;; # nothing of it stays as it is: its own verdict is what counts
+	mem_lively | mem_shared_lively | mem_busy) : ;; # nothing of it stays as it is: its own verdict is what counts
 	*) cat "$2" ;;
 	esac
 }

@@ -543,7 +543,8 @@ int lazy_step(struct lazy *z, int watch_fd, int timeout_ms, struct err *err)
 		return err_sys(err, "cannot wait for page faults");
 	if (look_around(z, err) < 0)
 		return -1;
-	if (work_source(z, n <= 0 || p[1].revents, err) < 0)
+	/* a source that has something to do in a moment does it also where tasks leave no moment without an event */
+	if (work_source(z, n <= 0 || p[1].revents || source_ms >= 0, err) < 0)
 		return -1;
 	return lazy_run(z, err);
 }

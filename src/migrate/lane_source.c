@@ -235,7 +235,7 @@ static int answer_bytes(const struct asking *a, struct ps_request *h, size_t *wa
 	return 0;
 }
 
-/* Reads what is there, at most a few answers. */
+/* Reads what is there, at most a few answers. No whole answer is left in the buffer: perhaps nothing comes after it. */
 static int hear(struct lane_source *s, struct asking *a, struct lazy *z, struct err *err)
 {
 	struct ps_request h;
@@ -245,12 +245,6 @@ static int hear(struct lane_source *s, struct asking *a, struct lazy *z, struct 
 	for (int round = 0; round < READ_ROUNDS; round++) {
 		if (answer_bytes(a, &h, &want, err) < 0)
 			return -1;
-		if (a->have >= PS_REQUEST_BYTES && a->have == want) {
-			if (take_answer(a, &h, z, err) < 0)
-				return -1;
-			a->have = 0;
-			continue;
-		}
 		n = read(a->lane.in, a->in + a->have, want - a->have);
 		if (n < 0 && (errno == EAGAIN || errno == EINTR))
 			return 0;
@@ -258,6 +252,13 @@ static int hear(struct lane_source *s, struct asking *a, struct lazy *z, struct 
 			return err_set(err, EPIPE, "the connection to the source ended");
 		a->have += (size_t)n;
 		s->received_bytes += (uint64_t)n;
+		if (answer_bytes(a, &h, &want, err) < 0)
+			return -1;
+		if (a->have < want)
+			continue;
+		if (take_answer(a, &h, z, err) < 0)
+			return -1;
+		a->have = 0;
 	}
 	return 0;
 }

@@ -79,7 +79,8 @@ cut_at() {
 	esac
 	full_speed
 	wait $sender || complain "migrate failed: $(tail -n 1 "$TEST_TMP/migrate.err")" || return 1
-	[ "$2" != tcp ] || break_was_noticed || return 1
+	# what is left at the end may arrive before the cut comes
+	[ "$2" != tcp ] || [ "$1" -gt 50 ] || break_was_noticed || return 1
 	moved a "$pid" || return 1
 	if [ "${4:-}" = still ]; then bench_report b "$pid"; else verdict b mem_lively; fi
 }

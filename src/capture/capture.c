@@ -384,7 +384,7 @@ static int plan_memory(struct capture_session *s, const struct memory_options *h
 		if (!p.pm || !vec_push(&s->c.snap->shmem, p.pm))
 			return err_nomem(err);
 		rc = how->serve && how->shared && shared_may_be_late(s, m, &p.late) ?
-			     shared_plan_late(m, &p.plan, err) :
+			     drain_plan_file_late(m->fd, m->bytes, &p.plan, err) :
 			     drain_plan_file(m->fd, m->bytes, &p.plan, err);
 		if (!vec_push(out, p))
 			rc = err_nomem(err);

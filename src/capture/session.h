@@ -139,13 +139,9 @@ void seen_forget(struct capture_session *s);
 /* hot.c: pages that should not come late. */
 int hot_pages(const struct live_task *t, mem_ranges *out, struct err *err) must_check;
 
-/*
- * shared.c: may this shared memory come late? Then @where is one of its mappings. And what of it there is, in blocks: the
- * rest of a block reads as zeros.
- */
+/* shared.c: may this shared memory come late? Then @where is one of its mappings. */
 bool shared_may_be_late(const struct capture_session *s, const struct shmem_source *src,
 			struct serve_file *where);
-int shared_plan_late(const struct shmem_source *src, mem_ranges *out, struct err *err) must_check;
 
 /* fds.c: gather descriptions into c.fds and give each its kind. */
 int fds_gather(struct capture_session *s, struct err *err) must_check;

@@ -7,16 +7,11 @@
 
 #include "mem/lazy.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <sys/mman.h>
 
 /* Below this a round trip costs more than the bytes. */
 enum { LATE_MIN_BYTES = 256 << 10 };
-
-/* Blocks as in drain_plan_late: the time it takes depends little on how many pages there are. */
-#define BLOCK_BYTES (2UL << 20)
-#define BLOCK_MAX_BYTES (64UL << 20)
 
 static const MemfdInodeEntry *inode_of(const struct snapshot *snap, uint64_t shmid)
 {
@@ -83,24 +78,4 @@ bool shared_may_be_late(const struct capture_session *s, const struct shmem_sour
 		return false;
 	where->name = LAZY_SHARED | (uint32_t)src->shmid;
 	return true;
-}
-
-int shared_plan_late(const struct shmem_source *src, mem_ranges *out, struct err *err)
-{
-	uint64_t end = PAGE_ALIGN(src->bytes), at = 0, bytes = BLOCK_BYTES / 2, start;
-
-	while (at < end) {
-		off_t data = lseek(src->fd, (off_t)at, SEEK_DATA);
-
-		if (data < 0 && errno == ENXIO)
-			return 0;
-		if (data < 0)
-			return err_sys(err, "cannot look for data in shared memory");
-		start = MAX((uint64_t)data & ~(BLOCK_BYTES - 1), at);
-		bytes = start == at ? MIN(2 * bytes, BLOCK_MAX_BYTES) : BLOCK_BYTES;
-		at = MIN(start + bytes, end);
-		if (mem_ranges_push(out, start, at, err) < 0)
-			return -1;
-	}
-	return 0;
 }

@@ -172,6 +172,15 @@ static bool may_be_late(const VmaEntry *e)
 	       !(e->flags & (MAP_LOCKED | MAP_DROPPABLE)) && !(e->status & (VMA_VDSO | VMA_VVAR));
 }
 
+/* The block that begins at @data or before it, but not before @at; *bytes: of the block before this one, then of this one. */
+static struct mem_range late_block(uint64_t at, uint64_t data, uint64_t end, uint64_t *bytes)
+{
+	uint64_t first = data & ~(LATE_BLOCK_BYTES - 1), start = MAX(first, at);
+
+	*bytes = start == at ? MIN(2 * *bytes, LATE_BLOCK_MAX_BYTES) : LATE_BLOCK_BYTES;
+	return (struct mem_range){start, MIN((start & ~(LATE_BLOCK_BYTES - 1)) + *bytes, end)};
+}
+
 /* Blocks of one area that have a page at all. 1: the kernel cannot scan. */
 static int plan_blocks(int pagemap, const VmaEntry *e, mem_ranges *out, struct err *err)
 {
@@ -185,18 +194,15 @@ static int plan_blocks(int pagemap, const VmaEntry *e, mem_ranges *out, struct e
 	int rc = 0;
 
 	while (at < e->end && rc == 0) {
-		uint64_t start, end;
+		struct mem_range block;
 
 		found.n = 0;
-
 		rc = scan(pagemap, at, e->end, &first, &found, err);
 		if (rc || !found.n)
 			break;
-		start = MAX(found.v[0].start & ~(LATE_BLOCK_BYTES - 1), at);
-		bytes = start == at ? MIN(2 * bytes, LATE_BLOCK_MAX_BYTES) : LATE_BLOCK_BYTES;
-		end = (start & ~(LATE_BLOCK_BYTES - 1)) + bytes;
-		rc = mem_ranges_push(out, start, MIN(end, e->end), err);
-		at = end;
+		block = late_block(at, found.v[0].start, e->end, &bytes);
+		rc = mem_ranges_push(out, block.start, block.end, err);
+		at = block.end;
 	}
 	vec_free(&found);
 	return rc;
@@ -264,6 +270,26 @@ int drain_plan_file(int fd, uint64_t bytes, mem_ranges *out, struct err *err)
 				    PAGE_ALIGN((uint64_t)hole), err))
 			return -1;
 		data = hole;
+	}
+	return 0;
+}
+
+int drain_plan_file_late(int fd, uint64_t bytes, mem_ranges *out, struct err *err)
+{
+	uint64_t end = PAGE_ALIGN(bytes), at = 0, block_bytes = LATE_BLOCK_BYTES / 2;
+
+	while (at < end) {
+		off_t data = lseek(fd, (off_t)at, SEEK_DATA);
+		struct mem_range block;
+
+		if (data < 0 && errno == ENXIO)
+			return 0;
+		if (data < 0)
+			return err_sys(err, "cannot look for data in shared memory");
+		block = late_block(at, (uint64_t)data, end, &block_bytes);
+		if (mem_ranges_push(out, block.start, block.end, err) < 0)
+			return -1;
+		at = block.end;
 	}
 	return 0;
 }

@@ -69,6 +69,8 @@ int drain_announce_file(const mem_ranges *plan, struct snapshot *snap, struct sn
 
 /* Data ranges of a file of @bytes (SEEK_DATA, SEEK_HOLE). */
 int drain_plan_file(int fd, uint64_t bytes, mem_ranges *out, struct err *err) must_check;
+/* The same in blocks, as drain_plan_late: the rest of a block reads as zeros. */
+int drain_plan_file_late(int fd, uint64_t bytes, mem_ranges *out, struct err *err) must_check;
 int drain_file(struct drain *d, int fd, const mem_ranges *plan, struct snap_pagemap *pm,
 	       struct err *err) must_check;
 

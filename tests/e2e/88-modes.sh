@@ -13,7 +13,7 @@ mib=${MIB:-24} # for each of two processes
 
 moves() {
 	local pid
-	pid=$(start mem_lively "$mib") || complain "the program does not start" || return 1
+	pid=$(start_victim a mem_lively "$mib") || complain "the program does not start" || return 1
 	must_migrate a "$pid" "$@" && moved a "$pid" && verdict b mem_lively
 }
 
@@ -29,7 +29,7 @@ sleepers_move() {
 # family MODE PAGES: processes that share pages since a fork. With post-copy each gets its own.
 family() {
 	local pid
-	pid=$(start cow "$2") || complain "the program does not start" || return 1
+	pid=$(start_victim a cow "$2") || complain "the program does not start" || return 1
 	# shellcheck disable=SC2046 # words
 	must_migrate a "$pid" $([ "$1" = default ] || echo "--mode $1") && moved a "$pid" || return 1
 	case $1 in postcopy | hybrid) touch "$(files_of b)/srv/work/cow/separate" ;; esac
@@ -63,7 +63,7 @@ cut_at() {
 	if [ "${4:-}" = still ]; then
 		pid=$(start_bench a memory "$((2 * mib))")
 	else
-		pid=$(start mem_lively "$mib")
+		pid=$(start_victim a mem_lively "$mib")
 	fi || complain "the program does not start" || return 1
 	case $2 in ssh | lanes | cable-ssh) by=ssh ;; *) by=tls ;; esac
 	begin_slowly "$pid" 120mbit "$1" --mode "$3" --transport=$by || return 1
@@ -88,7 +88,7 @@ cut_at() {
 # The copy there dies with its agent; the one at home goes on from the freeze.
 agent_dies() {
 	local pid sender
-	pid=$(start mem_lively "$mib") || complain "the program does not start" || return 1
+	pid=$(start_victim a mem_lively "$mib") || complain "the program does not start" || return 1
 	begin_slowly "$pid" 80mbit 30 --mode "$1" || return 1
 	on b pkill -KILL -x ferry
 	full_speed
@@ -99,7 +99,7 @@ agent_dies() {
 # Every process of the migration at home is killed in the lazy phase.
 recovered() {
 	local pid sender
-	pid=$(start mem_lively "$mib") || complain "the program does not start" || return 1
+	pid=$(start_victim a mem_lively "$mib") || complain "the program does not start" || return 1
 	begin_slowly "$pid" 80mbit 30 --mode "$1" || return 1
 	on a pkill -KILL 'ferry|ssh$'
 	wait $sender && complain "exit status 0" && return 1
@@ -163,7 +163,7 @@ random_faults() {
 	local pid round mode by ways=(auto auto ssh) on_a=0 on_b=0
 	for ((round = 1; round <= $1; round++)); do
 		mode=${modes[RANDOM % ${#modes[@]}]} by=${ways[RANDOM % ${#ways[@]}]}
-		pid=$(start mem_lively "$mib") || complain "the program does not start" || return 1
+		pid=$(start_victim a mem_lively "$mib") || complain "the program does not start" || return 1
 		slow_down "$((100 + RANDOM % 400))mbit"
 		MIGRATE_LIMIT=100 migrate a "$pid" --mode "$mode" --transport "$by" "${alive[@]}" &
 		sleep "$(awk -v r=$RANDOM 'BEGIN { printf "%.3f", 0.2 + r / 32768 * 3 }')"

@@ -13,14 +13,14 @@ mib=${MIB:-16}
 
 moves() {
 	local pid
-	pid=$(start mem_shared_lively "$mib") || complain "the program does not start" || return 1
+	pid=$(start_victim a mem_shared_lively "$mib") || complain "the program does not start" || return 1
 	must_migrate a "$pid" "$@" && moved a "$pid" && verdict b mem_shared_lively
 }
 
 # There and back: what came late once can do so again.
 and_back() {
 	local pid
-	moves --mode postcopy && pid=$(start mem_shared_lively "$mib") || return 1
+	moves --mode postcopy && pid=$(start_victim a mem_shared_lively "$mib") || return 1
 	must_migrate a "$pid" --mode postcopy && moved a "$pid" || return 1
 	must_migrate b "$pid" --mode postcopy && moved b "$pid" && verdict a mem_shared_lively
 }
@@ -39,7 +39,7 @@ figure() {
 freeze_does_not_grow() {
 	local pid mib early=()
 	for mib in 8 256; do
-		pid=$(start mem_shared_lively "$mib" still) || complain "the program does not start" || return 1
+		pid=$(start_victim a mem_shared_lively "$mib" still) || complain "the program does not start" || return 1
 		must_migrate a "$pid" --json --mode postcopy --compress=none && moved a "$pid" || return 1
 		verdict b mem_shared_lively || return 1
 		early+=("$(figure early)")
@@ -51,7 +51,7 @@ freeze_does_not_grow() {
 
 cut_at() {
 	local pid sender
-	pid=$(start mem_shared_lively "$mib" "${@:3}") || complain "the program does not start" || return 1
+	pid=$(start_victim a mem_shared_lively "$mib" "${@:3}") || complain "the program does not start" || return 1
 	begin_slowly "$pid" 24mbit "$1" --mode postcopy || return 1
 	case $2 in
 	tcp) on a ss -K dst 10.88.0.2 dport != 22 ;;
@@ -71,7 +71,7 @@ cut_at() {
 # The copy there dies with its agent; the one at home goes on from the freeze.
 agent_dies() {
 	local pid sender
-	pid=$(start mem_shared_lively "$mib") || complain "the program does not start" || return 1
+	pid=$(start_victim a mem_shared_lively "$mib") || complain "the program does not start" || return 1
 	begin_slowly "$pid" 24mbit 30 --mode postcopy || return 1
 	on b pkill -KILL -x ferry
 	full_speed
@@ -83,7 +83,7 @@ agent_dies() {
 agent_dies_early() {
 	local pid sender n
 	for n in 1 2 3; do
-		pid=$(start mem_shared_lively "$mib") || complain "the program does not start" || return 1
+		pid=$(start_victim a mem_shared_lively "$mib") || complain "the program does not start" || return 1
 		migrate a "$pid" --mode postcopy "${alive[@]}" &
 		sender=$!
 		wait_for 20 on b pgrep -x ferry >/dev/null || complain "no agent" || return 1
@@ -102,7 +102,7 @@ agent_dies_early() {
 # Every process of the migration at home is killed while memory is missing.
 recovered() {
 	local pid sender
-	pid=$(start mem_shared_lively "$mib") || complain "the program does not start" || return 1
+	pid=$(start_victim a mem_shared_lively "$mib") || complain "the program does not start" || return 1
 	begin_slowly "$pid" 24mbit 30 --mode postcopy || return 1
 	on a pkill -KILL 'ferry|ssh$'
 	wait $sender && complain "exit status 0" && return 1

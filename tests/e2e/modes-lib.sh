@@ -8,20 +8,6 @@
 # shellcheck disable=SC2034 # for those who source this
 alive=(--dead-after=2 --ssh 'ssh -o ServerAliveInterval=1 -o ServerAliveCountMax=2 -o ConnectTimeout=3')
 
-# start VICTIM [ARGUMENT]...: on a; both hosts have the program. Prints its PID.
-start() {
-	local victim=$1 work=/srv/work/$1 host
-	shift
-	for host in a b; do
-		hosts_put "$dir" $host "$VICTIMS/$victim" "/opt/victims/$victim" || return 1
-	done
-	rm -rf "$(files_of a)$work" "$(files_of b)$work"
-	mkdir -p "$(files_of a)$work" "$(files_of b)$work"
-	chmod 777 "$(files_of a)$work" "$(files_of b)$work"
-	on a timeout 60 "/opt/victims/$victim" "$work" "$@" >&2 || return 1
-	cat "$(files_of a)$work/pid"
-}
-
 slow_down() {
 	on a tc qdisc add dev eth0 root tbf rate "$1" burst 128kb latency 50ms
 }

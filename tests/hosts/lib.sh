@@ -137,17 +137,18 @@ one_sentence() {
 		complain "the message has $lines lines"
 }
 
-# start_victim HOST NAME: starts a victim, prints its PID. The program and its folder exist on both hosts, as
+# start_victim HOST NAME [ARGUMENT]...: starts a victim, prints its PID. The program and its folder exist on both hosts, as
 # those of an installed service do; the files that it makes do not.
 start_victim() {
 	local host=$1 name=$2 work=/srv/work/$2 each
+	shift 2
 	for each in a b; do
 		hosts_put "$dir" $each "$VICTIMS/$name" "/opt/victims/$name" || return 1
 	done
 	rm -rf "$(files_of a)$work" "$(files_of b)$work"
 	mkdir -p "$(files_of a)$work" "$(files_of b)$work"
 	chmod 777 "$(files_of a)$work" "$(files_of b)$work"
-	on "$host" timeout 60 "/opt/victims/$name" "$work" >&2 || return 1
+	on "$host" timeout 60 "/opt/victims/$name" "$work" "$@" >&2 || return 1
 	if grep -q SKIP: "$(files_of "$host")$work/result" 2>/dev/null; then
 		skip_case "$(cat "$(files_of "$host")$work/result")"
 	fi

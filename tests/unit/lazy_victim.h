@@ -61,8 +61,10 @@ struct victim {
 	int pidfd, uffd, go;
 };
 
-static inline int child_main(int (*body)(void), int out, int in)
+/* @arg: the address of what it runs. */
+static inline int child_main(const void *arg, int out, int in)
 {
+	int (*const *body)(void) = arg;
 	void *area = mmap((void *)AREA, PAGES * PAGE_BYTES, PROT_READ | PROT_WRITE,
 			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
 	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
@@ -77,14 +79,25 @@ static inline int child_main(int (*body)(void), int out, int in)
 	if (write(out, &fd, sizeof(fd)) != sizeof(fd) || read(in, &c, 1) != 1)
 		return 101;
 	close(fd);
-	return body();
+	return (*body)();
 }
 
-/* Of a child that has written the number of its userfaultfd to pipe @out, and reads from @in before it goes on. */
-static inline void take_uffd(struct victim *v, const int out[2], const int in[2])
+/*
+ * Forks a child that runs @child: it writes the number of its userfaultfd to @out, and reads from @in before it goes
+ * on. v->uffd is ours then, or -1.
+ */
+static inline void fork_child(struct victim *v, int (*child)(const void *arg, int out, int in),
+			      const void *arg)
 {
-	int fd = -1;
+	int out[2], in[2], fd = -1;
 
+	assert_int_equal(pipe(out) | pipe(in), 0);
+	v->pid = fork();
+	if (v->pid == 0) {
+		close(out[0]);
+		close(in[1]);
+		_exit(child(arg, out[1], in[0]));
+	}
 	close(out[1]);
 	close(in[0]);
 	assert_int_equal(read(out[0], &fd, sizeof(fd)), sizeof(fd));
@@ -98,17 +111,9 @@ static inline void take_uffd(struct victim *v, const int out[2], const int in[2]
 /* False: no userfaultfd here. */
 static inline bool start(struct victim *v, int (*body)(void))
 {
-	int out[2], in[2];
 	struct err err;
 
-	assert_int_equal(pipe(out) | pipe(in), 0);
-	v->pid = fork();
-	if (v->pid == 0) {
-		close(out[0]);
-		close(in[1]);
-		_exit(child_main(body, out[1], in[0]));
-	}
-	take_uffd(v, out, in);
+	fork_child(v, child_main, &body);
 	if (v->uffd < 0 || uffd_handshake(v->uffd, lazy_uffd_features(), &err) < 0) {
 		kill(v->pid, SIGKILL);
 		waitpid(v->pid, NULL, 0);

@@ -70,36 +70,35 @@ static const struct lazy_source_ops near_ops = {
 
 /* ---- children ---- */
 
-static int shared_child(int (*body)(int), int nr, int file, int out, int in)
+struct shared_start {
+	int (*body)(int);
+	int nr, file;
+};
+
+static int shared_child(const void *arg, int out, int in)
 {
+	const struct shared_start *start = arg;
 	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 	char c;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (mmap((void *)AREA, FILE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED_NOREPLACE,
-		 file, 0) == MAP_FAILED)
+		 start->file, 0) == MAP_FAILED)
 		return 100;
-	close(file);
+	close(start->file);
 	if (write(out, &fd, sizeof(fd)) != sizeof(fd) || read(in, &c, 1) != 1)
 		return 101;
 	close(fd);
-	return body(nr);
+	return start->body(start->nr);
 }
 
 static void start_child(struct victim *v, int (*body)(int), int nr, int file, struct lazy *z)
 {
 	struct lazy_area area = {AREA, AREA + FILE_BYTES, 0, OBJECT_SHARED};
-	int out[2], in[2];
+	const struct shared_start start = {body, nr, file};
 	struct err err;
 
-	assert_int_equal(pipe(out) | pipe(in), 0);
-	v->pid = fork();
-	if (v->pid == 0) {
-		close(out[0]);
-		close(in[1]);
-		_exit(shared_child(body, nr, file, out[1], in[0]));
-	}
-	take_uffd(v, out, in);
+	fork_child(v, shared_child, &start);
 	assert_true(v->uffd >= 0);
 	assert_int_equal(uffd_handshake(v->uffd, lazy_uffd_features(), &err), 0);
 	assert_int_equal(uffd_register(v->uffd, AREA, FILE_BYTES), 0);

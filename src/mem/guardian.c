@@ -5,6 +5,7 @@
  */
 #include "mem/guardian.h"
 
+#include "kernel/proc.h"
 #include "mem/uffd.h"
 
 #include <dirent.h>
@@ -55,6 +56,9 @@ struct guardian {
 	enum guardian_policy policy;
 	int owner_fd; /* pidfd of the process that is guarded */
 	pid_t pid;
+	/* where the command line of the process is, and how long one can be */
+	char *title;
+	size_t title_room;
 };
 
 /* ---- the guardian: killing ---- */
@@ -258,6 +262,34 @@ static void guardian_main(const struct guardian *g)
 
 /* ---- the owner's side ---- */
 
+static const char guardian_name[] = "ferry-guardian";
+
+/*
+ * Its own name, in /proc/PID/comm and in /proc/PID/cmdline: who ends the first process by its name
+ * must not take this one with it. proc(5): a title that does not end where the arguments did goes on
+ * in the space of the environment.
+ */
+static void take_name(const struct guardian *g)
+{
+	prctl(PR_SET_NAME, guardian_name);
+	if (g->title_room < sizeof(guardian_name))
+		return;
+	memset(g->title, 0, g->title_room);
+	memcpy(g->title, guardian_name, sizeof(guardian_name));
+}
+
+/* Before the fork: afterwards nothing may be called that allocates. */
+static void find_title(struct guardian *g)
+{
+	struct proc_stat st;
+	struct err ignored;
+
+	if (proc_stat(getpid(), &st, &ignored) < 0 || !st.arg_start)
+		return;
+	g->title = (char *)(uintptr_t)st.arg_start;
+	g->title_room = (st.env_start == st.arg_end ? st.env_end : st.arg_end) - st.arg_start;
+}
+
 static int start(struct guardian *g, struct err *err)
 {
 	sigset_t all, old;
@@ -267,8 +299,8 @@ static int start(struct guardian *g, struct err *err)
 	pthread_sigmask(SIG_SETMASK, &all, &old); /* nothing but SIGKILL ends it */
 	pid = (pid_t)syscall(SYS_clone, CLONE_FILES, 0, 0, 0, 0);
 	if (pid == 0) {
+		take_name(g);
 		setsid(); /* what is meant for our group must not reach it */
-		prctl(PR_SET_NAME, "ferry-guardian");
 		guardian_main(g);
 		_exit(0);
 	}
@@ -288,6 +320,7 @@ struct guardian *guardian_start(enum guardian_policy policy, struct err *err)
 		return NULL;
 	}
 	g->policy = policy;
+	find_title(g);
 	g->sh = mmap(NULL, sizeof(*g->sh), PROT_READ | PROT_WRITE,
 		     MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	g->owner_fd = (int)syscall(SYS_pidfd_open, getpid(), 0);

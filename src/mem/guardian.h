@@ -17,7 +17,9 @@
  * With GUARDIAN_HOLD it kills and poisons nothing: threads that need missing pages wait
  * for ever, or until somebody kills them.
  *
- * If the guardian is killed, the first process notices (guardian_check) and starts another.
+ * If the guardian is killed, the first process notices (guardian_check) and starts another. Its name
+ * and its command line are "ferry-guardian". Against one who kills both in the same moment there is no
+ * help in the kernel: see record_query in migrate/record.h for what is done then.
  */
 #ifndef FERRY_MEM_GUARDIAN_H
 #define FERRY_MEM_GUARDIAN_H

@@ -8,13 +8,17 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 
 /* How long a query waits for an agent that is just committing. */
 enum { SETTLE_MS = 10000, SETTLE_STEP_MS = 20 };
+
+enum { LINE_BYTES = 128 };
 
 /* Nobody else may write to it. */
 int record_directory(struct err *err)
@@ -48,28 +52,45 @@ static uint64_t start_time_of(pid_t pid)
 	return pid > 0 && proc_stat(pid, &st, &ignored) == 0 && st.state != 'Z' ? st.start_time : 0;
 }
 
-/* Writes the whole text of a record: state, root of the tree, agent; both with their times of start. */
-static int write_record(int fd, const char *state, pid_t pid)
+/*
+ * The text of a record. The first line: state, root of the tree, agent; both with their times of start.
+ * Then one line for each task that may miss memory. The caller frees it; NULL: no memory.
+ */
+static char *print_record(const char *state, pid_t pid, const proc_pids *tasks)
 {
-	char text[128];
-	int n = snprintf(text, sizeof(text), "%s %d %" PRIu64 " %d %" PRIu64 "\n", state, pid,
-			 start_time_of(pid), getpid(), start_time_of(getpid()));
+	size_t room = LINE_BYTES * (1 + (tasks ? tasks->n : 0)), n;
+	char *text = malloc(room);
 
-	if (io_pwrite_full(fd, text, (size_t)n, 0) < 0)
+	if (!text)
+		return NULL;
+	n = (size_t)snprintf(text, room, "%s %d %" PRIu64 " %d %" PRIu64 "\n", state, pid,
+			     start_time_of(pid), getpid(), start_time_of(getpid()));
+	for (size_t i = 0; tasks && i < tasks->n; i++)
+		n += (size_t)snprintf(text + n, room - n, "%d %" PRIu64 "\n", tasks->v[i],
+				      start_time_of(tasks->v[i]));
+	return text;
+}
+
+static int write_record(int fd, const char *state, pid_t pid, const proc_pids *tasks)
+{
+	cleanup_free char *text = print_record(state, pid, tasks);
+
+	if (!text || io_pwrite_full(fd, text, strlen(text), 0) < 0)
 		return -1;
-	return ftruncate(fd, n);
+	return ftruncate(fd, (off_t)strlen(text));
 }
 
 /*
  * A locked record with its first text, which appears under the token's name as
  * a whole or, when the name is taken, not at all: then -1 with EEXIST.
  */
-static int create_record(int dirfd, const char *token, const char *state, pid_t pid)
+static int create_record(int dirfd, const char *token, const char *state, pid_t pid,
+			 const proc_pids *tasks)
 {
 	cleanup_close int fd = openat(dirfd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 	char link[64];
 
-	if (fd < 0 || flock(fd, LOCK_EX) < 0 || write_record(fd, state, pid) < 0)
+	if (fd < 0 || flock(fd, LOCK_EX) < 0 || write_record(fd, state, pid, tasks) < 0)
 		return -1;
 	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
 	if (linkat(AT_FDCWD, link, dirfd, token, AT_SYMLINK_FOLLOW) < 0)
@@ -77,7 +98,7 @@ static int create_record(int dirfd, const char *token, const char *state, pid_t 
 	return steal_fd(&fd);
 }
 
-int record_claim(const char *token, pid_t pid, struct err *err)
+int record_claim(const char *token, pid_t pid, const proc_pids *lacking, struct err *err)
 {
 	cleanup_close int dirfd = -1;
 	int fd;
@@ -87,7 +108,8 @@ int record_claim(const char *token, pid_t pid, struct err *err)
 	dirfd = record_directory(err);
 	if (dirfd < 0)
 		return -1;
-	fd = create_record(dirfd, token, "committing", pid);
+	/* with the agent a tree that lacks memory ends, whatever it was about to write here */
+	fd = create_record(dirfd, token, lacking ? "filling" : "committing", pid, lacking);
 	if (fd < 0 && errno == EEXIST)
 		return err_set(err, EEXIST,
 			       "the source has taken the commit back: it lost this connection");
@@ -96,10 +118,10 @@ int record_claim(const char *token, pid_t pid, struct err *err)
 
 int record_settle(int fd, pid_t pid, enum record_outcome outcome, struct err *err)
 {
-	static const char *const states[] = {
-		[RECORD_FAILED] = "failed", [RECORD_RUNNING] = "running", [RECORD_FILLING] = "filling"};
-	int rc = write_record(fd, states[outcome], pid);
+	int rc = 0;
 
+	if (outcome != RECORD_FILLING)
+		rc = write_record(fd, outcome == RECORD_FAILED ? "failed" : "running", pid, NULL);
 	if (rc < 0)
 		err_sys(err, "cannot record the commit");
 	close(fd);
@@ -156,34 +178,80 @@ static bool lives(pid_t pid, uint64_t start_time)
 	return start_time && start_time_of(pid) == start_time;
 }
 
+static void end_process(pid_t pid, uint64_t start_time)
+{
+	cleanup_close int fd = (int)syscall(SYS_pidfd_open, pid, 0);
+
+	if (fd >= 0 && lives(pid, start_time))
+		(void)syscall(SYS_pidfd_send_signal, fd, SIGKILL, NULL, 0);
+}
+
+/* One task of a tree, and all that it has forked. */
+static void end_branch(pid_t pid, uint64_t start_time)
+{
+	proc_pids below;
+	struct err ignored;
+
+	if (!lives(pid, start_time))
+		return;
+	if (proc_tree(pid, &below, &ignored) == 0) {
+		vec_foreach (p, &below)
+			end_process(*p, start_time_of(*p));
+		vec_free(&below);
+	}
+	end_process(pid, start_time);
+}
+
+/* The tasks that the lines after the first name. True: none of them is left. */
+static bool end_tasks(const char *text)
+{
+	const char *line = text;
+	uint64_t start_time;
+	bool ended = true;
+	pid_t pid;
+
+	while ((line = strchr(line, '\n')) != NULL) {
+		line++;
+		if (sscanf(line, "%d %" SCNu64, &pid, &start_time) != 2)
+			continue;
+		end_branch(pid, start_time);
+		ended &= !lives(pid, start_time);
+	}
+	return ended;
+}
+
 /*
- * Without its agent a tree that misses memory is being ended (mem/guardian.h):
- * that takes a moment, and is waited for.
+ * Without its agent a tree that misses memory is worth nothing, and the guardian (mem/guardian.h) ends it. If
+ * that was killed, too, what is missing reads as zeros: so it is ended here as well, whoever was first.
  */
-static enum wire_fate fate_of_filling(pid_t root, uint64_t root_start, pid_t agent,
-				      uint64_t agent_start)
+static enum wire_fate fate_of_filling(const char *text, pid_t agent, uint64_t agent_start)
 {
 	const struct timespec step = {.tv_nsec = SETTLE_STEP_MS * 1000000L};
 
 	for (int waited_ms = 0; waited_ms < SETTLE_MS; waited_ms += SETTLE_STEP_MS) {
 		if (lives(agent, agent_start))
 			return WIRE_FATE_FILLING;
-		if (!lives(root, root_start))
+		if (end_tasks(text))
 			return WIRE_FATE_LOST;
 		nanosleep(&step, NULL);
 	}
-	return WIRE_FATE_FILLING; /* it runs, or hangs: not for us to say that it is gone */
+	return WIRE_FATE_FILLING; /* something of it does not end: not for us to say that it is gone */
 }
 
-static int read_record(int fd, enum wire_fate *fate_out, pid_t *pid_out, struct err *err)
+static int read_record(int dirfd, const char *token, enum wire_fate *fate_out, pid_t *pid_out,
+		       struct err *err)
 {
-	char text[128] = "", state[16];
+	cleanup_close int fd = openat(dirfd, token, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	cleanup_free char *text = NULL;
 	uint64_t root_start, agent_start;
+	char state[16];
 	pid_t agent;
 
+	if (fd < 0)
+		return err_sys(err, "cannot read the record of the commit");
 	if (wait_unlocked(fd, err) < 0)
 		return -1;
-	if (pread(fd, text, sizeof(text) - 1, 0) < 0 ||
+	if (io_read_file(dirfd, token, &text, NULL) < 0 ||
 	    sscanf(text, "%15s %d %" SCNu64 " %d %" SCNu64, state, pid_out, &root_start, &agent,
 		   &agent_start) != 5)
 		return err_set(err, EINVAL, "the record of the commit cannot be read");
@@ -192,7 +260,7 @@ static int read_record(int fd, enum wire_fate *fate_out, pid_t *pid_out, struct 
 	 * did not let go of it, so if the root is there, it runs.
 	 */
 	if (!strcmp(state, "filling"))
-		*fate_out = fate_of_filling(*pid_out, root_start, agent, agent_start);
+		*fate_out = fate_of_filling(text, agent, agent_start);
 	else if (!strcmp(state, "running") ||
 		 (!strcmp(state, "committing") && lives(*pid_out, root_start)))
 		*fate_out = WIRE_FATE_RUNNING;
@@ -211,15 +279,12 @@ int record_query(const char *token, enum wire_fate *fate_out, pid_t *pid_out, st
 	dirfd = record_directory(err);
 	if (dirfd < 0)
 		return -1;
-	fd = create_record(dirfd, token, "revoked", 0);
+	fd = create_record(dirfd, token, "revoked", 0, NULL);
 	if (fd >= 0) {
 		*fate_out = WIRE_FATE_NEVER;
 		return 0;
 	}
 	if (errno != EEXIST)
 		return err_sys(err, "cannot take the commit back");
-	fd = openat(dirfd, token, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-	if (fd < 0)
-		return err_sys(err, "cannot read the record of the commit");
-	return read_record(fd, fate_out, pid_out, err);
+	return read_record(dirfd, token, fate_out, pid_out, err);
 }

@@ -13,6 +13,7 @@
 #define FERRY_MIGRATE_RECORD_H
 
 #include "base/err.h"
+#include "kernel/proc.h"
 #include "wire/msg.h"
 
 #include <stdbool.h>
@@ -21,13 +22,16 @@
 /* The directory of records, opened; made if it is missing. -1 + err. The caller closes it. */
 int record_directory(struct err *err) must_check;
 
-/* Claims the token for the tree whose root is @pid. Returns a descriptor that holds the lock, or -1. */
-int record_claim(const char *token, pid_t pid, struct err *err) must_check;
+/*
+ * Claims the token for the tree whose root is @pid. @lacking: the tasks, when they will run without all of
+ * their memory, which this process fetches; else NULL. Returns a descriptor that holds the lock, or -1.
+ */
+int record_claim(const char *token, pid_t pid, const proc_pids *lacking, struct err *err) must_check;
 
 enum record_outcome {
 	RECORD_FAILED,
 	RECORD_RUNNING,
-	RECORD_FILLING, /* it runs, and this process fetches its memory */
+	RECORD_FILLING, /* it runs, and lacks memory, as was said when it was claimed */
 };
 
 /* Writes the outcome and gives up the lock (closes @fd). */
@@ -39,7 +43,10 @@ int record_filled(const char *token, pid_t pid, struct err *err) must_check;
 /* The source knows how it went: the record is not needed any more. */
 void record_remove(const char *token);
 
-/* What became of the token? If nobody claimed it, nobody ever will after this. */
+/*
+ * What became of the token? If nobody claimed it, nobody ever will after this. A tree that lacks memory, and
+ * has lost the process that fetches it, is ended by this if its guardian did not live to do so.
+ */
 int record_query(const char *token, enum wire_fate *fate_out, pid_t *pid_out, struct err *err)
 	must_check;
 

@@ -269,7 +269,7 @@ int target_commit(struct target *t, struct err *err)
 
 	if (await_commit(t, err) < 0 || target_commit_files(t, err) < 0)
 		return -1;
-	record = record_claim(t->token, pid, err);
+	record = record_claim(t->token, pid, t->lazy ? &t->announced : NULL, err);
 	if (record < 0)
 		return -1;
 	if (restore_commit(t->restore, err) < 0) {
@@ -319,6 +319,7 @@ int migrate_target(int in, int out, struct err *err)
 	target_undo_precopy(&t);
 	file_target_free(t.files);
 	treeroot_close(&t.root);
+	vec_free(&t.announced);
 	if (t.needs)
 		wire_free(t.needs);
 	channel_finish(&t.ch);

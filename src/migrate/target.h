@@ -7,6 +7,7 @@
 #ifndef FERRY_MIGRATE_TARGET_H
 #define FERRY_MIGRATE_TARGET_H
 
+#include "kernel/proc.h"
 #include "lazyfs/treeroot.h"
 #include "mem/guardian.h"
 #include "migrate/files.h"
@@ -46,7 +47,7 @@ struct target {
 	struct guardian *guardian;
 	struct lazy *lazy; /* the thread's, while it runs */
 	struct restore_lazy restore_lazy;
-	size_t announced; /* tasks */
+	proc_pids announced; /* tasks */
 	pthread_t fill_thread;
 	atomic_bool built;   /* and the source may have been told so */
 	bool filling;        /* there is a thread */

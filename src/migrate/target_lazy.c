@@ -224,7 +224,9 @@ static int announce(void *arg, pid_t vpid, pid_t pid, int uffd, struct err *err)
 		if (!sp || add_missing(t, sp, vpid, err) < 0)
 			return -1;
 	}
-	if (++t->announced < restore_state(t->restore)->snap->tasks.n)
+	if (!vec_push(&t->announced, pid))
+		return err_nomem(err);
+	if (t->announced.n < restore_state(t->restore)->snap->tasks.n)
 		return 0;
 	return start_fill(t, err);
 }

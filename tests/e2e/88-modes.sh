@@ -96,6 +96,17 @@ agent_dies() {
 	at_home a "$pid" && verdict a mem_lively
 }
 
+# The copy that has lost its guardian, too, would go on with pages of zeros: whoever asks there ends it.
+agent_and_guardian_die() {
+	local pid sender
+	pid=$(start_victim a mem_lively "$mib") || complain "the program does not start" || return 1
+	begin_slowly "$pid" 80mbit 30 --mode "$1" || return 1
+	on b pkill -KILL '^ferry(-guardian)?$'
+	full_speed
+	wait $sender && complain "exit status 0" && return 1
+	at_home a "$pid" && verdict a mem_lively
+}
+
 # Every process of the migration at home is killed in the lazy phase.
 recovered() {
 	local pid sender
@@ -125,7 +136,7 @@ state() {
 }
 
 strike() {
-	case $((RANDOM % 7)) in
+	case $((RANDOM % 8)) in
 	0) on a pkill -KILL -f '^ferry migrate' ;;
 	1) on a pkill -KILL -x ferry-keeper ;;
 	2) on a pkill -KILL ferry ;;
@@ -137,6 +148,7 @@ strike() {
 		sleep "$((RANDOM % 4))"
 		hosts_link "$dir" up
 		;;
+	7) on b pkill -KILL '^ferry(-guardian)?$' ;;
 	esac
 }
 
@@ -204,6 +216,7 @@ test_case "postcopy: the lanes end at 50 %" cut_at 50 lanes postcopy
 test_case "postcopy: the cable is out for a while at 50 %" cut_at 50 cable postcopy
 test_case "postcopy: the cable is out for a while at 50 %, ssh" cut_at 50 cable-ssh postcopy
 test_case "postcopy: the agent is killed after the commit" agent_dies postcopy
+test_case "postcopy: the agent and the guardian are killed after the commit" agent_and_guardian_die postcopy
 test_case "postcopy: everything at home is killed, --recover" recovered postcopy
 test_case "random faults" random_faults "$([ -n "${FERRY_FULL:-}" ] && echo 200 || echo "${ROUNDS:-5}")"
 exit 0

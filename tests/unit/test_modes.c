@@ -328,6 +328,83 @@ static void the_record_at_home_knows_the_tree(void **state)
 	vec_free(&kept);
 }
 
+/* ---- the record of a commit ---- */
+
+static pid_t fork_sleeper(void)
+{
+	pid_t pid = fork();
+
+	if (pid == 0)
+		while (true)
+			pause();
+	return pid;
+}
+
+/* What a query finds in the record of a process that died, with the commit still in its hands or (@settled) not. */
+static enum wire_fate fate_after_death(pid_t root, pid_t other, bool lacks, bool settled)
+{
+	char token[WIRE_TOKEN_CHARS + 1];
+	enum wire_fate fate;
+	struct err err;
+	pid_t agent, found;
+	int status;
+
+	assert_int_equal(token_make(token, &err), 0);
+	agent = fork();
+	if (agent == 0) {
+		proc_pids tasks = {0};
+		bool ok = vec_push(&tasks, root) && vec_push(&tasks, other);
+		int record = record_claim(token, root, lacks ? &tasks : NULL, &err);
+
+		ok = ok && record >= 0 &&
+		     (!settled || record_settle(record, root,
+						lacks ? RECORD_FILLING : RECORD_RUNNING, &err) == 0);
+		_exit(ok ? 0 : 1);
+	}
+	assert_int_equal(waitpid(agent, &status, 0), agent);
+	assert_int_equal(status, 0);
+	assert_int_equal(record_query(token, &fate, &found, &err), 0);
+	record_remove(token);
+	return fate;
+}
+
+static bool is_dead(pid_t child)
+{
+	int status;
+
+	if (waitpid(child, &status, WNOHANG) != child)
+		return false;
+	return WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
+}
+
+/* Also if it died before it could write that it had let the tree go. */
+static void without_its_agent_a_tree_that_lacks_memory_is_ended(void **state)
+{
+	need_records();
+	for (int settled = 0; settled < 2; settled++) {
+		pid_t root = fork_sleeper(), other = fork_sleeper();
+
+		assert_int_equal(fate_after_death(root, other, true, settled), WIRE_FATE_LOST);
+		assert_true(is_dead(root));
+		assert_true(is_dead(other));
+	}
+}
+
+static void without_its_agent_a_tree_that_has_all_goes_on(void **state)
+{
+	need_records();
+	for (int settled = 0; settled < 2; settled++) {
+		pid_t root = fork_sleeper(), other = fork_sleeper();
+
+		assert_int_equal(fate_after_death(root, other, false, settled), WIRE_FATE_RUNNING);
+		assert_false(is_dead(root));
+		kill(root, SIGKILL);
+		kill(other, SIGKILL);
+		waitpid(root, NULL, 0);
+		waitpid(other, NULL, 0);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -339,6 +416,8 @@ int main(void)
 		cmocka_unit_test(strangers_are_no_lanes),
 		cmocka_unit_test(who_does_not_know_the_secret),
 		cmocka_unit_test(the_record_at_home_knows_the_tree),
+		cmocka_unit_test(without_its_agent_a_tree_that_lacks_memory_is_ended),
+		cmocka_unit_test(without_its_agent_a_tree_that_has_all_goes_on),
 	};
 
 	signal(SIGPIPE, SIG_IGN);

@@ -79,6 +79,7 @@ static const struct opt_row rows[] = {
 	 .type = OPT_TEXT,
 	 .offset = offsetof(struct dump_args, timeline)},
 	REMOTE_ROWS(struct dump_args, images.place),
+	COMPRESS_ROW(struct dump_args, images.place),
 	IMAGE_ROWS(struct dump_args, images),
 	{0},
 };

@@ -31,6 +31,9 @@ int image_store_check(const struct image_place *place, enum image_use use, struc
 {
 	if (check_remote(place, use, err))
 		return -1;
+	if (place->compress != COMPRESS_AUTO &&
+	    (use != IMAGES_WRITE || strcmp(place->images_dir, "-")))
+		return err_set(err, 0, "--compress is for a stream that is written (-D -) only");
 	if (place->remote || strcmp(place->images_dir, "-"))
 		return 0;
 	if (use == IMAGES_DIRECTORY || use == IMAGES_ROUND)
@@ -43,11 +46,11 @@ int image_store_check(const struct image_place *place, enum image_use use, struc
 	return 0;
 }
 
-static int open_writer(struct image_store *is, struct err *err)
+static int open_writer(struct image_store *is, enum compress compress, struct err *err)
 {
 	stream_init(&is->st, -1, STDOUT_FILENO, signals_check);
 	is->streams = true;
-	if (stream_send_preamble(&is->st, err))
+	if (stream_compress(&is->st, compress, err) || stream_send_preamble(&is->st, err))
 		return -1;
 	is->store = stream_store_open(&is->st, "", false, err);
 	return is->store ? 0 : -1;
@@ -122,7 +125,8 @@ int image_store_open(struct image_store *is, const struct image_place *place, in
 	if (place->remote)
 		return open_remote(is, place, work_fd, use, err);
 	if (images_fd < 0)
-		return use == IMAGES_WRITE ? open_writer(is, err) : open_reader(is, err);
+		return use == IMAGES_WRITE ? open_writer(is, (enum compress)place->compress, err) :
+					     open_reader(is, err);
 	is->store = store_dir_open(images_fd, err);
 	return is->store ? 0 : -1;
 }

@@ -22,7 +22,8 @@ enum image_use {
 struct image_place {
 	const char *images_dir; /* "-": a stream */
 	bool remote;
-	const char *snapshot; /* its name, with remote */
+	const char *snapshot;  /* its name, with remote */
+	unsigned int compress; /* enum compress; of a stream that is written */
 };
 
 #define SNAPSHOT_DEFAULT "snapshot"
@@ -37,6 +38,14 @@ struct image_place {
 		.long_name = "snapshot", .arg = "NAME",                                            \
 		.help = "with --remote: what this snapshot is called there (default: snapshot)",   \
 		.type = OPT_TEXT, .offset = offsetof(Args, at.snapshot)                            \
+	}
+
+#define COMPRESS_ROW(Args, at)                                                                   \
+	{                                                                                        \
+		.long_name = "compress", .arg = "auto|none|lz4|zstd",                            \
+		.help = "compress the stream that is written (with -D -): as it pays, which is " \
+			"measured (auto, the default), never, or always with lz4 or zstd",       \
+		.type = OPT_WORD, .offset = offsetof(Args, at.compress), .words = compress_words \
 	}
 
 struct image_store {

@@ -38,6 +38,7 @@ static const struct opt_row rows[] = {
 	 .type = OPT_TEXT,
 	 .offset = offsetof(struct stream_args, work_dir)},
 	REMOTE_ROWS(struct stream_args, place),
+	COMPRESS_ROW(struct stream_args, place),
 	DAEMON_ROWS(struct stream_args, daemon),
 	LOG_ROWS(struct stream_args, log),
 	{0},

@@ -43,9 +43,6 @@ static const char *const unknown_words[] = {
 static const char *const transport_words[] = {
 	[TRANSPORT_SSH] = "ssh", [TRANSPORT_AUTO] = "auto", [TRANSPORT_TLS] = "tls", NULL};
 
-static const char *const compress_words[] = {
-	[COMPRESS_AUTO] = "auto", [COMPRESS_NONE] = "none", [COMPRESS_LZ4] = "lz4", [COMPRESS_ZSTD] = "zstd", NULL};
-
 static const char *const mode_words[] = {"stop", "precopy", "postcopy", "hybrid", NULL};
 static const enum wire_mode modes[] = {WIRE_MODE_STOP, WIRE_MODE_PRECOPY, WIRE_MODE_POSTCOPY,
 				       WIRE_MODE_HYBRID};

@@ -60,20 +60,6 @@ int source_hello(struct source *s, struct err *err)
 	return connect_hello(&s->ch, s->opt->settle.token, &s->same_kernel, err);
 }
 
-static unsigned int wanted_codecs(const struct migrate_options *opt)
-{
-	switch (opt->compress) {
-	case COMPRESS_NONE:
-		return 0;
-	case COMPRESS_LZ4:
-		return 1 << CODEC_LZ4;
-	case COMPRESS_ZSTD:
-		return 1 << CODEC_ZSTD;
-	default:
-		return PACK_CODECS;
-	}
-}
-
 static void add_options(const struct source *s, Wire__Needs *msg)
 {
 	const struct migrate_options *opt = s->opt;
@@ -99,7 +85,7 @@ static void add_options(const struct source *s, Wire__Needs *msg)
 	msg->files_fill = opt->files.fill;
 	msg->has_patience_ms = true;
 	msg->patience_ms = opt->patience_ms;
-	msg->codecs = wanted_codecs(opt);
+	msg->codecs = compress_codecs(opt->compress);
 	msg->has_codecs = msg->codecs != 0;
 	msg->external = (char **)k->external;
 	while (k->external && k->external[msg->n_external])
@@ -109,7 +95,7 @@ static void add_options(const struct source *s, Wire__Needs *msg)
 /* What both know. What the user has asked for by name must be there. */
 static int agree_on_codecs(struct source *s, const Wire__Verdict *v, struct err *err)
 {
-	unsigned int wanted = wanted_codecs(s->opt), both = wanted & v->codecs;
+	unsigned int wanted = compress_codecs(s->opt->compress), both = wanted & v->codecs;
 	bool measure = s->opt->compress == COMPRESS_AUTO;
 
 	if (!wanted || (!both && measure))
@@ -117,7 +103,7 @@ static int agree_on_codecs(struct source *s, const Wire__Verdict *v, struct err 
 	if (!both)
 		return err_set(err, ENOTSUP, "--compress: the ferry at %s does not know it",
 			       s->ch.peer);
-	s->ch.packer = packer_create(both, measure, err);
+	s->ch.packer = packer_create(&pack_messages, both, measure, err);
 	return s->ch.packer ? 0 : -1;
 }
 

@@ -18,9 +18,6 @@
 #include "migrate/transport.h"
 #include "migrate/view.h"
 
-/* How pages and files are compressed on their way. */
-enum compress { COMPRESS_AUTO, COMPRESS_NONE, COMPRESS_LZ4, COMPRESS_ZSTD };
-
 enum pids_mode { PIDS_SAME = 0, PIDS_AUTO = 1, PIDS_NEW = 2 }; /* on the wire */
 
 struct migrate_options {
@@ -32,7 +29,7 @@ struct migrate_options {
 	bool mode_wanted; /* the user's word: refuse rather than do it in another way */
 	bool plain_tcp;   /* lanes by TCP, not encrypted */
 	enum transport transport;
-	enum compress compress;
+	enum compress compress;   /* of pages and files, on their way */
 	unsigned int connections; /* of TLS, for the messages */
 	unsigned int patience_ms; /* silence of the other machine over TLS or TCP */
 	uint64_t bandwidth;       /* bytes a second for rounds of pre-copy; 0: as fast as it goes */

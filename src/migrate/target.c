@@ -105,7 +105,7 @@ static int agree_on_codecs(struct target *t, Wire__Verdict *verdict, struct err 
 	verdict->has_codecs = verdict->codecs != 0;
 	if (!verdict->codecs)
 		return 0;
-	t->ch.unpacker = unpacker_create(err);
+	t->ch.unpacker = unpacker_create(&pack_messages, err);
 	return t->ch.unpacker ? 0 : -1;
 }
 

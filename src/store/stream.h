@@ -30,12 +30,23 @@ struct stream {
 	const atomic_bool *stop; /* whoever waits gives up when it becomes true; NULL: never */
 	int own_out;             /* the pipe behind out, opened anew; or -1 */
 	uint64_t identity; /* of the snapshot that stream_store_open's store has written: snapshot_identity */
-	uint8_t *body; /* of the block that was read last; BLOCK_BODY_MAX */
+	uint8_t *body;         /* of the block that was read last; BLOCK_BODY_MAX */
+	struct packer *packer; /* of what goes out; NULL: it is not packed */
+	bool was_full;         /* the last write had to wait */
+	struct unpacker *unpacker;
+	uint8_t *packed;     /* the body of a packed block, before it is unpacked; BLOCK_BODY_MAX */
+	uint16_t version_in; /* what the other side knows, when its preamble has come */
 };
 
 /* Sets the descriptors up as far as that changes nothing for others who share them. */
 void stream_init(struct stream *st, int in, int out, int (*interrupted)(struct err *err));
 void stream_finish(struct stream *st);
+
+/*
+ * From now on blocks go packed, as @how says. To be called before the preamble is sent, which then says so, or where the
+ * other side's preamble has shown that it can read them.
+ */
+int stream_compress(struct stream *st, enum compress how, struct err *err) must_check;
 
 int stream_send_preamble(struct stream *st, struct err *err) must_check;
 int stream_send(struct stream *st, const struct block *b, struct err *err) must_check;

@@ -11,7 +11,9 @@
 
 static const uint8_t magic[8] = {0x8c, 'F', 'E', 'R', 'R', 'Y', '\r', '\n'};
 
-enum { CODEC_NONE = 0 };
+_Static_assert(BLOCK_BODY_MAX + 0 >= PACK_RAW_MAX + 0, "whatever is unpacked has room");
+_Static_assert(PACK_BODY_MAX + 0 <= BLOCK_BODY_MAX + 0,
+	       "a packed body is no longer than one that is not");
 
 /* Which fields a type has, in the order in which they travel: id, off, bytes, name, data. */
 static const struct {
@@ -38,11 +40,11 @@ static const struct {
 
 /* ---- the preamble ---- */
 
-void block_preamble(uint8_t out[BLOCK_PREAMBLE_BYTES])
+void block_preamble(uint16_t lowest, uint8_t out[BLOCK_PREAMBLE_BYTES])
 {
 	memcpy(out, magic, sizeof(magic));
 	put_le16(out + 8, BLOCK_VERSION);
-	put_le16(out + 10, BLOCK_LOWEST);
+	put_le16(out + 10, lowest);
 	put_le32(out + 12, crc32c(0, out, 12));
 }
 
@@ -63,7 +65,8 @@ static int not_a_stream(const uint8_t *in, struct err *err)
 		       in[0], in[1], in[2], in[3]);
 }
 
-int block_check_preamble(const uint8_t in[BLOCK_PREAMBLE_BYTES], struct err *err)
+int block_check_preamble(const uint8_t in[BLOCK_PREAMBLE_BYTES], uint16_t *version_out,
+			 struct err *err)
 {
 	if (memcmp(in, magic, sizeof(magic)) != 0)
 		return not_a_stream(in, err);
@@ -74,16 +77,16 @@ int block_check_preamble(const uint8_t in[BLOCK_PREAMBLE_BYTES], struct err *err
 			       "the stream is of version %u, of which one must know version %u at least; "
 			       "this ferry knows up to %u: use a newer one",
 			       get_le16(in + 8), get_le16(in + 10), BLOCK_VERSION);
+	*version_out = get_le16(in + 8);
 	return 0;
 }
 
 /* ---- blocks ---- */
 
-size_t block_encode(const struct block *b, uint32_t seq, uint8_t head[BLOCK_HEAD_MAX])
+/* The fields before the data. Returns their end. */
+static uint8_t *put_fields(const struct block *b, uint8_t *p)
 {
-	uint8_t *body = head + BLOCK_HEADER_BYTES, *p = body;
 	size_t name_bytes = strlen(b->name);
-	uint32_t body_bytes;
 
 	if (fields[b->type].id)
 		p = put_le32(p, b->id);
@@ -96,15 +99,76 @@ size_t block_encode(const struct block *b, uint32_t seq, uint8_t head[BLOCK_HEAD
 		memcpy(p, b->name, name_bytes);
 		p += name_bytes;
 	}
-	body_bytes = (uint32_t)((size_t)(p - body) + b->n_data);
-	put_le16(head, (uint16_t)b->type);
-	put_le16(head + 2, CODEC_NONE);
-	put_le32(head + 4, body_bytes);
-	put_le32(head + 8, body_bytes);
-	put_le32(head + 12, seq);
-	put_le32(head + 16, crc32c(crc32c(0, body, (size_t)(p - body)), b->data, b->n_data));
+	return p;
+}
+
+static void put_header(const struct block_header *h, uint8_t *head)
+{
+	put_le16(head, h->type);
+	put_le16(head + 2, h->packed);
+	put_le32(head + 4, h->body_bytes);
+	put_le32(head + 8, h->raw_bytes);
+	put_le32(head + 12, h->seq);
+	put_le32(head + 16, h->body_crc);
 	put_le32(head + 20, crc32c(0, head, 20));
-	return (size_t)(p - head);
+}
+
+size_t block_encode(const struct block *b, uint32_t seq, uint8_t head[BLOCK_HEAD_MAX])
+{
+	uint8_t *body = head + BLOCK_HEADER_BYTES;
+	size_t fixed = (size_t)(put_fields(b, body) - body);
+	struct block_header h = {.type = (uint16_t)b->type, .seq = seq};
+
+	h.body_bytes = h.raw_bytes = (uint32_t)(fixed + b->n_data);
+	h.body_crc = crc32c(crc32c(0, body, fixed), b->data, b->n_data);
+	put_header(&h, head);
+	return BLOCK_HEADER_BYTES + fixed;
+}
+
+static bool block_has_pages(uint16_t type)
+{
+	return type == BLOCK_PAGES;
+}
+
+static bool block_can_be_packed(uint16_t type)
+{
+	return type == BLOCK_PAGES || type == BLOCK_OBJECT || type == BLOCK_MORE;
+}
+
+const struct pack_types pack_blocks = {block_can_be_packed, block_has_pages};
+
+void block_pieces(const struct block *b, uint8_t fixed[BLOCK_FIXED_MAX], struct iovec out[2])
+{
+	out[0] = (struct iovec){fixed, (size_t)(put_fields(b, fixed) - fixed)};
+	out[1] = (struct iovec){(void *)b->data, b->n_data};
+}
+
+void block_encode_packed(const struct block *b, uint32_t seq, const struct iovec *packed,
+			 size_t raw_bytes, uint8_t head[BLOCK_HEADER_BYTES])
+{
+	struct block_header h = {.type = (uint16_t)b->type,
+				 .packed = true,
+				 .body_bytes = (uint32_t)packed->iov_len,
+				 .raw_bytes = (uint32_t)raw_bytes,
+				 .seq = seq,
+				 .body_crc = crc32c(0, packed->iov_base, packed->iov_len)};
+
+	put_header(&h, head);
+}
+
+/* Is what the header says of packing possible? */
+static int check_packing(const struct block_header *h, uint16_t packed, struct err *err)
+{
+	if (packed > 1 || (!packed && h->raw_bytes != h->body_bytes))
+		return err_set(err, EPROTONOSUPPORT,
+			       "block %u of the stream has compression %u, which this ferry does not know",
+			       h->seq, packed);
+	if (packed && (!block_can_be_packed(h->type) || h->raw_bytes > PACK_RAW_MAX ||
+		       h->body_bytes >= h->raw_bytes))
+		return err_set(err, EPROTO,
+			       "block %u of the stream (type %u) cannot be compressed so", h->seq,
+			       h->type);
+	return 0;
 }
 
 int block_header(const uint8_t in[BLOCK_HEADER_BYTES], uint32_t seq, struct block_header *out,
@@ -112,11 +176,11 @@ int block_header(const uint8_t in[BLOCK_HEADER_BYTES], uint32_t seq, struct bloc
 {
 	*out = (struct block_header){
 		.type = get_le16(in),
-		.codec = get_le16(in + 2),
 		.body_bytes = get_le32(in + 4),
 		.raw_bytes = get_le32(in + 8),
 		.seq = get_le32(in + 12),
 		.body_crc = get_le32(in + 16),
+		.packed = get_le16(in + 2) != 0,
 	};
 	if (get_le32(in + 20) != crc32c(0, in, 20))
 		return err_set(err, EBADMSG, "block %u of the stream is damaged (its header)", seq);
@@ -128,10 +192,8 @@ int block_header(const uint8_t in[BLOCK_HEADER_BYTES], uint32_t seq, struct bloc
 		return err_set(err, EPROTONOSUPPORT,
 			       "block %u of the stream is of type %u, which this ferry does not know",
 			       seq, out->type);
-	if (out->codec != CODEC_NONE || out->raw_bytes != out->body_bytes)
-		return err_set(err, EPROTONOSUPPORT,
-			       "block %u of the stream has compression %u, which this ferry does not know",
-			       seq, out->codec);
+	if (check_packing(out, get_le16(in + 2), err))
+		return -1;
 	if (out->body_bytes > BLOCK_BODY_MAX)
 		return err_set(err, EMSGSIZE, "block %u of the stream has %u bytes, more than %u",
 			       seq, out->body_bytes, BLOCK_BODY_MAX);
@@ -190,13 +252,35 @@ static bool decode_name(struct block *b, const uint8_t **at, const uint8_t *end)
 	return true;
 }
 
-int block_decode(const struct block_header *h, const uint8_t *body, struct block *out, struct err *err)
+static int check_body(const struct block_header *h, const uint8_t *body, struct err *err)
 {
-	const uint8_t *at = body, *end = body + h->body_bytes;
-
-	*out = (struct block){.type = (enum block_type)h->type};
 	if (h->body_crc != crc32c(0, body, h->body_bytes))
 		return err_set(err, EBADMSG, "block %u of the stream is damaged", h->seq);
+	return 0;
+}
+
+int block_unpack(const struct block_header *h, struct unpacker *u, const uint8_t *packed,
+		 uint8_t *to, struct err *err)
+{
+	struct frame inside;
+
+	if (check_body(h, packed, err))
+		return -1;
+	if (unpack_into(u, packed, h->body_bytes, to, &inside, err))
+		return err_wrap(err, "block %u of the stream", h->seq);
+	if (inside.type != h->type || inside.bytes != h->raw_bytes)
+		return err_set(err, EPROTO, "block %u of the stream does not hold what it says",
+			       h->seq);
+	return 0;
+}
+
+int block_decode(const struct block_header *h, const uint8_t *body, struct block *out, struct err *err)
+{
+	const uint8_t *at = body, *end = body + h->raw_bytes;
+
+	*out = (struct block){.type = (enum block_type)h->type};
+	if (!h->packed && check_body(h, body, err))
+		return -1;
 	if (!decode_numbers(out, &at, end) || (fields[h->type].name && !decode_name(out, &at, end)))
 		return err_set(err, EPROTO, "block %u of the stream (type %u) makes no sense",
 			       h->seq, h->type);

@@ -6,26 +6,29 @@
  *	stream:    preamble, block, block, ... until BLOCK_COMPLETE
  *	preamble:  "\x8c" "FERRY\r\n" (8), u16 version, u16 the lowest version that a
  *	           reader must know, u32 checksum of these 12
- *	block:     u16 type, u16 codec, u32 bytes of the body, u32 its bytes before the
- *	           codec, u32 sequence number, u32 checksum of the body, u32 checksum
+ *	block:     u16 type, u16 packed, u32 bytes of the body, u32 its bytes before it was
+ *	           packed, u32 sequence number, u32 checksum of the body, u32 checksum
  *	           of these 20; then the body
  *
  * Numbers are little endian, checksums are CRC-32C. The magic has a byte that
  * is no text and a line end, so that what treats it as text is found out. A
  * sequence number from 0 up finds blocks that were lost, repeated or swapped. ferry-images(5)
- * has the bodies.
+ * has the bodies. Where packed is 1, which version 2 has brought, the body is that of pack.h; the
+ * checksum is that of what travels.
  */
 #ifndef FERRY_WIRE_BLOCK_H
 #define FERRY_WIRE_BLOCK_H
 
 #include "base/attrs.h"
 #include "base/err.h"
+#include "wire/pack.h"
 
 #include <stdint.h>
 
 enum {
-	BLOCK_VERSION = 1, /* what we write */
-	BLOCK_LOWEST = 1,  /* who reads it must know this one */
+	BLOCK_VERSION = 2,        /* what we write */
+	BLOCK_VERSION_PACKED = 2, /* who reads packed blocks must know this one */
+	BLOCK_VERSION_PLAIN = 1,  /* who reads others, this one */
 	BLOCK_PREAMBLE_BYTES = 16,
 	BLOCK_HEADER_BYTES = 24,
 	BLOCK_NAME_MAX = 128,
@@ -70,13 +73,16 @@ struct block {
 
 /* What the header of a block says. */
 struct block_header {
-	uint16_t type, codec;
+	uint16_t type;
+	bool packed;
 	uint32_t body_bytes, raw_bytes, seq, body_crc;
 };
 
-void block_preamble(uint8_t out[BLOCK_PREAMBLE_BYTES]);
-/* Is it one, and of a version that we know? -1 says which of these it is not. */
-int block_check_preamble(const uint8_t in[BLOCK_PREAMBLE_BYTES], struct err *err) must_check;
+/* @lowest: the version that a reader must know. */
+void block_preamble(uint16_t lowest, uint8_t out[BLOCK_PREAMBLE_BYTES]);
+/* Is it one, and of a version that we know? -1 says which of these it is not. *version_out: what its writer knows. */
+int block_check_preamble(const uint8_t in[BLOCK_PREAMBLE_BYTES], uint16_t *version_out,
+			 struct err *err) must_check;
 
 /*
  * The header and the fields before the data into @head; the data follows as it is. Returns
@@ -84,11 +90,26 @@ int block_check_preamble(const uint8_t in[BLOCK_PREAMBLE_BYTES], struct err *err
  */
 size_t block_encode(const struct block *b, uint32_t seq, uint8_t head[BLOCK_HEAD_MAX]);
 
+/* Blocks whose data may be packed, and their body in the two pieces that are: the fields, at @fields, and the data. */
+extern const struct pack_types pack_blocks;
+void block_pieces(const struct block *b, uint8_t fields[BLOCK_FIXED_MAX], struct iovec out[2]);
+
+/* The header of a block of which @packed was made, of @raw_bytes. The body that follows is @packed. */
+void block_encode_packed(const struct block *b, uint32_t seq, const struct iovec *packed,
+			 size_t raw_bytes, uint8_t head[BLOCK_HEADER_BYTES]);
+
 /* Header checksum, sequence number, type and size: -1 if a reader cannot go on from here. */
 int block_header(const uint8_t in[BLOCK_HEADER_BYTES], uint32_t seq, struct block_header *out,
 		 struct err *err) must_check;
 
-/* The body of a checked header; out->data points into it. */
+/*
+ * The body of a packed block: its checksum, then what is inside to @to, BLOCK_BODY_MAX bytes, which is
+ * for block_decode.
+ */
+int block_unpack(const struct block_header *h, struct unpacker *u, const uint8_t *packed,
+		 uint8_t *to, struct err *err) must_check;
+
+/* The body of a checked header, unpacked if it was packed; out->data points into it. */
 int block_decode(const struct block_header *h, const uint8_t *body, struct block *out,
 		 struct err *err) must_check;
 

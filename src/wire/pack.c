@@ -28,6 +28,35 @@ const char *codec_name(enum codec codec)
 	return codec < CODECS ? names[codec] : "unknown";
 }
 
+const char *const compress_words[] = {
+	[COMPRESS_AUTO] = "auto", [COMPRESS_NONE] = "none", [COMPRESS_LZ4] = "lz4", [COMPRESS_ZSTD] = "zstd", NULL};
+
+unsigned int compress_codecs(enum compress compress)
+{
+	switch (compress) {
+	case COMPRESS_NONE:
+		return 0;
+	case COMPRESS_LZ4:
+		return 1 << CODEC_LZ4;
+	case COMPRESS_ZSTD:
+		return 1 << CODEC_ZSTD;
+	default:
+		return PACK_CODECS;
+	}
+}
+
+static bool message_has_pages(uint16_t type)
+{
+	return type == MSG_PAGES || type == MSG_ROUND_PAGES;
+}
+
+static bool message_can_be_packed(uint16_t type)
+{
+	return message_has_pages(type) || type == MSG_FILE_DATA || type == MSG_OBJECT;
+}
+
+const struct pack_types pack_messages = {message_can_be_packed, message_has_pages};
+
 /* What has been seen of a codec. */
 struct measured {
 	double ns_per_byte;      /* of what goes in */
@@ -37,6 +66,7 @@ struct measured {
 };
 
 struct packer {
+	const struct pack_types *types;
 	unsigned int codecs;
 	bool measure;
 	struct measured of[CODECS];
@@ -54,7 +84,8 @@ struct packer {
 	uint64_t hashes[PACK_PAGES_MAX];
 };
 
-struct packer *packer_create(unsigned int codecs, bool measure, struct err *err)
+struct packer *packer_create(const struct pack_types *types, unsigned int codecs, bool measure,
+			     struct err *err)
 {
 	struct packer *p = calloc(1, sizeof(*p));
 
@@ -62,6 +93,7 @@ struct packer *packer_create(unsigned int codecs, bool measure, struct err *err)
 		err_nomem(err);
 		return NULL;
 	}
+	p->types = types;
 	p->codecs = codecs & PACK_CODECS;
 	p->measure = measure || (p->codecs & (p->codecs - 1));
 	p->lz4 = malloc((size_t)LZ4_sizeofState());
@@ -268,22 +300,13 @@ static size_t compress(struct packer *p, enum codec codec, size_t bytes, uint8_t
 	return ZSTD_isError(n) ? 0 : n;
 }
 
-static bool has_pages(uint16_t type)
-{
-	return type == MSG_PAGES || type == MSG_ROUND_PAGES;
-}
-
-static bool can_be_packed(uint16_t type)
-{
-	return has_pages(type) || type == MSG_FILE_DATA || type == MSG_OBJECT;
-}
-
 /* @n_pages whole pages at the end of the last piece; the rest is the head. Returns the packed bytes; 0: not smaller. */
 static size_t pack_with(struct packer *p, enum codec codec, uint16_t type,
 			const struct iovec *pieces, size_t n, size_t raw)
 {
 	const struct iovec *last = &pieces[n - 1];
-	uint16_t n_pages = has_pages(type) ? (uint16_t)(last->iov_len / PACK_PAGE_BYTES) : 0;
+	bool pages = p->types->has_pages(type);
+	uint16_t n_pages = pages ? (uint16_t)(last->iov_len / PACK_PAGE_BYTES) : 0;
 	size_t in_last = last->iov_len - (size_t)n_pages * PACK_PAGE_BYTES;
 	size_t fixed = PACK_FIXED_BYTES + 2 * (size_t)n_pages, packed;
 	uint8_t *to = p->plain;
@@ -320,7 +343,7 @@ int packer_pack(struct packer *p, uint16_t type, const struct iovec *pieces, siz
 	p->raw_bytes = 0;
 	p->pack_ns = 0;
 	p->used = CODEC_NONE;
-	if (!can_be_packed(type) || raw < FEW_BYTES || raw > PACK_RAW_MAX ||
+	if (!p->types->can_be_packed(type) || raw < FEW_BYTES || raw > PACK_RAW_MAX ||
 	    pieces[n - 1].iov_len > (size_t)PACK_PAGES_MAX * PACK_PAGE_BYTES)
 		return 0;
 	p->raw_bytes = raw;
@@ -341,20 +364,21 @@ int packer_pack(struct packer *p, uint16_t type, const struct iovec *pieces, siz
 /* ---- and back ---- */
 
 struct unpacker {
+	const struct pack_types *types;
 	ZSTD_DCtx *zstd;
-	uint8_t *plain, *raw; /* PACK_RAW_MAX each */
+	uint8_t *plain, *raw; /* PACK_RAW_MAX each; raw is there when it was needed */
 };
 
-struct unpacker *unpacker_create(struct err *err)
+struct unpacker *unpacker_create(const struct pack_types *types, struct err *err)
 {
 	struct unpacker *u = calloc(1, sizeof(*u));
 
 	if (u) {
+		u->types = types;
 		u->zstd = ZSTD_createDCtx();
 		u->plain = malloc(PACK_RAW_MAX);
-		u->raw = malloc(PACK_RAW_MAX);
 	}
-	if (u && u->zstd && u->plain && u->raw)
+	if (u && u->zstd && u->plain)
 		return u;
 	unpacker_free(u);
 	err_nomem(err);
@@ -416,10 +440,12 @@ static int check_map(const uint8_t *map, uint16_t n_pages, struct err *err)
 	return literal;
 }
 
-static void place_pages(struct unpacker *u, const uint8_t *map, uint16_t n_pages, size_t head)
+/* Of what was decompressed, the pages behind the head. */
+static void place_pages(const struct unpacker *u, const uint8_t *map, uint16_t n_pages, size_t head,
+			uint8_t *raw)
 {
 	const uint8_t *from = u->plain + head;
-	uint8_t *to = u->raw + head;
+	uint8_t *to = raw + head;
 
 	for (uint16_t i = 0; i < n_pages; i++, to += PACK_PAGE_BYTES) {
 		uint16_t what = get_le16(map + 2 * (size_t)i);
@@ -430,12 +456,13 @@ static void place_pages(struct unpacker *u, const uint8_t *map, uint16_t n_pages
 			memcpy(to, from, PACK_PAGE_BYTES);
 			from += PACK_PAGE_BYTES;
 		} else {
-			memcpy(to, u->raw + head + (size_t)what * PACK_PAGE_BYTES, PACK_PAGE_BYTES);
+			memcpy(to, raw + head + (size_t)what * PACK_PAGE_BYTES, PACK_PAGE_BYTES);
 		}
 	}
 }
 
-int unpack(struct unpacker *u, const uint8_t *body, size_t bytes, struct frame *out, struct err *err)
+int unpack_into(struct unpacker *u, const uint8_t *body, size_t bytes, uint8_t *to,
+		struct frame *out, struct err *err)
 {
 	const uint8_t *map = body + PACK_FIXED_BYTES;
 	uint32_t head;
@@ -449,7 +476,7 @@ int unpack(struct unpacker *u, const uint8_t *body, size_t bytes, struct frame *
 	head = get_le32(body + 4);
 	n_pages = get_le16(body + 8);
 	fixed = PACK_FIXED_BYTES + 2 * (size_t)n_pages;
-	if (!can_be_packed(type) || (n_pages && !has_pages(type)))
+	if (!u->types->can_be_packed(type) || (n_pages && !u->types->has_pages(type)))
 		return bad(err, "that is not sent so");
 	if (n_pages > PACK_PAGES_MAX || head > PACK_RAW_MAX - (size_t)n_pages * PACK_PAGE_BYTES ||
 	    bytes <= fixed)
@@ -460,10 +487,17 @@ int unpack(struct unpacker *u, const uint8_t *body, size_t bytes, struct frame *
 	want = head + (size_t)literal * PACK_PAGE_BYTES;
 	if (decompress(u, body[2], body + fixed, bytes - fixed, want, err))
 		return -1;
-	memcpy(u->raw, u->plain, head);
-	place_pages(u, map, n_pages, head);
+	memcpy(to, u->plain, head);
+	place_pages(u, map, n_pages, head, to);
 	*out = (struct frame){.type = type,
-			      .body = u->raw,
+			      .body = to,
 			      .bytes = head + (size_t)n_pages * PACK_PAGE_BYTES};
 	return 0;
+}
+
+int unpack(struct unpacker *u, const uint8_t *body, size_t bytes, struct frame *out, struct err *err)
+{
+	if (!u->raw)
+		u->raw = malloc(PACK_RAW_MAX);
+	return u->raw ? unpack_into(u, body, bytes, u->raw, out, err) : err_nomem(err);
 }

@@ -70,6 +70,59 @@ for filter in lz4 zstd; do
 	fi
 done
 
+# ---- compressed ---------------------------------------------------------------------------------
+
+mib=24
+
+text_program() { # NAME: a program with text in its memory; sets work, pid
+	work=$TEST_TMP/$1
+	mkdir "$work"
+	setsid /usr/bin/python3 tests/e2e/text-program $mib "$work" </dev/null >/dev/null 2>&1 &
+	pid=$!
+	disown
+	wait_for 20 test -e "$work/ready"
+}
+
+comes_back() { # STREAM LEAST-MIB MOST-MIB: so large, and it is the program
+	local n=$(($(stat -c %s "$1") >> 20))
+	[ "$n" -ge "$2" ] && [ "$n" -le "$3" ] || { why="the stream has $n MiB" && return 1; }
+	wait_gone "$pid" || { why="it is still there" && return 1; }
+	restore_stream <"$1" || { failed_restore; return 1; }
+	kill -USR1 "$pid" && wait_for 20 test -s "$work/report" && grep -q ok "$work/report" ||
+		{ why="its memory: $(cat "$work/report")" && return 1; }
+	kill_tree "$pid"
+}
+
+# compressed CODEC LEAST-MIB MOST-MIB VERSION: and what a reader must know at least
+compressed() {
+	local version
+	text_program "text-$1" || return 1
+	dump_stream "$pid" --kill --compress="$1" >"$work/stream" || { failed_dump; return 1; }
+	version=$(od -An -tu2 -j 10 -N 2 "$work/stream")
+	[ "$version" -eq "$4" ] || { why="a reader must know version $version" && return 1; }
+	comes_back "$work/stream" "$2" "$3"
+}
+compressed lz4 0 12 2
+result lz4
+compressed zstd 0 12 2
+result zstd
+compressed none $mib 100 1
+result not-compressed
+
+# A reader of 8 MB/s: compression is faster on any machine.
+slow_reader() {
+	text_program slow-reader || return 1
+	dump_stream "$pid" --kill | python3 -c '
+import os, time
+while piece := os.read(0, 80000):
+    os.write(1, piece)
+    time.sleep(len(piece) / 8e6)' >"$work/stream"
+	[ "${PIPESTATUS[0]}" = 0 ] || { failed_dump; return 1; }
+	comes_back "$work/stream" 0 20
+}
+slow_reader
+result slow-reader
+
 # In a pid namespace of its own, while the original is still there.
 beside_the_original() {
 	start_victim memory_writers 4 || return 1
@@ -100,7 +153,7 @@ kill_tree "$pid"
 
 start_victim memory_writers 4 || not_ok start "$why"
 good=$TEST_TMP/good
-dump_stream "$pid" -R >"$good"
+dump_stream "$pid" -R --compress=none >"$good"
 kill -STOP "$pid" # its pids are taken by nobody else meanwhile
 kill_tree "$pid"
 
@@ -143,18 +196,22 @@ for cut in 0 7 100 $((size / 2)) $((size - 1)); do
 	[ "$cut" = 0 ] && text="is empty" || text="ends before it is complete"
 	refused "cut-at-$cut" "$text" "$TEST_TMP/bad"
 done
-python3 - "$good" "$TEST_TMP/bad" <<-'EOF'
-	import sys
-	data = bytearray(open(sys.argv[1], "rb").read())
-	data[8:12] = b"\x07\x00\x05\x00"
-	crc = 0xffffffff
-	for byte in data[:12]:
-	    crc ^= byte
-	    for _ in range(8):
-	        crc = crc >> 1 ^ (0x82f63b78 if crc & 1 else 0)
-	data[12:16] = (crc ^ 0xffffffff).to_bytes(4, "little")
-	open(sys.argv[2], "wb").write(data)
-EOF
+# with_version FILE VERSION LOWEST: the good stream, with another preamble.
+with_version() {
+	python3 - "$good" "$@" <<-'EOF'
+		import sys
+		data = bytearray(open(sys.argv[1], "rb").read())
+		data[8:12] = bytes([int(sys.argv[3]), 0, int(sys.argv[4]), 0])
+		crc = 0xffffffff
+		for byte in data[:12]:
+		    crc ^= byte
+		    for _ in range(8):
+		        crc = crc >> 1 ^ (0x82f63b78 if crc & 1 else 0)
+		data[12:16] = (crc ^ 0xffffffff).to_bytes(4, "little")
+		open(sys.argv[2], "wb").write(data)
+	EOF
+}
+with_version "$TEST_TMP/bad" 7 5
 refused newer-version "version 7.*use a newer one" "$TEST_TMP/bad"
 echo "ssh: connect to host b port 22: Connection refused" >"$TEST_TMP/bad"
 refused an-error-message "begins with 'ssh: connect to" "$TEST_TMP/bad"
@@ -175,13 +232,17 @@ python3 - "$good" "$TEST_TMP/bad" <<-'EOF'
 	open(sys.argv[2], "wb").write(data[:16] + b"".join(blocks))
 EOF
 refused swapped-blocks "is missing" "$TEST_TMP/bad"
-# and the good one is good
-the_good_one() {
-	restore_stream <"$good" || failed_restore || return 1
+# and the good one is good; also as ferry wrote it before streams could be compressed
+good_one() { # FILE
+	restore_stream <"$1" || failed_restore || return 1
 	verdict
 }
-the_good_one
+good_one "$good"
 result the-good-one
+kill_tree "$pid"
+with_version "$TEST_TMP/old" 1 1
+good_one "$TEST_TMP/old"
+result older-version
 kill_tree "$pid"
 
 # ---- a dump that fails --------------------------------------------------------------------------
@@ -257,6 +318,7 @@ usage() { # NAME TEXT COMMAND...
 usage lazy-pages "excludes" "$FERRY" dump -t 1 -D - --lazy-pages --port 1
 usage page-server "excludes" "$FERRY" dump -t 1 -D - --page-server --port 1
 usage kill-alone "with -D - only" "$FERRY" dump -t 1 -D /tmp --kill
+usage compress-alone "stream that is written" "$FERRY" dump -t 1 -D /tmp --compress=lz4
 usage kill-and-run "excludes" "$FERRY" dump -t 1 -D - --kill -R
 usage terminal "is a terminal" script -qec "$FERRY dump -t 1 -D -" /dev/null
 

@@ -8,32 +8,17 @@ requires_root
 requires python3
 mib=24
 
-cat >"$TEST_TMP/text.py" <<-'END'
-	import hashlib, signal, sys
-	size, work = int(sys.argv[1]) << 20, sys.argv[2]
-	line = b"".join(b"%d bottles of beer on the wall, %d bottles of beer\n" % (n, n) for n in range(4000))
-	data = bytearray((line * (size // len(line) + 1))[:size])
-	before = hashlib.sha256(data).hexdigest()
-	def verify(*_):
-	    good = hashlib.sha256(data).hexdigest() == before
-	    open(work + "/report", "w").write("ok" if good else "damaged")
-	signal.signal(signal.SIGUSR1, verify)
-	open(work + "/ready", "w").close()
-	while True:
-	    signal.pause()
-END
-
 program() { # NAME: sets work, pid
 	work=$TEST_TMP/$1
 	mkdir "$work"
-	setsid /usr/bin/python3 "$TEST_TMP/text.py" $mib "$work" </dev/null >/dev/null 2>&1 &
+	setsid /usr/bin/python3 tests/e2e/text-program $mib "$work" </dev/null >/dev/null 2>&1 &
 	pid=$!
 	disown
 	wait_for 20 test -e "$work/ready"
 }
 
 copies() {
-	pgrep -f "python3 $TEST_TMP/text.py $mib $work\$"
+	pgrep -f "python3 tests/e2e/text-program $mib $work\$"
 }
 
 whole() {

@@ -19,7 +19,7 @@ size_t fuzz_seed(uint8_t *out, size_t cap)
 	uint8_t head[4] = {1, 2, 3, 4};
 	const struct iovec pieces[] = {{head, sizeof(head)}, {pages, sizeof(pages)}};
 	struct err err;
-	struct packer *p = packer_create(1 << CODEC_LZ4, false, &err);
+	struct packer *p = packer_create(&pack_messages, 1 << CODEC_LZ4, false, &err);
 	struct iovec packed;
 	size_t n = 0;
 
@@ -46,7 +46,8 @@ static void there_and_back(struct unpacker *u, const uint8_t *data, size_t size)
 
 	for (size_t i = 0; i < ARRAY_SIZE(packers); i++) {
 		if (!packers[i])
-			packers[i] = packer_create(i ? 1 << CODEC_ZSTD : 1 << CODEC_LZ4, false, &err);
+			packers[i] = packer_create(&pack_messages,
+						   i ? 1 << CODEC_ZSTD : 1 << CODEC_LZ4, false, &err);
 		if (!packers[i])
 			abort();
 		if (!n || !packer_pack(packers[i], MSG_PAGES, pieces, 2, &packed))
@@ -64,7 +65,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct err err;
 
 	if (!u)
-		u = unpacker_create(&err);
+		u = unpacker_create(&pack_messages, &err);
 	if (!u)
 		abort();
 	if (unpack(u, data, size, &f, &err) == 0) {

@@ -120,7 +120,7 @@ size_t fuzz_seed(uint8_t *out, size_t cap)
 	if (cap < 200)
 		return 0;
 	memset(out, 0, 200);
-	block_preamble(out);
+	block_preamble(BLOCK_VERSION_PLAIN, out);
 	out[BLOCK_PREAMBLE_BYTES] = 1;
 	return 200;
 }

@@ -46,7 +46,7 @@ static void fill(enum content content)
 static struct packer *make_packer(unsigned int codecs, bool measure)
 {
 	struct err err;
-	struct packer *p = packer_create(codecs, measure, &err);
+	struct packer *p = packer_create(&pack_messages, codecs, measure, &err);
 
 	assert_non_null(p);
 	return p;
@@ -68,7 +68,7 @@ static void what_comes_out_went_in(void **state)
 {
 	static const unsigned int codecs[] = {1 << CODEC_LZ4, 1 << CODEC_ZSTD};
 	struct err err;
-	struct unpacker *u = unpacker_create(&err);
+	struct unpacker *u = unpacker_create(&pack_messages, &err);
 
 	assert_non_null(u);
 	for (size_t c = 0; c < ARRAY_SIZE(codecs); c++) {
@@ -126,7 +126,7 @@ static void what_was_not_packed_so(void **state)
 	uint8_t bad[PACK_BODY_MAX];
 	struct iovec out;
 	struct err err;
-	struct unpacker *u = unpacker_create(&err);
+	struct unpacker *u = unpacker_create(&pack_messages, &err);
 	struct {
 		size_t at;
 		uint8_t value;
@@ -226,7 +226,7 @@ static void through_a_channel(void **state)
 	/* who has not agreed to it refuses it */
 	assert_int_equal(channel_recv(&target, &f, &err), -1);
 	assert_non_null(strstr(err.text, "not agreed on"));
-	target.unpacker = unpacker_create(&err);
+	target.unpacker = unpacker_create(&pack_messages, &err);
 	assert_non_null(target.unpacker);
 	for (int i = 1; i < 20; i++) {
 		assert_int_equal(channel_recv(&target, &f, &err), 0);

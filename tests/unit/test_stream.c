@@ -35,7 +35,7 @@ static void fill_pages(uint8_t pages[3 * PAGE_BYTES])
 }
 
 /* Writes the sample; with @many also an image of several blocks. */
-static void write_sample(int fd, bool many)
+static void write_sample(int fd, bool many, enum compress compress)
 {
 	_Alignas(8) uint8_t pages[3 * PAGE_BYTES];
 	struct err err = {0};
@@ -45,6 +45,7 @@ static void write_sample(int fd, bool many)
 
 	fill_pages(pages);
 	stream_init(&st, -1, fd, NULL);
+	no_error(stream_compress(&st, compress, &err), &err);
 	no_error(stream_send_preamble(&st, &err), &err);
 	s = stream_store_open(&st, "round-1", false, &err);
 	assert_non_null(s);
@@ -94,7 +95,7 @@ static int read_back(int fd, struct spool *sp, struct store **reader_out, struct
 	return rc;
 }
 
-static void what_was_put_comes_out(void **state)
+static void comes_out(enum compress compress)
 {
 	uint8_t pages[3 * PAGE_BYTES], back[3 * PAGE_BYTES];
 	struct err err = {0};
@@ -105,7 +106,7 @@ static void what_was_put_comes_out(void **state)
 	void *data;
 
 	fill_pages(pages);
-	write_sample(fd, true);
+	write_sample(fd, true, compress);
 	no_error(read_back(fd, sp, &s, &err), &err);
 	no_error(store_get(s, "core-1.img", &data, &bytes, &err), &err);
 	assert_int_equal(bytes, 3);
@@ -131,12 +132,43 @@ static void what_was_put_comes_out(void **state)
 	close(fd);
 }
 
+static void what_was_put_comes_out(void **state)
+{
+	comes_out(COMPRESS_NONE);
+	comes_out(COMPRESS_LZ4);
+	comes_out(COMPRESS_ZSTD);
+	comes_out(COMPRESS_AUTO);
+}
+
+/* What is compressed says in its first bytes that version 1 does not read it; what is not can be read by all. */
+static void compressed_streams_are_small_and_say_so(void **state)
+{
+	static const enum compress how[] = {COMPRESS_NONE, COMPRESS_LZ4, COMPRESS_ZSTD};
+	off_t whole = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(how); i++) {
+		int fd = new_file();
+		uint8_t p[BLOCK_PREAMBLE_BYTES];
+		off_t bytes;
+
+		write_sample(fd, true, how[i]);
+		assert_int_equal(pread(fd, p, sizeof(p), 0), sizeof(p));
+		assert_int_equal(p[10], how[i] == COMPRESS_NONE ? 1 : 2);
+		bytes = lseek(fd, 0, SEEK_END);
+		if (i == 0)
+			whole = bytes;
+		else
+			assert_true(bytes < whole / 20);
+		close(fd);
+	}
+}
+
 /* The zero page takes no room. */
 static void zero_pages_are_left_out(void **state)
 {
 	int fd = new_file();
 
-	write_sample(fd, false);
+	write_sample(fd, false, COMPRESS_NONE);
 	assert_true(lseek(fd, 0, SEEK_END) < (off_t)(2 * PAGE_BYTES + 800));
 	close(fd);
 }
@@ -156,13 +188,13 @@ static void expect_refused(int fd, const char *what, size_t at)
 	spool_free(sp);
 }
 
-static void every_flipped_bit_is_found(void **state)
+static void flip_bits(enum compress compress)
 {
 	int fd = new_file();
 	off_t end;
 	uint8_t byte, damaged;
 
-	write_sample(fd, false);
+	write_sample(fd, false, compress);
 	end = lseek(fd, 0, SEEK_END);
 	for (off_t at = 0; at<end; at += at> 700 && at < end - 100 ? 97 : 1) {
 		assert_int_equal(pread(fd, &byte, 1, at), 1);
@@ -174,12 +206,19 @@ static void every_flipped_bit_is_found(void **state)
 	close(fd);
 }
 
+static void every_flipped_bit_is_found(void **state)
+{
+	flip_bits(COMPRESS_NONE);
+	flip_bits(COMPRESS_LZ4);
+	flip_bits(COMPRESS_ZSTD);
+}
+
 static void every_truncation_is_found(void **state)
 {
 	int fd = new_file();
 	off_t end;
 
-	write_sample(fd, false);
+	write_sample(fd, false, COMPRESS_LZ4);
 	end = lseek(fd, 0, SEEK_END);
 	for (off_t at = end - 1; at >= 0; at -= at > 1000 ? 97 : 1) {
 		assert_int_equal(ftruncate(fd, at), 0);
@@ -192,7 +231,7 @@ static void preamble(uint8_t p[BLOCK_PREAMBLE_BYTES], uint8_t lowest)
 {
 	uint32_t crc;
 
-	block_preamble(p);
+	block_preamble(BLOCK_VERSION_PLAIN, p);
 	p[8] = 9;
 	p[10] = lowest;
 	crc = crc32c(0, p, 12);
@@ -203,19 +242,23 @@ static void versions_and_other_things(void **state)
 {
 	uint8_t p[BLOCK_PREAMBLE_BYTES];
 	struct err err = {0};
+	uint16_t version;
 
 	preamble(p, BLOCK_VERSION);
-	no_error(block_check_preamble(p, &err), &err); /* newer, but we may read it */
+	no_error(block_check_preamble(p, &version, &err), &err); /* newer, but we may read it */
+	assert_int_equal(version, 9);
 	preamble(p, BLOCK_VERSION + 1);
-	assert_int_equal(block_check_preamble(p, &err), -1);
+	assert_int_equal(block_check_preamble(p, &version, &err), -1);
 	assert_non_null(strstr(err.text, "version 9"));
 	assert_non_null(strstr(err.text, "newer"));
 	p[9] = 1;
-	assert_int_equal(block_check_preamble(p, &err), -1);
+	assert_int_equal(block_check_preamble(p, &version, &err), -1);
 	assert_non_null(strstr(err.text, "damaged"));
-	assert_int_equal(block_check_preamble((const uint8_t *)"tar: no such fil", &err), -1);
+	assert_int_equal(block_check_preamble((const uint8_t *)"tar: no such fil", &version, &err),
+			 -1);
 	assert_non_null(strstr(err.text, "tar: no such fil"));
-	assert_int_equal(block_check_preamble((const uint8_t *)"\x28\xb5\x2f\xfd_____________", &err),
+	assert_int_equal(block_check_preamble((const uint8_t *)"\x28\xb5\x2f\xfd_____________",
+					      &version, &err),
 			 -1);
 	assert_non_null(strstr(err.text, "compressed"));
 }
@@ -304,11 +347,60 @@ static void paths_are_refused(void **state)
 	}
 }
 
+/* A block of pages with good sums, whose packed body is somebody else's idea. */
+static void expect_packed_refused(struct block *b, uint16_t inside, size_t raw_bytes,
+				  const char *words)
+{
+	struct block first = {.type = BLOCK_SNAPSHOT};
+	uint8_t head[BLOCK_HEADER_BYTES], fields[BLOCK_FIXED_MAX];
+	struct iovec pieces[2], packed;
+	struct err err = {0};
+	struct spool *sp = spool_create(0, &err);
+	struct packer *p = packer_create(&pack_blocks, 1 << CODEC_LZ4, false, &err);
+	int fd = new_file();
+	struct stream st;
+
+	stream_init(&st, -1, fd, NULL);
+	no_error(stream_compress(&st, COMPRESS_LZ4, &err), &err);
+	no_error(stream_send_preamble(&st, &err), &err);
+	no_error(stream_send(&st, &first, &err), &err);
+	block_pieces(b, fields, pieces);
+	assert_int_equal(packer_pack(p, inside, pieces, 2, &packed), 1);
+	block_encode_packed(b, st.seq_out, &packed, raw_bytes, head);
+	no_error(stream_send_raw(&st, head, sizeof(head), &err), &err);
+	no_error(stream_send_raw(&st, packed.iov_base, packed.iov_len, &err), &err);
+	stream_finish(&st);
+	assert_int_equal(read_back(fd, sp, NULL, &err), -1);
+	if (!strstr(err.text, words))
+		fail_msg("instead of '%s': %s", words, err.text);
+	packer_free(p);
+	spool_free(sp);
+	close(fd);
+}
+
+static void what_was_not_packed_so_is_refused(void **state)
+{
+	_Alignas(8) uint8_t pages[3 * PAGE_BYTES];
+	struct block b = {.type = BLOCK_PAGES, .id = 1, .data = pages, .n_data = sizeof(pages)};
+	size_t raw = sizeof(pages) + 12;
+
+	fill_pages(pages);
+	expect_packed_refused(&b, BLOCK_PAGES, raw,
+			      "ends before it is complete"); /* as far as it goes, it is good */
+	expect_packed_refused(&b, BLOCK_PAGES, raw - 1, "does not hold what it says");
+	expect_packed_refused(&b, BLOCK_OBJECT, raw, "does not hold what it says");
+	expect_packed_refused(&b, BLOCK_PAGES, 40, "cannot be compressed so");
+	expect_packed_refused(&b, BLOCK_PAGES, PACK_RAW_MAX + 1, "cannot be compressed so");
+	b.type = BLOCK_FAIL;
+	expect_packed_refused(&b, BLOCK_PAGES, raw, "cannot be compressed so");
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(checksum_is_crc32c),
 		cmocka_unit_test(what_was_put_comes_out),
+		cmocka_unit_test(compressed_streams_are_small_and_say_so),
 		cmocka_unit_test(zero_pages_are_left_out),
 		cmocka_unit_test(every_flipped_bit_is_found),
 		cmocka_unit_test(every_truncation_is_found),
@@ -316,6 +408,7 @@ int main(void)
 		cmocka_unit_test(a_failure_is_told),
 		cmocka_unit_test(a_failure_without_a_reason_is_one),
 		cmocka_unit_test(paths_are_refused),
+		cmocka_unit_test(what_was_not_packed_so_is_refused),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

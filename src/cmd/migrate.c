@@ -125,8 +125,8 @@ static const struct opt_row rows[] = {
 	 .words = transport_words},
 	{.long_name = "connections",
 	 .arg = "N",
-	 .help = "with TLS: use N connections beside each other (default: one for two processors, at "
-		 "most 4)",
+	 .help = "with TLS: use N connections beside each other, and as many for memory that follows "
+		 "(default: one for two processors, at most 4)",
 	 .type = OPT_NUMBER,
 	 .offset = offsetof(struct migrate_args, connections),
 	 .min = 1,
@@ -311,6 +311,7 @@ static int fill_options(const struct migrate_args *args, const struct opt_rest *
 	opt->plain_tcp = args->plain_tcp;
 	opt->transport = (enum transport)args->transport;
 	opt->compress = (enum compress)args->compress;
+	opt->connections_wanted = args->connections != 0;
 	opt->connections = args->connections ? (unsigned int)args->connections : usual_connections();
 	if (args->plain_tcp && opt->transport == TRANSPORT_TLS)
 		return err_set(err, 0, "--insecure-plain-tcp and --transport=tls exclude each other");

@@ -301,18 +301,18 @@ static struct lazy_space *next_run(struct lazy *z, uint64_t max, struct lazy_run
 static int background(struct lazy *z, struct err *err)
 {
 	uint64_t window = z->source->window_pages, step;
-
-	if (!z->source->fast_lane)
-		window = MIN(window, z->window_pages);
 	struct lazy_space *sp;
 	struct lazy_run run;
 	int r = 0;
 
+	if (!z->source->fast_lane)
+		window = MIN(window, z->window_pages);
 	while (z->started && !z->lost && r == 0 && z->bulk_asked_pages < window) {
 		z->bulk_step_pages = MAX(z->bulk_step_pages, (uint64_t)STEP_PAGES);
 		step = MIN(z->bulk_step_pages, window - z->bulk_asked_pages);
+		/* one comes, one is asked for */
 		step = MIN(step,
-			   MAX(window / 2, (uint64_t)STEP_PAGES)); /* one comes, one is asked for */
+			   MAX(window / (2 * MAX(z->source->beside, 1U)), (uint64_t)STEP_PAGES));
 		sp = next_run(z, step, &run);
 		if (!sp)
 			break;

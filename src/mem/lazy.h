@@ -92,6 +92,8 @@ struct lazy_source {
 	uint64_t around_pages;
 	/* Urgent requests overtake the background: worth asking for a page that is on its way already. */
 	bool fast_lane;
+	/* So many background requests are answered beside each other (0: one). */
+	unsigned int beside;
 };
 
 /* Pages of a request have come: @n pages at @vaddr, within it, in any order and number of calls. */

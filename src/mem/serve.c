@@ -284,10 +284,8 @@ void serve_done(struct serve *s, uint64_t name, uint64_t vaddr, uint64_t n)
 	for (; i < end; i++) {
 		uint64_t bit = 1ULL << (i % 64);
 
-		if (t->handed[i / 64] & bit)
-			continue;
-		t->handed[i / 64] |= bit;
-		s->left--;
+		if (!(__atomic_fetch_or(&t->handed[i / 64], bit, __ATOMIC_RELAXED) & bit))
+			__atomic_fetch_sub(&s->left, 1, __ATOMIC_RELAXED);
 	}
 }
 
@@ -298,5 +296,5 @@ uint64_t serve_pages(const struct serve *s)
 
 uint64_t serve_left(const struct serve *s)
 {
-	return s->left;
+	return __atomic_load_n(&s->left, __ATOMIC_RELAXED);
 }

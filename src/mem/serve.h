@@ -6,6 +6,8 @@
  * drain.lazy). The frozen task itself is where they are kept: nothing is copied
  * before it is asked for. Beside the ranges there is one bit per page, set when
  * the page has been handed out.
+ *
+ * Once everything was added, several threads may ask, read and hand out (but out of images: a store is one thread's).
  */
 #ifndef FERRY_MEM_SERVE_H
 #define FERRY_MEM_SERVE_H

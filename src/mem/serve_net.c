@@ -56,6 +56,8 @@ struct serve_net {
 	struct peer *peers[MAX_PEERS];
 	size_t n;
 	struct serve_net_stats stats;
+	atomic_bool *closing; /* shared with others: serve_net_share(); NULL: nobody */
+	bool told_close;      /* CLOSE came here */
 };
 
 enum { BUF_BYTES = PS_REQUEST_BYTES + STEP_BYTES };
@@ -114,6 +116,11 @@ void serve_net_listen(struct serve_net *n, int fd)
 	n->listener = fd;
 }
 
+void serve_net_share(struct serve_net *n, atomic_bool *closing)
+{
+	n->closing = closing;
+}
+
 /* ---- peers come and go ---- */
 
 static void remove_peer(struct serve_net *n, size_t i)
@@ -122,10 +129,15 @@ static void remove_peer(struct serve_net *n, size_t i)
 	n->peers[i] = n->peers[--n->n];
 }
 
+/* After a CLOSE that counted they only leave. Where it came its answer has to go first. */
+static bool may_leave(const struct serve_net *n)
+{
+	return n->closed || (n->closing && atomic_load(n->closing) && !n->told_close);
+}
+
 static void drop(struct serve_net *n, size_t i, const char *why)
 {
-	/* after a CLOSE that counted they only leave */
-	if (!n->closed) {
+	if (!may_leave(n)) {
 		log_warn("%s: dropped: %s", n->peers[i]->name, why);
 		n->stats.dropped++;
 	}
@@ -247,6 +259,9 @@ static int take_close(struct serve_net *n, struct peer *p, struct err *err)
 			       serve_left(n->serve) ?
 				       "CLOSE, but much is left that nobody has fetched, or that another still fetches" :
 				       "CLOSE by one who fetched nothing");
+	n->told_close = true;
+	if (n->closing)
+		atomic_store(n->closing, true);
 	memset(p->buf, 0, sizeof(int32_t));
 	p->reply = (struct reply){.bytes = sizeof(int32_t), .close = true};
 	p->replying = true;

@@ -15,6 +15,7 @@
 #include "mem/serve.h"
 #include "wire/tls.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
 
 struct serve_net;
@@ -46,6 +47,12 @@ int serve_net_add_socket(struct serve_net *n, int fd, const char *name, struct e
 
 /* One more peer, who is not a stranger. Takes the descriptors (which may be the same); @name for messages is copied. */
 int serve_net_add(struct serve_net *n, int in, int out, const char *name, struct err *err) must_check;
+
+/*
+ * The peer has other connections, which are served by others: @closing becomes true when a CLOSE counts, before it
+ * is answered. Who hears the answer ends all of them, and that is in order then. Must outlive @n.
+ */
+void serve_net_share(struct serve_net *n, atomic_bool *closing);
 
 /* Closes every connection; they do not count as dropped. */
 void serve_net_disconnect(struct serve_net *n);

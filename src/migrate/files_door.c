@@ -51,7 +51,7 @@ static const char *hear_guest(const struct door *d, int conn, int *in_out, int *
 			return "it ended before it said what it is";
 		have += (size_t)n;
 	}
-	if (!lane_hello_parse(hello, token, &kind) || kind != LANE_FILES)
+	if (!lane_hello_parse(hello, token, &kind, NULL) || kind != LANE_FILES)
 		return "it brings no files";
 	if (CRYPTO_memcmp(token, d->token, WIRE_TOKEN_CHARS) != 0)
 		return "it has another token";

@@ -94,10 +94,11 @@ static int set_blocking(int fd)
  */
 static int connect_lane(struct keeper *k, bool *refused_out, struct err *err)
 {
+	const struct lane_call call = {.token = k->token, .kind = LANE_FILES};
 	int status, no;
 
 	*refused_out = false;
-	if (lane_dial_ssh(k->remote, k->token, LANE_FILES, &k->lane, err) < 0)
+	if (lane_dial_ssh(k->remote, &call, &k->lane, err) < 0)
 		return -1;
 	if (lane_heard(&k->lane, HEARD_MS, k->remote->host, err) == 0 &&
 	    set_blocking(k->lane.in) == 0 && set_blocking(k->lane.out) == 0) {

@@ -18,7 +18,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-enum { MAX_GUESTS = 16, BACKLOG = 16, JOIN_MS = 20000 };
+enum { MAX_GUESTS = 2 * LANES_MAX, BACKLOG = 2 * LANES_MAX, JOIN_MS = 20000 };
 
 /* Connected, and not (yet) a lane. */
 struct guest {
@@ -39,20 +39,6 @@ struct hall {
 	struct guest guests[MAX_GUESTS]; /* oldest first */
 	size_t n;
 };
-
-bool lane_hello_parse(const uint8_t hello[LANE_HELLO_BYTES], char token_out[WIRE_TOKEN_CHARS + 1],
-		      enum lane_kind *kind_out)
-{
-	uint8_t kind = hello[LANE_KIND_AT];
-
-	if (memcmp(hello, LANE_MAGIC, LANE_MAGIC_BYTES) != 0 ||
-	    (kind != LANE_DEMAND && kind != LANE_BULK && kind != LANE_FILES && kind != LANE_TRUNK))
-		return false;
-	memcpy(token_out, hello + LANE_MAGIC_BYTES, WIRE_TOKEN_CHARS);
-	token_out[WIRE_TOKEN_CHARS] = '\0';
-	*kind_out = (enum lane_kind)kind;
-	return wire_token_valid(token_out);
-}
 
 int lane_door_address(const char *token, enum lane_kind kind, struct sockaddr_un *addr,
 		      struct err *err)
@@ -233,14 +219,25 @@ ssize_t lane_door_receive(int conn, uint8_t *buf, size_t room, int *in_out, int 
 	return n;
 }
 
+/* It is a lane. One that has said a version hears of ours. */
+static int answer(const struct lane *lane)
+{
+	const uint8_t older[] = {(uint8_t)lane->kind};
+	const uint8_t knowing[] = {lane_knowing(lane->kind), lane->place.version};
+
+	if (lane->place.version)
+		return write(lane->out, knowing, sizeof(knowing)) == sizeof(knowing) ? 0 : -1;
+	return write(lane->out, older, sizeof(older)) == sizeof(older) ? 0 : -1;
+}
+
 /* What the guest has said makes a lane. NULL, or why not. */
 static const char *admit(struct hall *h, struct guest *g, struct lane *out)
 {
 	char token[WIRE_TOKEN_CHARS + 1];
+	struct lane_place place;
 	enum lane_kind kind;
-	uint8_t answer;
 
-	if (!lane_hello_parse(g->hello, token, &kind) || kind == LANE_FILES)
+	if (!lane_hello_parse(g->hello, token, &kind, &place) || kind == LANE_FILES)
 		return "it is no lane";
 	if (CRYPTO_memcmp(token, h->token, WIRE_TOKEN_CHARS) != 0)
 		return "it has another token";
@@ -257,8 +254,9 @@ static const char *admit(struct hall *h, struct guest *g, struct lane *out)
 	lane_set_up(out);
 	if (h->patience_ms)
 		lane_patience(out, h->patience_ms);
-	answer = (uint8_t)kind;
-	return write(out->out, &answer, 1) == 1 ? NULL : "it is gone already";
+	out->place = place;
+	out->place.version = MIN(place.version, LANE_VERSION);
+	return answer(out) == 0 ? NULL : "it is gone already";
 }
 
 /* 1: it has become a lane. */
@@ -367,7 +365,7 @@ int lane_join(int in, int out, struct err *err)
 	enum lane_kind kind;
 	int rc = read_hello(in, hello, err);
 
-	if (rc == 0 && !lane_hello_parse(hello, token, &kind))
+	if (rc == 0 && !lane_hello_parse(hello, token, &kind, NULL))
 		rc = err_set(err, EPROTO, "that is no lane of a migration");
 	if (rc == 0) {
 		dirfd = lane_door_address(token, kind, &addr, err);

@@ -29,13 +29,13 @@ void lane_set_up(struct lane *lane)
 }
 
 /* The first bytes. The pipe or socket is empty: they fit. */
-static int greet(struct lane *lane, const char *token, const char *host, struct err *err)
+static int greet(struct lane *lane, const struct lane_call *call, const char *host, struct err *err)
 {
-	uint8_t hello[LANE_HELLO_BYTES] = {0};
+	uint8_t hello[LANE_HELLO_BYTES];
 
-	memcpy(hello, LANE_MAGIC, LANE_MAGIC_BYTES);
-	memcpy(hello + LANE_MAGIC_BYTES, token, WIRE_TOKEN_CHARS);
-	hello[LANE_KIND_AT] = (uint8_t)lane->kind;
+	lane->kind = call->kind;
+	lane->place = call->place;
+	lane_hello_make(call, hello);
 	if (io_write_full(lane->out, hello, sizeof(hello)) == 0)
 		return 0;
 	err_sys(err, "%s: cannot open one more connection", host);
@@ -43,34 +43,34 @@ static int greet(struct lane *lane, const char *token, const char *host, struct 
 	return -1;
 }
 
-int lane_dial_ssh(const struct remote *remote, const char *token, enum lane_kind kind,
-		  struct lane *out, struct err *err)
+int lane_dial_ssh(const struct remote *remote, const struct lane_call *call, struct lane *out,
+		  struct err *err)
 {
 	struct connection conn;
 
 	*out = LANE_NONE;
 	if (connect_agent(remote, "agent --join", &conn, err) < 0)
 		return -1;
-	*out = (struct lane){.kind = kind, .in = conn.in, .out = conn.out, .hold = -1, .ssh = conn.pid};
+	*out = (struct lane){.in = conn.in, .out = conn.out, .hold = -1, .ssh = conn.pid};
 	lane_set_up(out);
-	return greet(out, token, remote->host, err);
+	return greet(out, call, remote->host, err);
 }
 
-int lane_dial_tcp(const char *host, uint16_t port, const char *token, enum lane_kind kind,
-		  struct lane *out, struct err *err)
+int lane_dial_tcp(const char *host, uint16_t port, const struct lane_call *call, struct lane *out,
+		  struct err *err)
 {
 	int fd = tcp_connect(host, port, CONNECT_MS, err);
 
 	*out = LANE_NONE;
 	if (fd < 0)
 		return -1;
-	*out = (struct lane){.kind = kind, .in = fd, .out = fd, .hold = -1};
+	*out = (struct lane){.in = fd, .out = fd, .hold = -1};
 	lane_set_up(out);
-	return greet(out, token, host, err);
+	return greet(out, call, host, err);
 }
 
-int lane_dial_tls(const struct tls *tls, const char *host, uint16_t port, const char *token,
-		  enum lane_kind kind, struct lane *out, struct err *err)
+int lane_dial_tls(const struct tls *tls, const char *host, uint16_t port,
+		  const struct lane_call *call, struct lane *out, struct err *err)
 {
 	int fd = tcp_connect(host, port, CONNECT_MS, err);
 	struct tunnel *tunnel;
@@ -81,10 +81,9 @@ int lane_dial_tls(const struct tls *tls, const char *host, uint16_t port, const 
 	tunnel = tunnel_open(tls, fd, host, NULL, &fd, err);
 	if (!tunnel)
 		return err_wrap(err, "%s, port %u", host, port);
-	*out = (struct lane){
-		.kind = kind, .in = fd, .out = fd, .hold = -1, .tunnel = tunnel, .flush = true};
+	*out = (struct lane){.in = fd, .out = fd, .hold = -1, .tunnel = tunnel, .flush = true};
 	lane_set_up(out);
-	return greet(out, token, host, err);
+	return greet(out, call, host, err);
 }
 
 void lane_patience(const struct lane *lane, unsigned int ms)
@@ -95,22 +94,44 @@ void lane_patience(const struct lane *lane, unsigned int ms)
 		tcp_patience(lane->in, ms); /* does nothing to a pipe */
 }
 
-int lane_heard(struct lane *lane, int timeout_ms, const char *host, struct err *err)
+/* 0: no more comes. */
+static int hear_byte(struct lane *lane, int timeout_ms, const char *host, uint8_t *out,
+		     struct err *err)
 {
 	struct pollfd pfd = {.fd = lane->in, .events = POLLIN};
-	uint8_t answer = 0;
 	ssize_t n;
-	int ready;
 
-	while ((ready = poll(&pfd, 1, timeout_ms)) < 0 && errno == EINTR)
-		;
-	if (ready == 0)
-		return err_set(err, ETIMEDOUT, "%s: one more connection does not come about", host);
-	n = read(lane->in, &answer, 1);
-	if (n == 1 && answer == (uint8_t)lane->kind)
+	do {
+		int ready = poll(&pfd, 1, timeout_ms);
+
+		if (ready == 0)
+			return err_set(err, ETIMEDOUT,
+				       "%s: one more connection does not come about", host);
+		n = read(lane->in, out, 1);
+	} while (n < 0 && (errno == EINTR || errno == EAGAIN));
+	if (n == 1)
 		return 0;
 	err_set(err, EPIPE, "%s: one more connection is refused", host);
 	return tunnel_explain(lane->tunnel, err);
+}
+
+int lane_heard(struct lane *lane, int timeout_ms, const char *host, struct err *err)
+{
+	uint8_t answer, version = 0;
+
+	if (hear_byte(lane, timeout_ms, host, &answer, err) < 0)
+		return -1;
+	if (lane->place.version && answer == lane_knowing(lane->kind)) {
+		if (hear_byte(lane, timeout_ms, host, &version, err) < 0)
+			return -1;
+	} else if (answer != (uint8_t)lane->kind) {
+		return err_set(err, EPROTO, "%s: what answers there is no ferry", host);
+	}
+	if (version > lane->place.version)
+		return err_set(err, EPROTO,
+			       "%s: one more connection has a version that nobody offered", host);
+	lane->place.version = version;
+	return 0;
 }
 
 void lane_close(struct lane *lane)

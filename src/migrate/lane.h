@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * Lanes: further connections of a migration, beside the one that carries its
- * messages. Pages that a thread waits for have one of their own, ahead of the bulk.
+ * messages. Pages that a thread waits for have one of their own, ahead of the bulk, which has one or several.
  *
  * The source opens them. A lane is another ssh session that runs "ferry agent
  * --join" there: it hands its stdin and stdout to the agent of the migration, over
@@ -11,14 +11,23 @@
  * Files that stay at home for a while have a lane, too (files_door.h), which may be opened again and again.
  *
  * A lane begins with 48 bytes of the source's: who it is for (the token, which
- * the first ssh connection has carried) and what it is for. The target answers
+ * the first ssh connection has carried), what it is for, and to which set it belongs. The target answers
  * with the byte of its kind; what follows is the business of the two ends.
+ *
+ * Lanes for pages are opened together, as a set, and used together: after a break of one all are opened
+ * anew, and one of the attempt before, which comes late, must not be taken for one of these. So a lane says how many
+ * there are, which one it is, and in which attempt it was made.
  */
 #ifndef FERRY_MIGRATE_LANE_H
 #define FERRY_MIGRATE_LANE_H
 
 #include "migrate/connect.h"
-#include "wire/tunnel.h"
+#include "wire/trunk.h"
+
+enum {
+	LANE_VERSION = 1,               /* of what the two ends say over lanes for pages */
+	LANES_MAX = 1 + TRUNK_WAYS_MAX, /* in a set */
+};
 
 enum lane_kind {
 	LANE_DEMAND = 'd', /* pages that threads wait for */
@@ -27,8 +36,23 @@ enum lane_kind {
 	LANE_TRUNK = 't', /* the messages of the migration, over TLS */
 };
 
+/* Where a lane for pages belongs. */
+struct lane_place {
+	uint8_t version; /* that both ends know; 0: an older ferry's, of which only the kind is known */
+	uint8_t n, index; /* of its set: the first one is for demand, the others are for the bulk */
+	uint32_t set;     /* the attempt: a later one has a larger number (modulo 2^32) */
+};
+
+/* What a lane is opened for. */
+struct lane_call {
+	const char *token;
+	enum lane_kind kind;
+	struct lane_place place; /* zeros, where it is not for pages */
+};
+
 struct lane {
 	enum lane_kind kind;
+	struct lane_place place;
 	int in, out;           /* may be the same; nonblocking */
 	int hold;              /* target: keeps "agent --join" there; -1: none */
 	pid_t ssh;             /* source: 0: none */
@@ -41,15 +65,18 @@ struct lane {
 /* ---- source ---- */
 
 /* Begins to open one; lane_heard says when it is open. */
-int lane_dial_ssh(const struct remote *remote, const char *token, enum lane_kind kind,
-		  struct lane *out, struct err *err) must_check;
-int lane_dial_tcp(const char *host, uint16_t port, const char *token, enum lane_kind kind,
-		  struct lane *out, struct err *err) must_check;
+int lane_dial_ssh(const struct remote *remote, const struct lane_call *call, struct lane *out,
+		  struct err *err) must_check;
+int lane_dial_tcp(const char *host, uint16_t port, const struct lane_call *call, struct lane *out,
+		  struct err *err) must_check;
 
-int lane_dial_tls(const struct tls *tls, const char *host, uint16_t port, const char *token,
-		  enum lane_kind kind, struct lane *out, struct err *err) must_check;
+int lane_dial_tls(const struct tls *tls, const char *host, uint16_t port,
+		  const struct lane_call *call, struct lane *out, struct err *err) must_check;
 
-/* Waits for the answer of the other side. The lane stays the caller's to close. */
+/*
+ * Waits for the answer of the other side, which may not know of sets: place.version says so.
+ * The lane stays the caller's to close.
+ */
 int lane_heard(struct lane *lane, int timeout_ms, const char *host, struct err *err) must_check;
 
 /* How long the other machine may be silent, where TCP carries the lane; with ssh its own settings count. */

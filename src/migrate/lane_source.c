@@ -5,7 +5,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "mem/ps_wire.h"
-#include "migrate/progress.h"
+#include "migrate/lane_priv.h"
 #include "snapshot/snapshot.h"
 
 #include <errno.h>
@@ -14,20 +14,24 @@
 #include <sys/epoll.h>
 
 enum {
-	WINDOW_PAGES = 4096, /* in the background, on their way at once */
-	ANSWER_PAGES = 64,   /* the largest answer of mem/serve_net.c to a ferry */
+	WINDOW_PAGES = 4096, /* in the background, on their way at once, over one lane */
+	WINDOW_MAX_PAGES = 4 * WINDOW_PAGES,
+	ANSWER_PAGES = 64, /* the largest answer of mem/serve_net.c to a ferry */
 	OUT_REQUESTS = 128,
-	LOST_MS = 100, /* how often to look for new lanes */
-	READ_ROUNDS = 8,
+	LOST_MS = 100,   /* how often to look for new lanes */
+	READ_ROUNDS = 8, /* answers that are read before faults are looked after again */
 };
+
+enum { IN_BYTES = PS_REQUEST_BYTES + ANSWER_PAGES * 4096 };
 
 /* One direction of asking: what has been asked is answered in that order. */
 struct asking {
 	struct lane lane;
 	struct lazy_request *first, **end;
-	uint64_t got; /* pages of the first one */
-	size_t have;  /* of an answer */
-	uint8_t *in;  /* a header and the pages of an answer */
+	uint64_t pages; /* asked for, of requests that are not complete */
+	uint64_t got;   /* pages of the first one */
+	size_t have;    /* of an answer */
+	uint8_t *in;    /* a header and the pages of an answer */
 	uint8_t out[OUT_REQUESTS * PS_REQUEST_BYTES];
 	size_t out_bytes;
 };
@@ -36,8 +40,9 @@ struct lane_source {
 	struct lazy_source base;
 	struct hall *hall;
 	int epoll;
-	struct asking demand, bulk;
-	struct lane next_demand, next_bulk; /* have come, and are not in use yet */
+	struct asking lanes[LANES_MAX]; /* [0]: demand; the others, of n, share the bulk */
+	size_t n;
+	struct lane_set coming; /* not in use yet */
 	bool lost;
 	uint64_t received_bytes;
 	struct kept *kept;                     /* NULL: everything is at home */
@@ -46,8 +51,6 @@ struct lane_source {
 	bool broken; /* what should be kept cannot be read: no connection helps */
 	struct err why;
 };
-
-enum { IN_BYTES = PS_REQUEST_BYTES + ANSWER_PAGES * 4096 };
 
 static struct lane_source *of(struct lazy_source *base)
 {
@@ -58,7 +61,7 @@ static void forget_asked(struct asking *a)
 {
 	a->first = NULL;
 	a->end = &a->first;
-	a->got = a->have = a->out_bytes = 0;
+	a->pages = a->got = a->have = a->out_bytes = 0;
 }
 
 static void forget_here(struct lane_source *s)
@@ -69,20 +72,21 @@ static void forget_here(struct lane_source *s)
 
 static void give_up_lanes(struct lane_source *s)
 {
-	lane_close(&s->demand.lane);
-	lane_close(&s->bulk.lane);
-	forget_asked(&s->demand);
-	forget_asked(&s->bulk);
+	for (size_t i = 0; i < LANES_MAX; i++) {
+		lane_close(&s->lanes[i].lane);
+		forget_asked(&s->lanes[i]);
+	}
+	s->n = 0;
 	forget_here(s);
 	s->lost = true;
 }
 
 /* ---- lanes come ---- */
 
-/* 1: one has come. */
+/* 1: one has come that belongs to a new set. */
 static int take_lane(struct lane_source *s, struct err *err)
 {
-	struct lane lane, *to;
+	struct lane lane;
 	int n = hall_work(s->hall, &lane, err);
 
 	if (n <= 0)
@@ -91,38 +95,44 @@ static int take_lane(struct lane_source *s, struct err *err)
 		lane_close(&lane);
 		return 0;
 	}
-	to = lane.kind == LANE_DEMAND ? &s->next_demand : &s->next_bulk;
-	lane_close(to);
-	*to = lane;
-	return 1;
+	return lane_set_add(&s->coming, &lane);
 }
 
-static int watch_lane(struct lane_source *s, const struct lane *lane, struct err *err)
+static int begin_lane(struct lane_source *s, struct asking *a, struct err *err)
 {
-	struct epoll_event ev = {.events = EPOLLIN, .data.fd = lane->in};
+	struct epoll_event ev = {.events = EPOLLIN, .data.fd = a->lane.in};
 
-	return epoll_ctl(s->epoll, EPOLL_CTL_ADD, lane->in, &ev) < 0 ? err_sys(err, "epoll") : 0;
+	if (!a->in)
+		a->in = malloc(IN_BYTES);
+	if (!a->in)
+		return err_nomem(err);
+	return epoll_ctl(s->epoll, EPOLL_CTL_ADD, a->lane.in, &ev) < 0 ? err_sys(err, "epoll") : 0;
 }
 
-/* 0: both are there and in use; 1: not yet; -1. */
+/* 0: all of a set are there and in use; 1: not yet; -1. */
 static int adopt_lanes(struct lane_source *s, struct err *err)
 {
-	int n;
+	struct lane lanes[LANES_MAX];
+	int rc = 0, n;
 
 	while ((n = take_lane(s, err)) > 0)
 		;
 	if (n < 0)
 		return -1;
-	if (s->next_demand.in < 0 || s->next_bulk.in < 0)
+	if (!lane_set_whole(&s->coming))
 		return 1;
 	give_up_lanes(s);
-	s->demand.lane = s->next_demand;
-	s->bulk.lane = s->next_bulk;
-	s->next_demand = s->next_bulk = LANE_NONE;
-	if (watch_lane(s, &s->demand.lane, err) < 0 || watch_lane(s, &s->bulk.lane, err) < 0)
+	s->n = lane_set_take(&s->coming, lanes);
+	for (size_t i = 0; i < s->n; i++)
+		s->lanes[i].lane = lanes[i];
+	for (size_t i = 0; i < s->n && rc == 0; i++)
+		rc = begin_lane(s, &s->lanes[i], err);
+	if (rc < 0)
 		return -1;
+	s->base.beside = (unsigned int)s->n - 1;
+	s->base.window_pages = MIN(s->base.beside * WINDOW_PAGES, (uint64_t)WINDOW_MAX_PAGES);
 	s->lost = false;
-	log_info("both lanes are open");
+	log_info("all %zu lanes are open", s->n);
 	return 0;
 }
 
@@ -161,10 +171,23 @@ static bool is_here(const struct lane_source *s, const struct lazy_request *rq)
 	return here;
 }
 
+/* Over which lane to ask: in the background that on which least is on its way. */
+static struct asking *choose_lane(struct lane_source *s, bool urgent)
+{
+	struct asking *best = &s->lanes[1];
+
+	if (urgent)
+		return &s->lanes[0];
+	for (size_t i = 2; i < s->n; i++)
+		if (s->lanes[i].pages < best->pages)
+			best = &s->lanes[i];
+	return best;
+}
+
 static int lane_request(struct lazy_source *base, struct lazy_request *rq, struct err *err)
 {
 	struct lane_source *s = of(base);
-	struct asking *a = rq->urgent ? &s->demand : &s->bulk;
+	struct asking *a;
 	struct ps_request get = {.cmd = PS_GET,
 				 .nr_pages = rq->pages,
 				 .vaddr = rq->vaddr,
@@ -178,12 +201,14 @@ static int lane_request(struct lazy_source *base, struct lazy_request *rq, struc
 		s->here_end = &rq->next_of_source;
 		return 0;
 	}
+	a = choose_lane(s, rq->urgent);
 	if (a->out_bytes + PS_REQUEST_BYTES > sizeof(a->out))
 		return 1;
 	ps_encode(&get, a->out + a->out_bytes);
 	a->out_bytes += PS_REQUEST_BYTES;
 	*a->end = rq;
 	a->end = &rq->next_of_source;
+	a->pages += rq->pages;
 	return flush(a, err);
 }
 
@@ -216,6 +241,7 @@ static int take_answer(struct asking *a, const struct ps_request *h, struct lazy
 	if (a->got < rq->pages)
 		return 0;
 	a->got = 0;
+	a->pages -= rq->pages;
 	a->first = rq->next_of_source;
 	if (!a->first)
 		a->end = &a->first;
@@ -235,14 +261,14 @@ static int answer_bytes(const struct asking *a, struct ps_request *h, size_t *wa
 	return 0;
 }
 
-/* Reads what is there, at most a few answers. No whole answer is left in the buffer: perhaps nothing comes after it. */
-static int hear(struct lane_source *s, struct asking *a, struct lazy *z, struct err *err)
+/* Reads what is there, at most @rounds answers. No whole answer is left in the buffer: perhaps nothing comes after it. */
+static int hear(struct lane_source *s, struct asking *a, int rounds, struct lazy *z, struct err *err)
 {
 	struct ps_request h;
 	size_t want;
 	ssize_t n;
 
-	for (int round = 0; round < READ_ROUNDS; round++) {
+	for (int round = 0; round < rounds; round++) {
 		if (answer_bytes(a, &h, &want, err) < 0)
 			return -1;
 		n = read(a->lane.in, a->in + a->have, want - a->have);
@@ -308,9 +334,24 @@ static int lane_poll_fd(struct lazy_source *base, short *events, int *timeout_ms
 	*events = POLLIN;
 	if (s->here)
 		*timeout_ms = 0;
-	else if (s->lost || s->demand.out_bytes || s->bulk.out_bytes)
-		*timeout_ms = s->lost ? LOST_MS : 1;
+	else if (s->lost)
+		*timeout_ms = LOST_MS;
+	for (size_t i = 0; i < s->n; i++)
+		if (s->lanes[i].out_bytes && *timeout_ms != 0)
+			*timeout_ms = 1;
 	return s->epoll;
+}
+
+/* What threads wait for comes first, and again after each lane of the bulk. */
+static int hear_all(struct lane_source *s, struct lazy *z, struct err *err)
+{
+	int rounds = MAX(1, READ_ROUNDS / (int)MAX(s->n - 1, (size_t)1));
+
+	for (size_t i = 1; i < s->n; i++)
+		if (hear(s, &s->lanes[0], READ_ROUNDS, z, err) < 0 ||
+		    hear(s, &s->lanes[i], rounds, z, err) < 0)
+			return -1;
+	return 0;
 }
 
 static int lane_work(struct lazy_source *base, struct lazy *z, struct err *err)
@@ -322,12 +363,12 @@ static int lane_work(struct lazy_source *base, struct lazy *z, struct err *err)
 		return -1;
 	if (n > 0)
 		return err_set(err, ECONNRESET, "the source has opened new connections");
-	if (flush(&s->demand, err) < 0 || flush(&s->bulk, err) < 0)
+	for (size_t i = 0; i < s->n; i++)
+		if (flush(&s->lanes[i], err) < 0)
+			return -1;
+	if (answer_here(s, z, err) < 0)
 		return -1;
-	if (hear(s, &s->demand, z, err) < 0 || answer_here(s, z, err) < 0 ||
-	    hear(s, &s->bulk, z, err) < 0)
-		return -1;
-	return 0;
+	return hear_all(s, z, err);
 }
 
 static int lane_reconnect(struct lazy_source *base, struct err *err)
@@ -368,15 +409,12 @@ struct lane_source *lane_source_create(struct hall *hall, struct err *err)
 				       .fast_lane = true};
 	s->hall = hall;
 	s->lost = true;
-	s->demand.lane = s->bulk.lane = s->next_demand = s->next_bulk = LANE_NONE;
-	forget_asked(&s->demand);
-	forget_asked(&s->bulk);
-	forget_here(s);
-	s->demand.in = malloc(IN_BYTES);
-	s->bulk.in = malloc(IN_BYTES);
+	lane_set_init(&s->coming);
+	for (size_t i = 0; i < LANES_MAX; i++)
+		s->lanes[i].lane = LANE_NONE;
+	give_up_lanes(s);
 	s->epoll = epoll_create1(EPOLL_CLOEXEC);
-	if (s->demand.in && s->bulk.in && s->epoll >= 0 &&
-	    epoll_ctl(s->epoll, EPOLL_CTL_ADD, ev.data.fd, &ev) == 0)
+	if (s->epoll >= 0 && epoll_ctl(s->epoll, EPOLL_CTL_ADD, ev.data.fd, &ev) == 0)
 		return s;
 	err_sys(err, "cannot prepare for lanes");
 	lane_source_free(s);
@@ -388,10 +426,9 @@ void lane_source_free(struct lane_source *s)
 	if (!s)
 		return;
 	give_up_lanes(s);
-	lane_close(&s->next_demand);
-	lane_close(&s->next_bulk);
-	free(s->demand.in);
-	free(s->bulk.in);
+	lane_set_drop(&s->coming);
+	for (size_t i = 0; i < LANES_MAX; i++)
+		free(s->lanes[i].in);
 	if (s->epoll >= 0)
 		close(s->epoll);
 	free(s);
@@ -432,19 +469,20 @@ int lane_source_await(struct lane_source *s, int stop_fd, int timeout_ms, struct
 static int say_close(struct lane_source *s, int timeout_ms, struct err *err)
 {
 	struct ps_request bye = {.cmd = PS_CLOSE};
-	struct pollfd pfd = {.fd = s->demand.lane.in, .events = POLLIN};
+	const struct lane *lane = &s->lanes[0].lane;
+	struct pollfd pfd = {.fd = lane->in, .events = POLLIN};
 	uint8_t out[PS_REQUEST_BYTES], status[4];
 	size_t have = 0;
 
 	ps_encode(&bye, out);
-	if (write(s->demand.lane.out, out, sizeof(out)) != sizeof(out))
+	if (write(lane->out, out, sizeof(out)) != sizeof(out))
 		return err_sys(err, "the connection to the source broke");
 	while (have < sizeof(status)) {
 		ssize_t n;
 
 		if (poll(&pfd, 1, timeout_ms) == 0)
 			return err_set(err, ETIMEDOUT, "the source does not answer");
-		n = read(s->demand.lane.in, status + have, sizeof(status) - have);
+		n = read(lane->in, status + have, sizeof(status) - have);
 		if (n < 0 && (errno == EAGAIN || errno == EINTR))
 			continue;
 		if (n <= 0)
@@ -457,13 +495,14 @@ static int say_close(struct lane_source *s, int timeout_ms, struct err *err)
 int lane_source_finish(struct lane_source *s, struct lazy *z, int timeout_ms, struct err *err)
 {
 	uint64_t end_ns = clock_ns() + (uint64_t)timeout_ms * 1000000;
+	const struct asking *demand = &s->lanes[0];
 
 	while (clock_ns() < end_ns) {
 		if (s->lost && lane_source_await(s, -1, LOST_MS, err) < 0)
 			return -1;
 		if (s->lost)
 			continue;
-		if (!s->demand.first && !s->demand.have && !s->demand.out_bytes) {
+		if (!demand->first && !demand->have && !demand->out_bytes) {
 			if (say_close(s, timeout_ms, err) == 0)
 				return 0;
 			log_warn("%s", err->text);

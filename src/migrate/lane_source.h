@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The target's source of missing pages: the frozen tree at home, asked over two
- * lanes. What a thread waits for goes over the one, the background over the
- * other. When one breaks both are given up; the source at home opens others.
+ * The target's source of missing pages: the frozen tree at home, asked over a set of
+ * lanes. What a thread waits for goes over the first, the background over the
+ * others: a question goes where least is on its way. When one breaks all are given up; the source at home opens others.
  */
 #ifndef FERRY_MIGRATE_LANE_SOURCE_H
 #define FERRY_MIGRATE_LANE_SOURCE_H
@@ -23,7 +23,7 @@ struct lazy_source *lane_source_base(struct lane_source *s);
 /* Pages that are at the target already; must outlive it. Before the engine runs. */
 void lane_source_keep(struct lane_source *s, struct kept *kept);
 
-/* Waits until both lanes have come, or @stop_fd is readable, or the time is over: 1, 0 (not yet), -1. */
+/* Waits until all lanes of a set have come, or @stop_fd is readable, or the time is over: 1, 0 (not yet), -1. */
 int lane_source_await(struct lane_source *s, int stop_fd, int timeout_ms, struct err *err) must_check;
 
 /*

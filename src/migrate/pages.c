@@ -1,32 +1,40 @@
 // SPDX-License-Identifier: Apache-2.0
-#define LOG_MODULE "pages"
 #include "migrate/pages.h"
 
 #include "base/clock.h"
-#include "base/log.h"
 
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <time.h>
 
 enum { TICK_MS = 500 };
 
+/* A lane, and the thread that serves it: none waits for what another one reads. */
+struct server {
+	struct pages *pages;
+	struct serve_net *net;
+	pthread_t thread;
+	int wake; /* eventfd: to end */
+	atomic_bool stop;
+	bool checks;                 /* and looks now and then whether the tasks live */
+	struct serve_net_stats seen; /* guarded by the lock of the pages */
+};
+
 struct pages {
 	struct serve *serve;
-	pthread_t thread;
-	int wake; /* eventfd: the thread is to look up */
-	int news; /* eventfd: the state has changed */
+	int news;          /* eventfd: the state has changed */
+	struct server **v; /* one for each lane; the main thread's */
+	size_t n;
+	atomic_bool closing; /* the other side may close its lanes */
 
-	pthread_mutex_t lock; /* guards what follows; the thread holds it while it works, not while it waits */
-	struct serve_net *net;
+	pthread_mutex_t lock; /* guards what follows */
 	enum pages_state state;
 	struct err why;
-	bool stop;
-	uint64_t dropped; /* by broken connections, when the lanes were set up */
+	struct serve_net_stats before; /* of lanes that are gone */
 };
 
 static void tell(int fd)
@@ -34,13 +42,6 @@ static void tell(int fd)
 	uint64_t one = 1;
 
 	(void)!write(fd, &one, sizeof(one));
-}
-
-static void clear(int fd)
-{
-	uint64_t ignored;
-
-	(void)!read(fd, &ignored, sizeof(ignored));
 }
 
 static void set_state(struct pages *p, enum pages_state state)
@@ -51,81 +52,168 @@ static void set_state(struct pages *p, enum pages_state state)
 	tell(p->news);
 }
 
-/* What became of one step. The lock is held. */
-static void look(struct pages *p, int rc, bool tick)
+/* What became of one step. False: there is no use in another one. */
+static bool note_step(struct server *v, int rc, const struct err *why)
 {
-	struct serve_net_stats st;
+	struct pages *p = v->pages;
 
-	serve_net_stats(p->net, &st);
-	if (rc == 0 && tick)
-		rc = serve_check(p->serve, &p->why);
-	if (rc < 0)
+	pthread_mutex_lock(&p->lock);
+	serve_net_stats(v->net, &v->seen);
+	if (rc < 0 && p->state != PAGES_CLOSED) {
+		p->why = *why;
 		set_state(p, PAGES_GONE);
-	else if (serve_net_closed(p->net))
+	} else if (serve_net_closed(v->net)) {
 		set_state(p, PAGES_CLOSED);
-	else if (st.dropped != p->dropped && p->state == PAGES_SERVING)
+	} else if (v->seen.dropped && p->state == PAGES_SERVING) {
 		set_state(p, PAGES_LOST);
+	}
+	pthread_mutex_unlock(&p->lock);
+	return rc == 0;
 }
 
 static void *serve_main(void *arg)
 {
-	struct pages *p = arg;
+	struct server *v = arg;
 	uint64_t ticked_ms = clock_ms();
-	bool tick;
+	struct err why;
 	int rc;
 
-	pthread_mutex_lock(&p->lock);
-	while (!p->stop && p->state != PAGES_GONE) {
-		/* whoever wants the lock wakes us first; see take() */
-		rc = serve_net_step(p->net, p->wake, TICK_MS, &p->why);
-		tick = clock_ms() - ticked_ms >= TICK_MS;
-		if (tick)
+	while (!atomic_load(&v->stop)) {
+		rc = serve_net_step(v->net, v->wake, TICK_MS, &why);
+		if (rc == 0 && v->checks && clock_ms() - ticked_ms >= TICK_MS) {
 			ticked_ms = clock_ms();
-		look(p, rc, tick);
-		pthread_mutex_unlock(&p->lock);
-		sched_yield();
-		pthread_mutex_lock(&p->lock);
+			rc = serve_check(v->pages->serve, &why);
+		}
+		if (!note_step(v, rc, &why))
+			break;
 	}
-	pthread_mutex_unlock(&p->lock);
 	return NULL;
 }
 
-/* Gets the lock although the thread waits with it. */
-static void take(struct pages *p)
+/* ---- threads come and go ---- */
+
+static void free_server(struct server *v)
 {
-	tell(p->wake);
-	pthread_mutex_lock(&p->lock);
-	clear(p->wake);
+	serve_net_free(v->net);
+	if (v->wake >= 0)
+		close(v->wake);
+	free(v);
+}
+
+static void add_stats(struct serve_net_stats *to, const struct serve_net_stats *st)
+{
+	to->requests += st->requests;
+	to->pages += st->pages;
+	to->zero_pages += st->zero_pages;
+	to->sent_bytes += st->sent_bytes;
+	to->dropped += st->dropped;
+	to->peers += st->peers;
+}
+
+static void stop_servers(struct pages *p)
+{
+	for (size_t i = 0; i < p->n; i++) {
+		atomic_store(&p->v[i]->stop, true);
+		tell(p->v[i]->wake);
+	}
+	for (size_t i = 0; i < p->n; i++) {
+		pthread_join(p->v[i]->thread, NULL);
+		p->v[i]->seen.peers = 0;
+		add_stats(&p->before, &p->v[i]->seen);
+		free_server(p->v[i]);
+	}
+	free(p->v);
+	p->v = NULL;
+	p->n = 0;
+}
+
+/* Takes the descriptors, also on failure. */
+static struct server *make_server(struct pages *p, int in, int out, struct err *err)
+{
+	struct server *v = calloc(1, sizeof(*v));
+
+	if (v) {
+		v->pages = p;
+		v->checks = p->n == 0;
+		v->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		v->net = serve_net_create(p->serve, true, err);
+	}
+	if (!v || v->wake < 0 || !v->net) {
+		err_sys(err, "cannot start to serve pages");
+		close(in);
+		if (out != in)
+			close(out);
+	} else if (serve_net_add(v->net, in, out, "lane", err) == 0) {
+		serve_net_share(v->net, &p->closing);
+		return v;
+	}
+	if (v)
+		free_server(v);
+	return NULL;
+}
+
+static int start_server(struct pages *p, int in, int out, struct err *err)
+{
+	struct server *v = make_server(p, in, out, err);
+	sigset_t all, before;
+	int no;
+
+	if (!v)
+		return -1;
+	/* signals are the main thread's */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	no = pthread_create(&v->thread, NULL, serve_main, v);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (no) {
+		free_server(v);
+		return err_sysno(err, no, "cannot start to serve pages");
+	}
+	p->v[p->n++] = v;
+	return 0;
+}
+
+void pages_disconnect(struct pages *p)
+{
+	stop_servers(p);
+}
+
+int pages_connect(struct pages *p, const int in[], const int out[], size_t n, struct err *err)
+{
+	int rc = 0;
+
+	stop_servers(p);
+	/* nobody else is there to need the lock */
+	if (p->state == PAGES_LOST)
+		p->state = PAGES_SERVING;
+	atomic_store(&p->closing, false);
+	p->v = calloc(n, sizeof(struct server *));
+	for (size_t i = 0; i < n; i++) {
+		if (p->v && rc == 0) {
+			rc = start_server(p, in[i], out[i], err);
+			continue;
+		}
+		close(in[i]);
+		if (out[i] != in[i])
+			close(out[i]);
+	}
+	return p->v ? rc : err_nomem(err);
 }
 
 struct pages *pages_start(struct serve *serve, struct err *err)
 {
 	struct pages *p = calloc(1, sizeof(*p));
-	sigset_t all, before;
-	int no;
 
 	if (!p) {
 		err_nomem(err);
 		return NULL;
 	}
 	p->serve = serve;
-	p->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	p->news = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	p->net = serve_net_create(serve, true, err);
 	pthread_mutex_init(&p->lock, NULL);
-	/* signals are the main thread's */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	no = p->net && p->wake >= 0 && p->news >= 0 ?
-		     pthread_create(&p->thread, NULL, serve_main, p) :
-		     EMFILE;
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (!no)
+	if (p->news >= 0)
 		return p;
-	if (p->net)
-		err_sysno(err, no, "cannot start to serve pages");
-	p->stop = true;
-	p->thread = pthread_self();
+	err_sys(err, "cannot start to serve pages");
 	pages_stop(p);
 	return NULL;
 }
@@ -134,73 +222,50 @@ void pages_stop(struct pages *p)
 {
 	if (!p)
 		return;
-	if (!pthread_equal(p->thread, pthread_self())) {
-		take(p);
-		p->stop = true;
-		pthread_mutex_unlock(&p->lock);
-		pthread_join(p->thread, NULL);
-	}
-	serve_net_free(p->net);
+	stop_servers(p);
 	pthread_mutex_destroy(&p->lock);
-	if (p->wake >= 0)
-		close(p->wake);
 	if (p->news >= 0)
 		close(p->news);
 	free(p);
 }
 
-int pages_connect(struct pages *p, const int in[], const int out[], size_t n, struct err *err)
-{
-	struct serve_net_stats st;
-	int rc = 0;
+/* ---- what the main thread wants to know ---- */
 
-	take(p);
-	serve_net_disconnect(p->net);
-	for (size_t i = 0; i < n; i++) {
-		if (serve_net_add(p->net, in[i], out[i], "lane", err) < 0)
-			rc = -1;
-	}
-	serve_net_stats(p->net, &st);
-	p->dropped = st.dropped;
-	if (p->state == PAGES_LOST)
-		p->state = PAGES_SERVING;
+static enum pages_state state_of(struct pages *p, struct err *err)
+{
+	enum pages_state state;
+
+	pthread_mutex_lock(&p->lock);
+	state = p->state;
+	if (state == PAGES_GONE)
+		*err = p->why;
 	pthread_mutex_unlock(&p->lock);
-	return rc;
+	return state;
 }
 
 enum pages_state pages_wait(struct pages *p, int watch_fd, int timeout_ms, struct err *err)
 {
 	struct pollfd fds[] = {{.fd = p->news, .events = POLLIN}, {.fd = watch_fd, .events = POLLIN}};
-	enum pages_state state;
+	enum pages_state state = state_of(p, err);
+	uint64_t ignored;
 
-	take(p);
-	state = p->state;
-	pthread_mutex_unlock(&p->lock);
-	if (state == PAGES_SERVING) {
-		(void)poll(fds, ARRAY_SIZE(fds), timeout_ms);
-		clear(p->news);
-		take(p);
-		state = p->state;
-		pthread_mutex_unlock(&p->lock);
-	}
-	if (state == PAGES_GONE)
-		*err = p->why;
-	return state;
+	if (state != PAGES_SERVING)
+		return state;
+	(void)poll(fds, ARRAY_SIZE(fds), timeout_ms);
+	(void)!read(p->news, &ignored, sizeof(ignored));
+	return state_of(p, err);
 }
 
 void pages_stats(struct pages *p, struct serve_net_stats *out)
 {
-	take(p);
-	serve_net_stats(p->net, out);
+	pthread_mutex_lock(&p->lock);
+	*out = p->before;
+	for (size_t i = 0; i < p->n; i++)
+		add_stats(out, &p->v[i]->seen);
 	pthread_mutex_unlock(&p->lock);
 }
 
 uint64_t pages_left(struct pages *p)
 {
-	uint64_t left;
-
-	take(p);
-	left = serve_left(p->serve);
-	pthread_mutex_unlock(&p->lock);
-	return left;
+	return serve_left(p->serve);
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The source's pages after the freeze: a thread that hands them out over lanes
+ * The source's pages after the freeze: threads, one for each lane, that hand them out
  * while the driver's main thread goes through its stages (only that one is the tracer;
- * reading memory needs none).
+ * reading memory needs none). So what a thread of the program waits for never waits for the bulk.
  */
 #ifndef FERRY_MIGRATE_PAGES_H
 #define FERRY_MIGRATE_PAGES_H
@@ -18,15 +18,18 @@ enum pages_state {
 	PAGES_GONE,    /* the tree here was killed, and its memory with it */
 };
 
-/* Starts the thread. @serve is filled already and must outlive it. NULL + err. */
+/* Before there are lanes. @serve is filled already and must outlive it. NULL + err. */
 struct pages *pages_start(struct serve *serve, struct err *err) must_check;
 
-/* Ends thread and connections. NULL allowed. */
+/* Ends threads and connections. NULL allowed. */
 void pages_stop(struct pages *p);
 
-/* Forgets the lanes that there are, and serves these. Takes the descriptors, also on failure. */
+/* Closes the lanes that there are, and serves these. Takes the descriptors, also on failure. */
 int pages_connect(struct pages *p, const int in[], const int out[], size_t n, struct err *err)
 	must_check;
+
+/* Closes the lanes that there are. The state stays. */
+void pages_disconnect(struct pages *p);
 
 /*
  * Waits until the state is another than PAGES_SERVING, or @watch_fd is readable, or

@@ -30,7 +30,8 @@ struct migrate_options {
 	bool plain_tcp;   /* lanes by TCP, not encrypted */
 	enum transport transport;
 	enum compress compress;   /* of pages and files, on their way */
-	unsigned int connections; /* of TLS, for the messages */
+	unsigned int connections; /* of TLS, for the messages; and as many lanes for the bulk */
+	bool connections_wanted;  /* the user's word: over ssh, too */
 	unsigned int patience_ms; /* silence of the other machine over TLS or TCP */
 	uint64_t bandwidth;       /* bytes a second for rounds of pre-copy; 0: as fast as it goes */
 	unsigned int max_rounds;  /* 0: as many as pay */
@@ -82,7 +83,9 @@ struct source {
 	enum wire_mode mode; /* as it is done */
 	char door_address[64];
 	uint16_t door_port; /* 0: lanes go over ssh */
-	struct lane lanes[2];
+	struct lane lanes[LANES_MAX];
+	size_t n_lanes;
+	uint32_t lane_set;   /* the last attempt to open them */
 	bool shared_late;    /* shared memory may be among what follows */
 	struct serve *serve; /* pages that stay here for now */
 	struct pages *pages; /* and the thread that hands them out */

@@ -6,6 +6,7 @@
  * commit (keeper.h): whatever happens, it does not run on while it runs there.
  */
 #define LOG_MODULE "source"
+#include "base/clock.h"
 #include "base/log.h"
 #include "migrate/source.h"
 
@@ -14,8 +15,9 @@
 #include <sys/poll.h>
 
 enum {
-	LANE_MS = 20000, /* until a lane is open: ssh may take its time */
-	RETRY_MS = 200,  /* after lanes broke, doubled each time */
+	LANE_MS = 20000,  /* until a lane is open: ssh may take its time */
+	SSH_BULK_MAX = 4, /* sshd drops some of those that come when many have not logged in yet */
+	RETRY_MS = 200,   /* after lanes broke, doubled each time */
 	RETRY_MAX_MS = 5000,
 	TICK_MS = 200,
 	DRAINED_MS = 5000,
@@ -27,49 +29,93 @@ enum {
 
 static void close_lanes(struct source *s)
 {
-	lane_close(&s->lanes[0]);
-	lane_close(&s->lanes[1]);
+	for (size_t i = 0; i < s->n_lanes; i++)
+		lane_close(&s->lanes[i]);
+	s->n_lanes = 0;
 }
 
-static int dial(struct source *s, enum lane_kind kind, struct lane *lane, struct err *err)
+/* How they are opened. */
+enum way { WAY_TLS, WAY_TCP, WAY_SSH };
+
+/* Room for a new set: one lane for demand, the others for the bulk. */
+static void begin_set(struct source *s, enum way way)
+{
+	size_t bulk = s->opt->connections;
+	uint32_t now = (uint32_t)(clock_ms() / 10);
+
+	if (way == WAY_SSH)
+		bulk = s->opt->connections_wanted ? MIN(bulk, (size_t)SSH_BULK_MAX) : 1;
+	close_lanes(s);
+	s->n_lanes = 1 + MAX(MIN(bulk, (size_t)LANES_MAX - 1), (size_t)1);
+	for (size_t i = 0; i < s->n_lanes; i++)
+		s->lanes[i] = LANE_NONE;
+	s->lane_set = now == s->lane_set ? now + 1 : now;
+}
+
+static int dial(struct source *s, enum way way, size_t i, struct err *err)
 {
 	const struct settle_options *settle = &s->opt->settle;
+	const struct lane_call call = {
+		.token = settle->token,
+		.kind = i ? LANE_BULK : LANE_DEMAND,
+		.place = {LANE_VERSION, (uint8_t)s->n_lanes, (uint8_t)i, s->lane_set},
+	};
 
-	/* when it does not work any more there is still ssh */
-	if (s->transport.used) {
-		if (lane_dial_tls(s->transport.tls, s->transport.address, s->transport.port,
-				  settle->token, kind, lane, err) == 0)
-			return 0;
-		log_warn("%s", err->text);
+	switch (way) {
+	case WAY_TLS:
+		return lane_dial_tls(s->transport.tls, s->transport.address, s->transport.port,
+				     &call, &s->lanes[i], err);
+	case WAY_TCP:
+		return lane_dial_tcp(s->door_address, s->door_port, &call, &s->lanes[i], err);
+	default:
+		return lane_dial_ssh(settle->remote, &call, &s->lanes[i], err);
 	}
-	if (s->door_port)
-		return lane_dial_tcp(s->door_address, s->door_port, settle->token, kind, lane, err);
-	return lane_dial_ssh(settle->remote, settle->token, kind, lane, err);
 }
 
-static int dial_patiently(struct source *s, enum lane_kind kind, struct lane *lane, struct err *err)
+/* All at once: ssh takes most of the time. */
+static int dial_some(struct source *s, enum way way, size_t from, size_t to, struct err *err)
 {
-	if (dial(s, kind, lane, err) < 0)
-		return -1;
-	lane_patience(lane, s->opt->patience_ms);
+	for (size_t i = from; i < to; i++) {
+		if (dial(s, way, i, err) < 0)
+			return -1;
+		lane_patience(&s->lanes[i], s->opt->patience_ms);
+	}
 	return 0;
 }
 
-/* Both at once: ssh takes most of the time. */
-static int open_lanes(struct source *s, struct err *err)
+static int hear_some(struct source *s, size_t from, size_t to, struct err *err)
 {
-	static const enum lane_kind kinds[] = {LANE_DEMAND, LANE_BULK};
-
-	close_lanes(s);
-	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
-		if (dial_patiently(s, kinds[i], &s->lanes[i], err) < 0)
-			return -1;
-	}
-	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+	for (size_t i = from; i < to; i++) {
 		if (lane_heard(&s->lanes[i], LANE_MS, s->ch.peer, err) < 0)
 			return -1;
 	}
 	return 0;
+}
+
+static int open_lanes(struct source *s, struct err *err)
+{
+	enum way way = s->transport.used ? WAY_TLS : s->door_port ? WAY_TCP : WAY_SSH;
+
+	begin_set(s, way);
+	if (dial_some(s, way, 0, 2, err) < 0) {
+		if (way != WAY_TLS)
+			return -1;
+		/* when that does not work any more there is still ssh */
+		log_warn("%s", err->text);
+		way = WAY_SSH;
+		begin_set(s, way);
+		if (dial_some(s, way, 0, 2, err) < 0)
+			return -1;
+	}
+	if (hear_some(s, 0, 2, err) < 0)
+		return -1;
+	/* the first ones tell what the other side knows: an older ferry takes these two */
+	if (s->lanes[0].place.version == 0)
+		s->n_lanes = 2;
+	log_info("%zu lanes, version %u", s->n_lanes, s->lanes[0].place.version);
+	if (dial_some(s, way, 2, s->n_lanes, err) < 0)
+		return -1;
+	return hear_some(s, 2, s->n_lanes, err);
 }
 
 Wire__Doors *source_hear_doors(struct source *s, struct err *err)
@@ -141,14 +187,14 @@ void source_undo_lanes(struct source *s)
 /* The thread of the pages takes the descriptors; the ssh of the lane stays ours to end. */
 static int serve_lanes(struct source *s, struct err *err)
 {
-	int in[ARRAY_SIZE(s->lanes)], out[ARRAY_SIZE(s->lanes)];
+	int in[LANES_MAX], out[LANES_MAX];
 
-	for (size_t i = 0; i < ARRAY_SIZE(s->lanes); i++) {
+	for (size_t i = 0; i < s->n_lanes; i++) {
 		in[i] = s->lanes[i].in;
 		out[i] = s->lanes[i].out;
 		s->lanes[i].in = s->lanes[i].out = -1;
 	}
-	return pages_connect(s->pages, in, out, ARRAY_SIZE(s->lanes), err);
+	return pages_connect(s->pages, in, out, s->n_lanes, err);
 }
 
 int source_serve(struct source *s, struct err *err)
@@ -249,6 +295,8 @@ static int reconnect(struct source *s, struct err *err)
 	enum wire_fate fate;
 	struct err why;
 
+	/* an ssh ends when nobody has its pipes any more */
+	pages_disconnect(s->pages);
 	progress_note(s->opt->progress,
 		      "the connection broke; what is missing there is sent as soon as "
 		      "there is another");
@@ -397,7 +445,6 @@ int migrate_recover(const struct migrate_options *opt, const char *token_or_pid,
 			   .view = VIEW_OURS,
 			   .files_home = {.control = -1},
 			   .home = -1,
-			   .lanes = {LANE_NONE, LANE_NONE},
 			   .ch = {.peer = opt->settle.remote->host, .broken = true}};
 	enum wire_fate fate;
 	struct home home;

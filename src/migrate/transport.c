@@ -38,7 +38,9 @@ int transport_offer(struct transport_source *t, const struct migrate_options *op
 static int dial_way(const struct transport_source *t, const char *peer, struct lane *lane,
 		    struct err *err)
 {
-	if (lane_dial_tls(t->tls, t->address, t->port, t->token, LANE_TRUNK, lane, err))
+	const struct lane_call call = {.token = t->token, .kind = LANE_TRUNK};
+
+	if (lane_dial_tls(t->tls, t->address, t->port, &call, lane, err))
 		return -1;
 	lane_patience(lane, t->patience_ms);
 	if (lane_heard(lane, HEARD_MS, peer, err) == 0)

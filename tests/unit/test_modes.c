@@ -216,9 +216,10 @@ static void strangers_are_no_lanes(void **state)
 	assert_int_not_equal(hall_port(hall), 0);
 	for (int i = 0; i < 2; i++) {
 		/* another migration's token, and bytes that are no lane's */
-		assert_int_equal(lane_dial_tcp("127.0.0.1", hall_port(hall), i ? token : other,
-					       i ? (enum lane_kind)'x' : LANE_BULK, &lane, &err),
-				 0);
+		const struct lane_call call = {.token = i ? token : other,
+					       .kind = i ? (enum lane_kind)'x' : LANE_BULK};
+
+		assert_int_equal(lane_dial_tcp("127.0.0.1", hall_port(hall), &call, &lane, &err), 0);
 		for (int k = 0; k < 5; k++) {
 			struct lane none;
 
@@ -251,6 +252,8 @@ static void who_does_not_know_the_secret(void **state)
 {
 	struct secret secret = {.key = {1, 2, 3}}, guess = {.key = {1, 2, 4}};
 	char token[WIRE_TOKEN_CHARS + 1];
+	const struct lane_call trunk = {.token = token, .kind = LANE_TRUNK},
+			       bulk = {.token = token, .kind = LANE_BULK};
 	struct joining j = {0};
 	struct tls *server, *right, *wrong;
 	struct lane lane;
@@ -266,16 +269,13 @@ static void who_does_not_know_the_secret(void **state)
 	j.hall = hall_open(token, "127.0.0.1", server, &err);
 	assert_non_null(j.hall);
 	assert_int_equal(pthread_create(&thread, NULL, work_main, &j), 0);
-	assert_int_equal(lane_dial_tls(wrong, "127.0.0.1", hall_port(j.hall), token, LANE_TRUNK,
-				       &lane, &err),
+	assert_int_equal(lane_dial_tls(wrong, "127.0.0.1", hall_port(j.hall), &trunk, &lane, &err),
 			 -1);
 	assert_non_null(strstr(err.text, "refuses our secret"));
-	assert_int_equal(lane_dial_tcp("127.0.0.1", hall_port(j.hall), token, LANE_BULK, &lane, &err),
-			 0);
+	assert_int_equal(lane_dial_tcp("127.0.0.1", hall_port(j.hall), &bulk, &lane, &err), 0);
 	assert_int_equal(lane_heard(&lane, 3000, "here", &err), -1);
 	lane_close(&lane);
-	assert_int_equal(lane_dial_tls(right, "127.0.0.1", hall_port(j.hall), token, LANE_TRUNK,
-				       &lane, &err),
+	assert_int_equal(lane_dial_tls(right, "127.0.0.1", hall_port(j.hall), &trunk, &lane, &err),
 			 0);
 	assert_int_equal(lane_heard(&lane, 10000, "here", &err), 0);
 	pthread_join(thread, NULL);

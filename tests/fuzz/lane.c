@@ -58,12 +58,13 @@ static void check_whole(struct lane_set *set)
 	struct lane_place before = set->used;
 	struct lane lanes[LANES_MAX];
 	size_t n = lane_set_take(set, lanes);
+	const struct lane_place first = lanes[0].place;
 
 	for (size_t i = 0; i < n; i++) {
 		const struct lane_place *p = &lanes[i].place;
 
-		if (lanes[i].in < 0 || p->index != i || p->n != n || p->set != lanes[0].place.set ||
-		    !p->version != !lanes[0].place.version)
+		if (lanes[i].in < 0 || p->index != i || p->n != n || p->set != first.set ||
+		    !p->version != !first.version)
 			abort();
 		if (p->version && before.n && before.version && (int32_t)(p->set - before.set) < 0)
 			abort();

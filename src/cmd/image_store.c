@@ -113,6 +113,7 @@ static int open_remote(struct image_store *is, const struct image_place *place, 
 	is->confirmed = true;
 	if (stream_send_preamble(&is->st, err) || stream_receive_preamble(&is->st, err))
 		return -1;
+	stream_spare_sums(&is->st);
 	is->store = writes ? stream_store_open(&is->st, name, true, err) :
 			     cache_store_open(&is->st, name, err);
 	return is->store ? 0 : -1;

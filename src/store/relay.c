@@ -331,10 +331,11 @@ static int greet(struct guest *g, struct err *err)
 
 	g->st.silence_ms = GREET_MS;
 	if (g->tcp)
-		rc = stream_greet_client(&g->st, g->relay->opt->secret, err);
-	else
-		rc = local_check_peer(g->fd, err) || stream_receive_preamble(&g->st, err) ||
-		     stream_send_preamble(&g->st, err);
+		return stream_greet_client(&g->st, g->relay->opt->secret, err);
+	rc = local_check_peer(g->fd, err) || stream_receive_preamble(&g->st, err) ||
+	     stream_send_preamble(&g->st, err);
+	if (rc == 0)
+		stream_spare_sums(&g->st);
 	return rc ? -1 : 0;
 }
 

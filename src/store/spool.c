@@ -6,6 +6,8 @@
  */
 #include "store/spool_priv.h"
 
+#include "store/bufs.h"
+
 #include <errno.h>
 #include <string.h>
 
@@ -35,7 +37,7 @@ void spool_let_go(struct spool *sp, struct item *it)
 {
 	if (it->buf)
 		sp->held_bytes -= it->n_data;
-	free(it->buf);
+	bufs_free(it->buf);
 	it->buf = NULL;
 	it->data = NULL;
 	it->gone = true;
@@ -475,7 +477,7 @@ int shot_add(struct shot *shot, const struct block *b, uint8_t *buf, struct err 
 	int rc;
 
 	if (!it) {
-		free(buf);
+		bufs_free(buf);
 		shot_release(shot, b->n_data);
 		return err_nomem(err);
 	}
@@ -491,7 +493,7 @@ int shot_add(struct shot *shot, const struct block *b, uint8_t *buf, struct err 
 	} else {
 		/* room was reserved, also where there is no memory behind it */
 		sp->held_bytes -= it->n_data;
-		free(it->buf);
+		bufs_free(it->buf);
 		free(it);
 	}
 	pthread_cond_broadcast(&sp->came);

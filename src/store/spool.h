@@ -72,7 +72,7 @@ void shot_release(struct shot *shot, size_t bytes);
 
 /*
  * Adds what a block of BLOCK_OBJECT (whole), PAGES, ZEROS, PAGES_END, SKIP or PARENT says; of the last, the snapshot must be
- * here and complete, unless all is only forwarded. @buf is memory
+ * here and complete, unless all is only forwarded. @buf is memory, of malloc or bufs_get,
  * that b->data points into; it is taken, also after an error. Its b->n_data bytes are
  * reserved.
  */

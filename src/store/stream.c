@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/io.h"
 #include "base/page.h"
+#include "store/bufs.h"
 #include "store/names.h"
 
 #include <errno.h>
@@ -46,7 +47,7 @@ void stream_init(struct stream *st, int in, int out, int (*interrupted)(struct e
 
 void stream_finish(struct stream *st)
 {
-	free(steal_ptr(&st->body));
+	bufs_free(steal_ptr(&st->body));
 	free(steal_ptr(&st->packed));
 	packer_free(steal_ptr(&st->packer));
 	unpacker_free(steal_ptr(&st->unpacker));
@@ -147,7 +148,7 @@ int stream_send_preamble(struct stream *st, struct err *err)
 	uint8_t preamble[BLOCK_PREAMBLE_BYTES];
 	struct iovec v = {preamble, sizeof(preamble)};
 
-	block_preamble(st->packer ? BLOCK_VERSION_PACKED : BLOCK_VERSION_PLAIN, preamble);
+	block_preamble(st->packer ? BLOCK_VERSION_FORMS : BLOCK_VERSION_PLAIN, preamble);
 	return write_all(st, &v, 1, err);
 }
 
@@ -197,13 +198,14 @@ int stream_send(struct stream *st, const struct block *b, struct err *err)
 	struct outgoing out = {.v = {{out.head, BLOCK_HEADER_BYTES},
 				     {(void *)b->data, b->n_data},
 				     {out.mark, st->keyed ? sizeof(out.mark) : 0}}};
+	uint16_t form = st->unsummed ? BLOCK_UNSUMMED : 0;
 	size_t raw_bytes = pack(st, b, &out.v[1]), bytes;
 	uint64_t start = st->packer ? clock_ns() : 0;
 
 	if (raw_bytes)
-		block_encode_packed(b, st->seq_out, &out.v[1], raw_bytes, out.head);
+		block_encode_packed(b, st->seq_out, form, &out.v[1], raw_bytes, out.head);
 	else
-		out.v[0].iov_len = block_encode(b, st->seq_out, out.head);
+		out.v[0].iov_len = block_encode(b, st->seq_out, form, out.head);
 	bytes = out.v[0].iov_len + out.v[1].iov_len + out.v[2].iov_len;
 	st->was_full = false;
 	if (st->keyed && secret_mark(&st->key_out, out.v, 2, out.mark, err))
@@ -313,6 +315,11 @@ int stream_receive_preamble(struct stream *st, struct err *err)
 	return block_check_preamble(in, &st->version_in, err);
 }
 
+void stream_spare_sums(struct stream *st)
+{
+	st->unsummed = st->version_in >= BLOCK_VERSION_FORMS;
+}
+
 int stream_receive_raw(struct stream *st, void *data, size_t bytes, struct err *err)
 {
 	size_t have;
@@ -341,8 +348,9 @@ static int check_mark(struct stream *st, uint8_t *header, uint8_t *body, size_t 
 /* Memory for bodies, from the first block on that needs it. */
 static int prepare_body(struct stream *st, bool packed, struct err *err)
 {
+	/* the first touch of a buffer's huge page takes longer than a small stream as a whole */
 	if (!st->body)
-		st->body = malloc(BLOCK_BODY_MAX);
+		st->body = st->stolen ? bufs_get() : malloc(BLOCK_BODY_MAX);
 	if (packed && !st->packed)
 		st->packed = malloc(BLOCK_BODY_MAX);
 	if (!st->body || (packed && !st->packed))
@@ -356,15 +364,20 @@ int stream_receive(struct stream *st, struct block *out, struct err *err)
 {
 	uint8_t in[BLOCK_HEADER_BYTES], *came;
 	struct block_header h;
+	bool packed;
 	size_t have;
 
-	if (read_all(st, in, sizeof(in), &have, err) || block_header(in, st->seq_in, &h, err) ||
-	    prepare_body(st, h.packed, err))
+	if (read_all(st, in, sizeof(in), &have, err) || block_header(in, st->seq_in, &h, err))
 		return -1;
-	came = h.packed ? st->packed : st->body;
+	if ((h.form & BLOCK_UNSUMMED) && !st->unsummed)
+		return err_set(err, EPROTO, "block %u of the stream has no checksum", h.seq);
+	packed = h.form & BLOCK_PACKED;
+	if (prepare_body(st, packed, err))
+		return -1;
+	came = packed ? st->packed : st->body;
 	if (read_all(st, came, h.body_bytes, &have, err) ||
 	    check_mark(st, in, came, h.body_bytes, err) ||
-	    (h.packed && block_unpack(&h, st->unpacker, came, st->body, err)) ||
+	    (packed && block_unpack(&h, st->unpacker, came, st->body, err)) ||
 	    block_decode(&h, st->body, out, err))
 		return -1;
 	st->seq_in++;
@@ -373,6 +386,7 @@ int stream_receive(struct stream *st, struct block *out, struct err *err)
 
 uint8_t *stream_steal(struct stream *st)
 {
+	st->stolen = true;
 	return steal_ptr(&st->body);
 }
 

@@ -22,7 +22,8 @@ struct stream {
 	int in, out; /* not owned; -1: none */
 	int (*interrupted)(struct err *err);
 	uint32_t seq_in, seq_out;
-	bool keyed; /* every block has a mark behind it (stream_greet_*) */
+	bool keyed;    /* every block has a mark behind it (stream_greet_*) */
+	bool unsummed; /* blocks go, and may come, without checksums of their bodies */
 	struct secret key_in, key_out;
 	bool heard;     /* in and out are one, and the reader may end it while we write: EPIPE */
 	int silence_ms; /* waiting for so long is an error; 0: never */
@@ -30,12 +31,13 @@ struct stream {
 	const atomic_bool *stop; /* whoever waits gives up when it becomes true; NULL: never */
 	int own_out;             /* the pipe behind out, opened anew; or -1 */
 	uint64_t identity; /* of the snapshot that stream_store_open's store has written: snapshot_identity */
-	uint8_t *body;         /* of the block that was read last; BLOCK_BODY_MAX */
+	uint8_t *body; /* of the block that was read last; BLOCK_BODY_MAX; freed with bufs_free */
+	bool stolen;   /* a body was: more of them are large */
 	struct packer *packer; /* of what goes out; NULL: it is not packed */
 	bool was_full;         /* the last write had to wait */
 	struct unpacker *unpacker;
 	uint8_t *packed;     /* the body of a packed block, before it is unpacked; BLOCK_BODY_MAX */
-	uint16_t version_in; /* what the other side knows, when its preamble has come */
+	uint16_t version_in; /* what the other side knows; 0: its preamble has not come */
 };
 
 /* Sets the descriptors up as far as that changes nothing for others who share them. */
@@ -53,6 +55,13 @@ int stream_send(struct stream *st, const struct block *b, struct err *err) must_
 
 int stream_receive_preamble(struct stream *st, struct err *err) must_check;
 
+/*
+ * Nothing changes what goes through this connection, which never leaves the kernel, or whoever does is found out by their
+ * marks: no checksums are needed. Both preambles have been exchanged; does nothing if the other side
+ * does not know of it.
+ */
+void stream_spare_sums(struct stream *st);
+
 /* Bytes that are no blocks. */
 int stream_send_raw(struct stream *st, const void *data, size_t bytes, struct err *err) must_check;
 int stream_receive_raw(struct stream *st, void *data, size_t bytes, struct err *err) must_check;
@@ -65,8 +74,7 @@ int stream_greet_server(struct stream *st, const struct secret *secret, struct e
 int stream_greet_client(struct stream *st, const struct secret *secret, struct err *err) must_check;
 
 /*
- * The next block. Its data stays until the next call; stream_steal hands the memory on: the caller frees
- * it. An end between two blocks is an error too: EPIPE.
+ * The next block. Its data stays until the next call; stream_steal hands the memory on: for bufs_free. An end between two blocks is an error too: EPIPE.
  */
 int stream_receive(struct stream *st, struct block *out, struct err *err) must_check;
 uint8_t *stream_steal(struct stream *st);

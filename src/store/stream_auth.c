@@ -86,6 +86,7 @@ static int key_stream(struct stream *st, const struct secret *secret, const stru
 			  is_server ? &st->key_out : &st->key_in, err))
 		return -1;
 	st->keyed = true;
+	stream_spare_sums(st);
 	return 0;
 }
 

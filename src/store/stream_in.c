@@ -9,8 +9,11 @@
 #include <errno.h>
 #include <string.h>
 
-/* Data of a block from this size on is kept in the buffer that it was read into. */
-enum { COPY_BYTES = 256 << 10 };
+/*
+ * Data of a block from this size on is kept in the buffer that it was read into, which it nearly fills: what is held is
+ * counted by its data. The rest is copied, which costs no more, since the buffer's memory is not fresh then.
+ */
+enum { KEEP_BYTES = BLOCK_DATA_MAX / 16 * 15 };
 
 /* An image whose pieces are still coming. */
 struct partial {
@@ -78,25 +81,18 @@ static int begin_image(struct shot *shot, struct partial *p, const struct block 
 	return add_piece(shot, p, b, err);
 }
 
-/* Memory for the data of a block, of its size: the buffer itself where that spares a large copy. NULL: there is none. */
+/* Memory for the data of a block: the buffer itself, or some of its size. NULL: there is none. */
 static uint8_t *keep_data(struct stream *st, struct block *b)
 {
-	size_t before = (size_t)(b->data - st->body);
 	uint8_t *buf;
 
-	if (b->n_data < COPY_BYTES) {
-		buf = malloc(b->n_data);
-		if (buf)
-			memcpy(buf, b->data, b->n_data);
-		b->data = buf;
-		return buf;
-	}
-	/* only shorter, so what fails leaves it as it was */
-	buf = realloc(st->body, before + b->n_data);
+	if (b->n_data >= KEEP_BYTES)
+		return stream_steal(st);
+	buf = malloc(b->n_data);
 	if (buf)
-		st->body = buf;
-	b->data = st->body + before;
-	return stream_steal(st);
+		memcpy(buf, b->data, b->n_data);
+	b->data = buf;
+	return buf;
 }
 
 static int add_pages(struct stream *st, struct shot *shot, struct block *b, struct err *err)

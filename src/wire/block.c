@@ -105,7 +105,7 @@ static uint8_t *put_fields(const struct block *b, uint8_t *p)
 static void put_header(const struct block_header *h, uint8_t *head)
 {
 	put_le16(head, h->type);
-	put_le16(head + 2, h->packed);
+	put_le16(head + 2, h->form);
 	put_le32(head + 4, h->body_bytes);
 	put_le32(head + 8, h->raw_bytes);
 	put_le32(head + 12, h->seq);
@@ -113,14 +113,15 @@ static void put_header(const struct block_header *h, uint8_t *head)
 	put_le32(head + 20, crc32c(0, head, 20));
 }
 
-size_t block_encode(const struct block *b, uint32_t seq, uint8_t head[BLOCK_HEAD_MAX])
+size_t block_encode(const struct block *b, uint32_t seq, uint16_t form, uint8_t head[BLOCK_HEAD_MAX])
 {
 	uint8_t *body = head + BLOCK_HEADER_BYTES;
 	size_t fixed = (size_t)(put_fields(b, body) - body);
-	struct block_header h = {.type = (uint16_t)b->type, .seq = seq};
+	struct block_header h = {.type = (uint16_t)b->type, .form = form, .seq = seq};
 
 	h.body_bytes = h.raw_bytes = (uint32_t)(fixed + b->n_data);
-	h.body_crc = crc32c(crc32c(0, body, fixed), b->data, b->n_data);
+	if (!(form & BLOCK_UNSUMMED))
+		h.body_crc = crc32c(crc32c(0, body, fixed), b->data, b->n_data);
 	put_header(&h, head);
 	return BLOCK_HEADER_BYTES + fixed;
 }
@@ -143,26 +144,30 @@ void block_pieces(const struct block *b, uint8_t fixed[BLOCK_FIXED_MAX], struct 
 	out[1] = (struct iovec){(void *)b->data, b->n_data};
 }
 
-void block_encode_packed(const struct block *b, uint32_t seq, const struct iovec *packed,
-			 size_t raw_bytes, uint8_t head[BLOCK_HEADER_BYTES])
+void block_encode_packed(const struct block *b, uint32_t seq, uint16_t form,
+			 const struct iovec *packed, size_t raw_bytes,
+			 uint8_t head[BLOCK_HEADER_BYTES])
 {
 	struct block_header h = {.type = (uint16_t)b->type,
-				 .packed = true,
+				 .form = form | BLOCK_PACKED,
 				 .body_bytes = (uint32_t)packed->iov_len,
 				 .raw_bytes = (uint32_t)raw_bytes,
-				 .seq = seq,
-				 .body_crc = crc32c(0, packed->iov_base, packed->iov_len)};
+				 .seq = seq};
 
+	if (!(form & BLOCK_UNSUMMED))
+		h.body_crc = crc32c(0, packed->iov_base, packed->iov_len);
 	put_header(&h, head);
 }
 
-/* Is what the header says of packing possible? */
-static int check_packing(const struct block_header *h, uint16_t packed, struct err *err)
+/* Is what the header says of its form possible? */
+static int check_form(const struct block_header *h, struct err *err)
 {
-	if (packed > 1 || (!packed && h->raw_bytes != h->body_bytes))
+	bool packed = h->form & BLOCK_PACKED;
+
+	if (h->form > (BLOCK_PACKED | BLOCK_UNSUMMED) || (!packed && h->raw_bytes != h->body_bytes))
 		return err_set(err, EPROTONOSUPPORT,
-			       "block %u of the stream has compression %u, which this ferry does not know",
-			       h->seq, packed);
+			       "block %u of the stream has form %u, which this ferry does not know",
+			       h->seq, h->form);
 	if (packed && (!block_can_be_packed(h->type) || h->raw_bytes > PACK_RAW_MAX ||
 		       h->body_bytes >= h->raw_bytes))
 		return err_set(err, EPROTO,
@@ -176,11 +181,11 @@ int block_header(const uint8_t in[BLOCK_HEADER_BYTES], uint32_t seq, struct bloc
 {
 	*out = (struct block_header){
 		.type = get_le16(in),
+		.form = get_le16(in + 2),
 		.body_bytes = get_le32(in + 4),
 		.raw_bytes = get_le32(in + 8),
 		.seq = get_le32(in + 12),
 		.body_crc = get_le32(in + 16),
-		.packed = get_le16(in + 2) != 0,
 	};
 	if (get_le32(in + 20) != crc32c(0, in, 20))
 		return err_set(err, EBADMSG, "block %u of the stream is damaged (its header)", seq);
@@ -192,7 +197,7 @@ int block_header(const uint8_t in[BLOCK_HEADER_BYTES], uint32_t seq, struct bloc
 		return err_set(err, EPROTONOSUPPORT,
 			       "block %u of the stream is of type %u, which this ferry does not know",
 			       seq, out->type);
-	if (check_packing(out, get_le16(in + 2), err))
+	if (check_form(out, err))
 		return -1;
 	if (out->body_bytes > BLOCK_BODY_MAX)
 		return err_set(err, EMSGSIZE, "block %u of the stream has %u bytes, more than %u",
@@ -254,7 +259,7 @@ static bool decode_name(struct block *b, const uint8_t **at, const uint8_t *end)
 
 static int check_body(const struct block_header *h, const uint8_t *body, struct err *err)
 {
-	if (h->body_crc != crc32c(0, body, h->body_bytes))
+	if (!(h->form & BLOCK_UNSUMMED) && h->body_crc != crc32c(0, body, h->body_bytes))
 		return err_set(err, EBADMSG, "block %u of the stream is damaged", h->seq);
 	return 0;
 }
@@ -279,7 +284,7 @@ int block_decode(const struct block_header *h, const uint8_t *body, struct block
 	const uint8_t *at = body, *end = body + h->raw_bytes;
 
 	*out = (struct block){.type = (enum block_type)h->type};
-	if (!h->packed && check_body(h, body, err))
+	if (!(h->form & BLOCK_PACKED) && check_body(h, body, err))
 		return -1;
 	if (!decode_numbers(out, &at, end) || (fields[h->type].name && !decode_name(out, &at, end)))
 		return err_set(err, EPROTO, "block %u of the stream (type %u) makes no sense",

@@ -6,15 +6,16 @@
  *	stream:    preamble, block, block, ... until BLOCK_COMPLETE
  *	preamble:  "\x8c" "FERRY\r\n" (8), u16 version, u16 the lowest version that a
  *	           reader must know, u32 checksum of these 12
- *	block:     u16 type, u16 packed, u32 bytes of the body, u32 its bytes before it was
+ *	block:     u16 type, u16 form, u32 bytes of the body, u32 its bytes before it was
  *	           packed, u32 sequence number, u32 checksum of the body, u32 checksum
  *	           of these 20; then the body
  *
  * Numbers are little endian, checksums are CRC-32C. The magic has a byte that
  * is no text and a line end, so that what treats it as text is found out. A
  * sequence number from 0 up finds blocks that were lost, repeated or swapped. ferry-images(5)
- * has the bodies. Where packed is 1, which version 2 has brought, the body is that of pack.h; the
- * checksum is that of what travels.
+ * has the bodies. The form, which version 2 has brought, is a set of BLOCK_PACKED, the body is that of pack.h and its
+ * checksum that of what travels, and BLOCK_UNSUMMED, for a stream of which something else
+ * sees to it that it does not change on its way: there is no checksum of the body.
  */
 #ifndef FERRY_WIRE_BLOCK_H
 #define FERRY_WIRE_BLOCK_H
@@ -26,9 +27,11 @@
 #include <stdint.h>
 
 enum {
-	BLOCK_VERSION = 2,        /* what we write */
-	BLOCK_VERSION_PACKED = 2, /* who reads packed blocks must know this one */
-	BLOCK_VERSION_PLAIN = 1,  /* who reads others, this one */
+	BLOCK_VERSION = 2,       /* what we write */
+	BLOCK_VERSION_FORMS = 2, /* who reads blocks with a form must know this one */
+	BLOCK_VERSION_PLAIN = 1, /* who reads others, this one */
+	BLOCK_PACKED = 1,
+	BLOCK_UNSUMMED = 2,
 	BLOCK_PREAMBLE_BYTES = 16,
 	BLOCK_HEADER_BYTES = 24,
 	BLOCK_NAME_MAX = 128,
@@ -73,8 +76,7 @@ struct block {
 
 /* What the header of a block says. */
 struct block_header {
-	uint16_t type;
-	bool packed;
+	uint16_t type, form;
 	uint32_t body_bytes, raw_bytes, seq, body_crc;
 };
 
@@ -86,17 +88,18 @@ int block_check_preamble(const uint8_t in[BLOCK_PREAMBLE_BYTES], uint16_t *versi
 
 /*
  * The header and the fields before the data into @head; the data follows as it is. Returns
- * the bytes of @head. The caller keeps to the limits above.
+ * the bytes of @head. The caller keeps to the limits above. @form: 0 or BLOCK_UNSUMMED.
  */
-size_t block_encode(const struct block *b, uint32_t seq, uint8_t head[BLOCK_HEAD_MAX]);
+size_t block_encode(const struct block *b, uint32_t seq, uint16_t form, uint8_t head[BLOCK_HEAD_MAX]);
 
 /* Blocks whose data may be packed, and their body in the two pieces that are: the fields, at @fields, and the data. */
 extern const struct pack_types pack_blocks;
 void block_pieces(const struct block *b, uint8_t fields[BLOCK_FIXED_MAX], struct iovec out[2]);
 
 /* The header of a block of which @packed was made, of @raw_bytes. The body that follows is @packed. */
-void block_encode_packed(const struct block *b, uint32_t seq, const struct iovec *packed,
-			 size_t raw_bytes, uint8_t head[BLOCK_HEADER_BYTES]);
+void block_encode_packed(const struct block *b, uint32_t seq, uint16_t form,
+			 const struct iovec *packed, size_t raw_bytes,
+			 uint8_t head[BLOCK_HEADER_BYTES]);
 
 /* Header checksum, sequence number, type and size: -1 if a reader cannot go on from here. */
 int block_header(const uint8_t in[BLOCK_HEADER_BYTES], uint32_t seq, struct block_header *out,

@@ -122,7 +122,7 @@ static void write_packed(struct stream *st, const uint8_t *data, size_t size)
 		at = (data[size - i] | (size_t)data[size - i + 1] << 8) % packed.iov_len;
 		((uint8_t *)packed.iov_base)[at] ^= data[size - i + 2];
 	}
-	block_encode_packed(&b, st->seq_out++, &packed, pieces[0].iov_len + sizeof(pages), head);
+	block_encode_packed(&b, st->seq_out++, 0, &packed, pieces[0].iov_len + sizeof(pages), head);
 	if (stream_send_raw(st, head, sizeof(head), &err) ||
 	    stream_send_raw(st, packed.iov_base, packed.iov_len, &err))
 		abort();

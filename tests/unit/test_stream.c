@@ -270,6 +270,34 @@ static void checksum_is_crc32c(void **state)
 	assert_int_equal(crc32c(crc32c(0, "1234567890ab", 3), "456789", 6), 0xe3069283);
 }
 
+/* Only where both have agreed on it. */
+static void a_block_without_checksum_is_refused(void **state)
+{
+	struct block first = {.type = BLOCK_SNAPSHOT};
+	struct err err = {0};
+	struct spool *sp = spool_create(0, &err);
+	int fd = new_file();
+	struct stream st;
+
+	stream_init(&st, -1, fd, NULL);
+	stream_spare_sums(&st); /* nobody has said that he knows of it */
+	assert_false(st.unsummed);
+	st.unsummed = true;
+	no_error(stream_send_preamble(&st, &err), &err);
+	no_error(stream_send(&st, &first, &err), &err);
+	assert_int_equal(read_back(fd, sp, NULL, &err), -1);
+	assert_non_null(strstr(err.text, "has no checksum"));
+	stream_finish(&st);
+	stream_init(&st, fd, -1, NULL);
+	assert_int_equal(lseek(fd, 0, SEEK_SET), 0);
+	no_error(stream_receive_preamble(&st, &err), &err);
+	stream_spare_sums(&st);
+	no_error(stream_expect(&st, BLOCK_SNAPSHOT, &first, &err), &err);
+	stream_finish(&st);
+	spool_free(sp);
+	close(fd);
+}
+
 /* A writer that says why it stops: the reader says it, too. */
 static void a_failure_is_told(void **state)
 {
@@ -366,7 +394,7 @@ static void expect_packed_refused(struct block *b, uint16_t inside, size_t raw_b
 	no_error(stream_send(&st, &first, &err), &err);
 	block_pieces(b, fields, pieces);
 	assert_int_equal(packer_pack(p, inside, pieces, 2, &packed), 1);
-	block_encode_packed(b, st.seq_out, &packed, raw_bytes, head);
+	block_encode_packed(b, st.seq_out, 0, &packed, raw_bytes, head);
 	no_error(stream_send_raw(&st, head, sizeof(head), &err), &err);
 	no_error(stream_send_raw(&st, packed.iov_base, packed.iov_len, &err), &err);
 	stream_finish(&st);
@@ -405,6 +433,7 @@ int main(void)
 		cmocka_unit_test(every_flipped_bit_is_found),
 		cmocka_unit_test(every_truncation_is_found),
 		cmocka_unit_test(versions_and_other_things),
+		cmocka_unit_test(a_block_without_checksum_is_refused),
 		cmocka_unit_test(a_failure_is_told),
 		cmocka_unit_test(a_failure_without_a_reason_is_one),
 		cmocka_unit_test(paths_are_refused),

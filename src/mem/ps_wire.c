@@ -54,6 +54,7 @@ void ps_encode(const struct ps_request *r, uint8_t out[static PS_REQUEST_BYTES])
 	memset(out, 0, PS_REQUEST_BYTES);
 	put_le16(out, r->cmd);
 	put_le16(out + 2, r->flags);
+	put_le32(out + 4, r->packed_bytes);
 	put_le64(out + 8, r->nr_pages);
 	put_le64(out + 16, r->vaddr);
 	put_le64(out + 24, r->dst_id);
@@ -115,11 +116,39 @@ int ps_decode(const uint8_t in[static PS_REQUEST_BYTES], struct ps_request *out,
 	return c->pages ? check_range(out, c->name, err) : 0;
 }
 
+int ps_decode_ferry(const uint8_t in[static PS_REQUEST_BYTES], struct ps_request *out, struct err *err)
+{
+	if (get_le16(in) != PS_PACKED)
+		return ps_decode(in, out, err);
+	*out = (struct ps_request){
+		.cmd = PS_PACKED,
+		.flags = get_le16(in + 2),
+		.packed_bytes = get_le32(in + 4),
+		.nr_pages = get_le64(in + 8),
+		.vaddr = get_le64(in + 16),
+		.dst_id = get_le64(in + 24),
+	};
+	if (check_flags(out, "PACKED", err) || check_range(out, "PACKED", err))
+		return -1;
+	if (out->nr_pages > PACK_PAGES_MAX || out->packed_bytes == 0 ||
+	    out->packed_bytes >= out->nr_pages * PAGE_BYTES)
+		return err_set(err, EPROTO, "page server: PACKED: %llu pages in %u bytes",
+			       (unsigned long long)out->nr_pages, out->packed_bytes);
+	return 0;
+}
+
+static bool is_answer(uint16_t type)
+{
+	return type == PS_ADD_F;
+}
+
+const struct pack_types ps_pack_types = {is_answer, is_answer};
+
 uint64_t ps_data_bytes(const struct ps_request *r)
 {
 	bool data = r->cmd == PS_ADD || (r->cmd == PS_ADD_F && (r->flags & PE_PRESENT));
 
-	return data ? r->nr_pages * PAGE_BYTES : 0;
+	return data ? r->nr_pages * PAGE_BYTES : r->packed_bytes;
 }
 
 size_t ps_cut(uint64_t *state, const uint8_t *next, size_t n)

@@ -16,6 +16,7 @@
 
 #include "base/attrs.h"
 #include "base/err.h"
+#include "wire/pack.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -31,6 +32,8 @@ enum ps_cmd {
 	PS_GET = 7,              /* asks for pages; dst_id is the plain pid, as in the answer */
 	PS_CLOSE = 0x1023,       /* that was all; answer: 32 bits, 0 if it is stored */
 	PS_FORCE_CLOSE = 0x1024, /* the same, on a socket that the client was given */
+	/* Between two ferries that have agreed on it (migrate/lane.h), and never to or from others. */
+	PS_PACKED = 0x4601, /* an answer to GET: pages follow, made smaller (wire/pack.h); "unused" says by how many bytes */
 };
 
 enum {
@@ -49,6 +52,7 @@ struct ps_request {
 	uint64_t nr_pages;
 	uint64_t vaddr; /* bytes */
 	uint64_t dst_id;
+	uint32_t packed_bytes; /* of PACKED; else 0 */
 };
 
 void ps_encode(const struct ps_request *r, uint8_t out[static PS_REQUEST_BYTES]);
@@ -61,6 +65,13 @@ void ps_encode(const struct ps_request *r, uint8_t out[static PS_REQUEST_BYTES])
  */
 int ps_decode(const uint8_t in[static PS_REQUEST_BYTES], struct ps_request *out, struct err *err)
 	must_check;
+
+/* The same, where PACKED is allowed, too. */
+int ps_decode_ferry(const uint8_t in[static PS_REQUEST_BYTES], struct ps_request *out,
+		    struct err *err) must_check;
+
+/* What is inside of a packed answer is an ADD_F's pages. */
+extern const struct pack_types ps_pack_types;
 
 /* "ADD_F" and so on; "command 99" of unknown ones is in @buf. */
 const char *ps_cmd_name(uint16_t cmd, char buf[static 16]);

@@ -2,6 +2,7 @@
 #define LOG_MODULE "serve"
 #include "mem/serve_net.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "mem/ps_wire.h"
 #include "mem/read.h"
@@ -33,6 +34,8 @@ struct reply {
 	uint64_t done_vaddr, done_pages; /* handed out when the buffer is empty */
 	size_t bytes, sent;              /* of the buffer */
 	bool close;                      /* it is the answer to CLOSE */
+	uint64_t since_ns;               /* when the buffer was ready */
+	bool was_full;                   /* the connection, since then */
 };
 
 struct peer {
@@ -56,8 +59,9 @@ struct serve_net {
 	struct peer *peers[MAX_PEERS];
 	size_t n;
 	struct serve_net_stats stats;
-	atomic_bool *closing; /* shared with others: serve_net_share(); NULL: nobody */
-	bool told_close;      /* CLOSE came here */
+	struct packer *packer; /* of answers; NULL: they go as they are */
+	atomic_bool *closing;  /* shared with others: serve_net_share(); NULL: nobody */
+	bool told_close;       /* CLOSE came here */
 };
 
 enum { BUF_BYTES = PS_REQUEST_BYTES + STEP_BYTES };
@@ -101,6 +105,7 @@ void serve_net_free(struct serve_net *n)
 	if (!n)
 		return;
 	serve_net_disconnect(n);
+	packer_free(n->packer);
 	if (n->listener >= 0)
 		close(n->listener);
 	free(n);
@@ -114,6 +119,13 @@ void serve_net_secure(struct serve_net *n, const struct tls *tls)
 void serve_net_listen(struct serve_net *n, int fd)
 {
 	n->listener = fd;
+}
+
+int serve_net_pack(struct serve_net *n, unsigned int codecs, bool measure, struct err *err)
+{
+	packer_free(n->packer);
+	n->packer = packer_create(&ps_pack_types, codecs, measure, err);
+	return n->packer ? 0 : -1;
 }
 
 void serve_net_share(struct serve_net *n, atomic_bool *closing)
@@ -314,10 +326,27 @@ static uint64_t leading_run(const uint8_t *pages, uint64_t n, bool *zero_out)
 static void advance(struct reply *r, uint64_t step)
 {
 	r->sent = 0;
+	r->since_ns = clock_ns();
+	r->was_full = false;
 	r->done_vaddr = r->vaddr;
 	r->done_pages = step;
 	r->vaddr += step * PAGE_BYTES;
 	r->pages_left -= step;
+}
+
+/* Makes what follows the header smaller, if it is worth while. Returns its bytes. */
+static size_t pack_reply(struct serve_net *n, struct peer *p, struct ps_request *h)
+{
+	struct iovec pages = {p->buf + PS_REQUEST_BYTES, h->nr_pages * PAGE_BYTES}, packed;
+
+	if (!n->packer || !packer_pack(n->packer, PS_ADD_F, &pages, 1, &packed))
+		return pages.iov_len;
+	memcpy(pages.iov_base, packed.iov_base, packed.iov_len);
+	h->cmd = PS_PACKED;
+	h->flags = 0;
+	h->packed_bytes = (uint32_t)packed.iov_len;
+	n->stats.packed_pages += h->nr_pages;
+	return packed.iov_len;
 }
 
 /*
@@ -347,8 +376,10 @@ static int begin_reply(struct serve_net *n, struct peer *p, struct err *err)
 		h.flags = 0;
 		n->stats.zero_pages += step;
 	}
+	r->bytes = PS_REQUEST_BYTES;
+	if (!zero)
+		r->bytes += n->ferries ? pack_reply(n, p, &h) : step * PAGE_BYTES;
 	ps_encode(&h, p->buf);
-	r->bytes = PS_REQUEST_BYTES + (zero ? 0 : step * PAGE_BYTES);
 	advance(r, step);
 	return 0;
 }
@@ -370,6 +401,8 @@ static int buffer_sent(struct serve_net *n, struct peer *p, struct err *err)
 {
 	struct reply *r = &p->reply;
 
+	if (n->packer)
+		packer_sent(n->packer, r->bytes, clock_ns() - r->since_ns, r->was_full);
 	if (r->done_pages) {
 		serve_done(n->serve, r->vpid, r->done_vaddr, r->done_pages);
 		n->stats.pages += r->done_pages;
@@ -407,14 +440,17 @@ static enum outcome write_peer(struct serve_net *n, struct peer *p, struct err *
 	if (r->bytes == 0 && begin_reply(n, p, err) < 0)
 		return FATAL;
 	wrote = send_some(p->out, p->buf + r->sent, r->bytes - r->sent);
-	if (wrote < 0 && (errno == EAGAIN || errno == EINTR))
+	if (wrote < 0 && (errno == EAGAIN || errno == EINTR)) {
+		r->was_full |= errno == EAGAIN;
 		return GO_ON;
+	}
 	if (wrote < 0) {
 		err_set(err, errno, "the connection broke while it was answered");
 		(void)tunnel_fault(p->tunnel, err);
 		return DROP;
 	}
 	r->sent += (size_t)wrote;
+	r->was_full |= r->sent < r->bytes;
 	n->stats.sent_bytes += (uint64_t)wrote;
 	if (r->sent < r->bytes)
 		return GO_ON;

@@ -22,6 +22,7 @@ struct serve_net;
 
 struct serve_net_stats {
 	uint64_t requests, pages, zero_pages; /* handed out; zero pages went without their bytes */
+	uint64_t packed_pages;                /* of these */
 	uint64_t sent_bytes;
 	uint64_t dropped; /* connections that ended without an accepted CLOSE */
 	size_t peers;     /* connected now */
@@ -53,6 +54,13 @@ int serve_net_add(struct serve_net *n, int in, int out, const char *name, struct
  * is answered. Who hears the answer ends all of them, and that is in order then. Must outlive @n.
  */
 void serve_net_share(struct serve_net *n, atomic_bool *closing);
+
+/*
+ * From now on answers to ferries are packed with these codecs, if they become smaller by it; with @measure, if that pays
+ * (packer_create() of wire/pack.h). Whoever connects must know of PACKED.
+ */
+int serve_net_pack(struct serve_net *n, unsigned int codecs, bool measure, struct err *err)
+	must_check;
 
 /* Closes every connection; they do not count as dropped. */
 void serve_net_disconnect(struct serve_net *n);

@@ -25,7 +25,8 @@
 #include "wire/trunk.h"
 
 enum {
-	LANE_VERSION = 1,               /* of what the two ends say over lanes for pages */
+	LANE_VERSION = 2,               /* of what the two ends say over lanes for pages */
+	LANE_PACKS = 2,                 /* from this one on, the bulk may be packed (PS_PACKED) */
 	LANES_MAX = 1 + TRUNK_WAYS_MAX, /* in a set */
 };
 

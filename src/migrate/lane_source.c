@@ -18,8 +18,9 @@ enum {
 	WINDOW_MAX_PAGES = 4 * WINDOW_PAGES,
 	ANSWER_PAGES = 64, /* the largest answer of mem/serve_net.c to a ferry */
 	OUT_REQUESTS = 128,
-	LOST_MS = 100,   /* how often to look for new lanes */
-	READ_ROUNDS = 8, /* answers that are read before faults are looked after again */
+	LOST_MS = 100,     /* how often to look for new lanes */
+	UNPACK_ROUNDS = 4, /* what takes so much longer counts for more */
+	READ_ROUNDS = 8,   /* answers that are read before faults are looked after again */
 };
 
 enum { IN_BYTES = PS_REQUEST_BYTES + ANSWER_PAGES * 4096 };
@@ -43,6 +44,7 @@ struct lane_source {
 	struct asking lanes[LANES_MAX]; /* [0]: demand; the others, of n, share the bulk */
 	size_t n;
 	struct lane_set coming; /* not in use yet */
+	struct unpacker *unpacker;
 	bool lost;
 	uint64_t received_bytes;
 	struct kept *kept;                     /* NULL: everything is at home */
@@ -220,21 +222,44 @@ static int check_answer(const struct asking *a, const struct ps_request *h, stru
 
 	if (!rq)
 		return err_set(err, EPROTO, "the source answers what nobody asked");
-	if ((h->cmd != PS_ADD_F && h->cmd != PS_HOLE) || h->dst_id != rq->object ||
-	    h->vaddr != rq->vaddr + a->got * PAGE_BYTES || h->nr_pages == 0 ||
-	    h->nr_pages > MIN(rq->pages - a->got, (uint64_t)ANSWER_PAGES))
+	if (h->cmd == PS_PACKED && (a->lane.kind != LANE_BULK || a->lane.place.version < LANE_PACKS))
+		return err_set(err, EPROTO, "the source packs what must not be");
+	if ((h->cmd != PS_ADD_F && h->cmd != PS_HOLE && h->cmd != PS_PACKED) ||
+	    h->dst_id != rq->object || h->vaddr != rq->vaddr + a->got * PAGE_BYTES ||
+	    h->nr_pages == 0 || h->nr_pages > MIN(rq->pages - a->got, (uint64_t)ANSWER_PAGES))
 		return err_set(err, EPROTO, "the source does not answer what it was asked");
 	return 0;
 }
 
+/* The pages of an answer that is in the buffer: NULL in *out: they are zero. */
+static int open_answer(struct lane_source *s, const struct asking *a, const struct ps_request *h,
+		       const uint8_t **out, struct err *err)
+{
+	struct frame inside;
+
+	*out = h->cmd == PS_HOLE ? NULL : a->in + PS_REQUEST_BYTES;
+	if (h->cmd != PS_PACKED)
+		return 0;
+	if (unpack(s->unpacker, *out, h->packed_bytes, &inside, err) < 0)
+		return -1;
+	if (inside.bytes != h->nr_pages * PAGE_BYTES)
+		return err_set(err, EPROTO, "the source has packed %zu bytes instead of %llu pages",
+			       inside.bytes, (unsigned long long)h->nr_pages);
+	*out = inside.body;
+	return 0;
+}
+
 /* A whole answer is in the buffer. */
-static int take_answer(struct asking *a, const struct ps_request *h, struct lazy *z, struct err *err)
+static int take_answer(struct lane_source *s, struct asking *a, const struct ps_request *h,
+		       struct lazy *z, struct err *err)
 {
 	struct lazy_request *rq = a->first;
-	int rc = h->cmd == PS_ADD_F ?
-			 lazy_answer(z, rq, h->vaddr, a->in + PS_REQUEST_BYTES, h->nr_pages, err) :
-			 lazy_answer_zero(z, rq, h->vaddr, h->nr_pages, err);
+	const uint8_t *pages;
+	int rc = open_answer(s, a, h, &pages, err);
 
+	if (rc == 0)
+		rc = pages ? lazy_answer(z, rq, h->vaddr, pages, h->nr_pages, err) :
+			     lazy_answer_zero(z, rq, h->vaddr, h->nr_pages, err);
 	if (rc < 0)
 		return -1;
 	a->got += h->nr_pages;
@@ -255,7 +280,7 @@ static int answer_bytes(const struct asking *a, struct ps_request *h, size_t *wa
 	*want = PS_REQUEST_BYTES;
 	if (a->have < PS_REQUEST_BYTES)
 		return 0;
-	if (ps_decode(a->in, h, err) < 0 || check_answer(a, h, err) < 0)
+	if (ps_decode_ferry(a->in, h, err) < 0 || check_answer(a, h, err) < 0)
 		return -1;
 	*want += ps_data_bytes(h);
 	return 0;
@@ -282,9 +307,11 @@ static int hear(struct lane_source *s, struct asking *a, int rounds, struct lazy
 			return -1;
 		if (a->have < want)
 			continue;
-		if (take_answer(a, &h, z, err) < 0)
+		if (take_answer(s, a, &h, z, err) < 0)
 			return -1;
 		a->have = 0;
+		if (h.cmd == PS_PACKED)
+			round += UNPACK_ROUNDS - 1;
 	}
 	return 0;
 }
@@ -413,6 +440,12 @@ struct lane_source *lane_source_create(struct hall *hall, struct err *err)
 	for (size_t i = 0; i < LANES_MAX; i++)
 		s->lanes[i].lane = LANE_NONE;
 	give_up_lanes(s);
+	s->epoll = -1;
+	s->unpacker = unpacker_create(&ps_pack_types, err);
+	if (!s->unpacker) {
+		lane_source_free(s);
+		return NULL;
+	}
 	s->epoll = epoll_create1(EPOLL_CLOEXEC);
 	if (s->epoll >= 0 && epoll_ctl(s->epoll, EPOLL_CTL_ADD, ev.data.fd, &ev) == 0)
 		return s;
@@ -429,6 +462,7 @@ void lane_source_free(struct lane_source *s)
 	lane_set_drop(&s->coming);
 	for (size_t i = 0; i < LANES_MAX; i++)
 		free(s->lanes[i].in);
+	unpacker_free(s->unpacker);
 	if (s->epoll >= 0)
 		close(s->epoll);
 	free(s);

@@ -105,6 +105,7 @@ static void add_stats(struct serve_net_stats *to, const struct serve_net_stats *
 	to->requests += st->requests;
 	to->pages += st->pages;
 	to->zero_pages += st->zero_pages;
+	to->packed_pages += st->packed_pages;
 	to->sent_bytes += st->sent_bytes;
 	to->dropped += st->dropped;
 	to->peers += st->peers;
@@ -127,24 +128,41 @@ static void stop_servers(struct pages *p)
 	p->n = 0;
 }
 
+/* A demand lane comes first, and is never packed: its pages are few, and somebody waits. */
+static int fill_server(struct server *v, const struct pages_packing *packing, struct err *err)
+{
+	struct pages *p = v->pages;
+
+	v->checks = p->n == 0;
+	v->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (v->wake < 0)
+		return err_sys(err, "cannot start to serve pages");
+	v->net = serve_net_create(p->serve, true, err);
+	if (!v->net)
+		return -1;
+	serve_net_share(v->net, &p->closing);
+	if (p->n == 0 || !packing->codecs)
+		return 0;
+	return serve_net_pack(v->net, packing->codecs, packing->measure, err);
+}
+
 /* Takes the descriptors, also on failure. */
-static struct server *make_server(struct pages *p, int in, int out, struct err *err)
+static struct server *make_server(struct pages *p, int in, int out,
+				  const struct pages_packing *packing, struct err *err)
 {
 	struct server *v = calloc(1, sizeof(*v));
+	int rc;
 
 	if (v) {
 		v->pages = p;
-		v->checks = p->n == 0;
-		v->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-		v->net = serve_net_create(p->serve, true, err);
+		v->wake = -1;
 	}
-	if (!v || v->wake < 0 || !v->net) {
-		err_sys(err, "cannot start to serve pages");
+	rc = v ? fill_server(v, packing, err) : err_nomem(err);
+	if (rc < 0) {
 		close(in);
 		if (out != in)
 			close(out);
 	} else if (serve_net_add(v->net, in, out, "lane", err) == 0) {
-		serve_net_share(v->net, &p->closing);
 		return v;
 	}
 	if (v)
@@ -152,9 +170,10 @@ static struct server *make_server(struct pages *p, int in, int out, struct err *
 	return NULL;
 }
 
-static int start_server(struct pages *p, int in, int out, struct err *err)
+static int start_server(struct pages *p, int in, int out, const struct pages_packing *packing,
+			struct err *err)
 {
-	struct server *v = make_server(p, in, out, err);
+	struct server *v = make_server(p, in, out, packing, err);
 	sigset_t all, before;
 	int no;
 
@@ -178,7 +197,8 @@ void pages_disconnect(struct pages *p)
 	stop_servers(p);
 }
 
-int pages_connect(struct pages *p, const int in[], const int out[], size_t n, struct err *err)
+int pages_connect(struct pages *p, const int in[], const int out[], size_t n,
+		  const struct pages_packing *packing, struct err *err)
 {
 	int rc = 0;
 
@@ -190,7 +210,7 @@ int pages_connect(struct pages *p, const int in[], const int out[], size_t n, st
 	p->v = calloc(n, sizeof(struct server *));
 	for (size_t i = 0; i < n; i++) {
 		if (p->v && rc == 0) {
-			rc = start_server(p, in[i], out[i], err);
+			rc = start_server(p, in[i], out[i], packing, err);
 			continue;
 		}
 		close(in[i]);

@@ -24,9 +24,18 @@ struct pages *pages_start(struct serve *serve, struct err *err) must_check;
 /* Ends threads and connections. NULL allowed. */
 void pages_stop(struct pages *p);
 
-/* Closes the lanes that there are, and serves these. Takes the descriptors, also on failure. */
-int pages_connect(struct pages *p, const int in[], const int out[], size_t n, struct err *err)
-	must_check;
+/* How the bulk is packed. */
+struct pages_packing {
+	unsigned int codecs; /* 0: not */
+	bool measure;        /* only as it pays */
+};
+
+/*
+ * Closes the lanes that there are, and serves these, of which the first one is for demand. Takes the descriptors, also on
+ * failure.
+ */
+int pages_connect(struct pages *p, const int in[], const int out[], size_t n,
+		  const struct pages_packing *packing, struct err *err) must_check;
 
 /* Closes the lanes that there are. The state stays. */
 void pages_disconnect(struct pages *p);

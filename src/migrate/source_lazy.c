@@ -187,6 +187,11 @@ void source_undo_lanes(struct source *s)
 /* The thread of the pages takes the descriptors; the ssh of the lane stays ours to end. */
 static int serve_lanes(struct source *s, struct err *err)
 {
+	const struct pages_packing packing = {
+		.codecs = s->lanes[0].place.version >= LANE_PACKS ? compress_codecs(s->opt->compress) :
+								    0,
+		.measure = s->opt->compress == COMPRESS_AUTO,
+	};
 	int in[LANES_MAX], out[LANES_MAX];
 
 	for (size_t i = 0; i < s->n_lanes; i++) {
@@ -194,7 +199,7 @@ static int serve_lanes(struct source *s, struct err *err)
 		out[i] = s->lanes[i].out;
 		s->lanes[i].in = s->lanes[i].out = -1;
 	}
-	return pages_connect(s->pages, in, out, s->n_lanes, err);
+	return pages_connect(s->pages, in, out, s->n_lanes, &packing, err);
 }
 
 int source_serve(struct source *s, struct err *err)
@@ -399,6 +404,9 @@ int source_postcopy(struct source *s, struct err *err)
 	pages_stats(s->pages, &st);
 	s->lane_bytes = st.sent_bytes;
 	s->zero_bytes = st.zero_pages * PAGE_BYTES;
+	log_info("%llu pages went over lanes, %llu of them packed, in %llu bytes",
+		 (unsigned long long)st.pages, (unsigned long long)st.packed_pages,
+		 (unsigned long long)st.sent_bytes);
 	if (rc == 0)
 		source_end_tree(s);
 	pages_stop(s->pages);

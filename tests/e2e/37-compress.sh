@@ -56,9 +56,15 @@ for codec in lz4 zstd; do
 	result "$codec, stop, over TLS"
 	moves $codec-precopy 0 12 "$ssh" --compress=$codec --mode=precopy
 	result "$codec, precopy, through ssh"
+	moves $codec-postcopy 0 12 "$reached" --compress=$codec --mode=postcopy --connections=2
+	result "$codec, postcopy, over TLS"
 done
+moves zstd-postcopy-ssh 0 12 "$ssh" --compress=zstd --mode=postcopy
+result "zstd, postcopy, through ssh"
 moves none $mib 100 "$ssh" --compress=none --mode=precopy
 result "none"
+moves none-postcopy $mib 100 "$ssh" --compress=none --mode=postcopy
+result "none, postcopy"
 
 # 8 MB/s to the agent: compression is faster on any machine.
 cat >"$TEST_TMP/slow.py" <<-'END'

@@ -176,6 +176,7 @@ struct move {
 	struct lane lanes[LANES_MAX];
 	int watch[LANES_MAX]; /* the sockets once more */
 	uint8_t n;
+	struct pages_packing packing;
 	atomic_bool finished;
 	pthread_t thread;
 };
@@ -209,7 +210,7 @@ static void connect_pages(struct move *m)
 		assert_int_equal(lane_heard(&m->lanes[i], LIMIT_MS, "here", &err), 0);
 		fds[i] = m->lanes[i].in;
 	}
-	assert_int_equal(pages_connect(m->pages, fds, fds, m->n, &err), 0);
+	assert_int_equal(pages_connect(m->pages, fds, fds, m->n, &m->packing, &err), 0);
 }
 
 static uint64_t sent_bytes(int fd)
@@ -235,6 +236,25 @@ static int read_all(void)
 	return 0;
 }
 
+/* What can be compressed: each page has something of its own. */
+static void plain(uint64_t dump, uint64_t *page)
+{
+	for (size_t i = 0; i < PAGE_BYTES / 8; i++)
+		page[i] = i % 32 ? 0x2020202020202020 + i : dump + i;
+}
+
+static int read_plain(void)
+{
+	uint64_t want[PAGE_BYTES / 8];
+
+	for (size_t i = 0; i < PAGES; i++) {
+		plain(page_addr(i * 389 % PAGES), want);
+		if (memcmp((const void *)page_addr(i * 389 % PAGES), want, PAGE_BYTES) != 0)
+			return 1;
+	}
+	return 0;
+}
+
 static void *engine_main(void *arg)
 {
 	struct move *m = arg;
@@ -251,7 +271,7 @@ static void *engine_main(void *arg)
 }
 
 /* What is asked for is read from here, at the same addresses. */
-static void keep_memory(struct move *m)
+static void keep_memory(struct move *m, void (*fill)(uint64_t dump, uint64_t *page))
 {
 	mem_ranges ranges = {0};
 	struct err err;
@@ -260,7 +280,7 @@ static void keep_memory(struct move *m)
 
 	assert_true(area == (void *)AREA);
 	for (size_t i = 0; i < PAGES; i++)
-		pattern(page_addr(i), (uint64_t *)page_addr(i));
+		fill(page_addr(i), (uint64_t *)page_addr(i));
 	assert_int_equal(mem_ranges_push(&ranges, AREA, AREA + PAGES * PAGE_BYTES, &err), 0);
 	m->serve = serve_create(&err);
 	assert_int_equal(serve_add(m->serve, OBJECT, getpid(), &ranges, &err), 0);
@@ -280,7 +300,7 @@ static void begin(struct move *m, int (*body)(void))
 	*m = (struct move){.n = 0};
 	if (!start(&m->v, body))
 		skip_because("no userfaultfd with events here");
-	keep_memory(m);
+	keep_memory(m, body == read_plain ? plain : pattern);
 	assert_int_equal(token_make(m->token, &err), 0);
 	m->hall = hall_open(m->token, "127.0.0.1", NULL, &err);
 	assert_non_null(m->hall);
@@ -371,6 +391,70 @@ static void the_bulk_is_shared_by_its_lanes(void **state)
 	end(&m);
 }
 
+/* Half of it while the victim runs: what it waits for comes as it is. */
+static void the_bulk_is_packed(void **state)
+{
+	for (enum codec codec = CODEC_LZ4; codec < CODECS; codec++) {
+		struct serve_net_stats st;
+		struct move m;
+
+		begin(&m, read_plain);
+		m.packing.codecs = 1U << codec;
+		open_first(&m, 3, LANE_PACKS);
+		go(&m);
+		if (codec == CODEC_LZ4)
+			assert_int_equal(wait_for(&m, PAGES_CLOSED), PAGES_CLOSED);
+		let_run(&m.v);
+		finish(&m);
+		pages_stats(m.pages, &st);
+		if (codec == CODEC_LZ4) {
+			assert_int_equal(st.packed_pages, PAGES);
+			assert_true(sent_bytes(m.watch[1]) + sent_bytes(m.watch[2]) <
+				    PAGES * PAGE_BYTES / 4);
+		}
+		close_watch(&m);
+		end(&m);
+	}
+}
+
+/* Pages that nothing makes smaller. */
+static void what_cannot_be_packed_goes_as_it_is(void **state)
+{
+	struct serve_net_stats st;
+	struct move m;
+
+	begin(&m, read_all);
+	m.packing = (struct pages_packing){PACK_CODECS, true};
+	open_first(&m, 3, LANE_PACKS);
+	let_run(&m.v);
+	go(&m);
+	finish(&m);
+	pages_stats(m.pages, &st);
+	assert_in_range(st.sent_bytes, PAGES * PAGE_BYTES, 3 * PAGES * PAGE_BYTES);
+	close_watch(&m);
+	end(&m);
+}
+
+/* A target that knows lanes, but not of packing, has not agreed to it. */
+static void nobody_packs_unasked(void **state)
+{
+	struct move m;
+
+	begin(&m, read_plain);
+	m.packing.codecs = 1U << CODEC_LZ4;
+	open_first(&m, 2, LANE_PACKS - 1);
+	go(&m);
+	assert_int_equal(wait_for(&m, PAGES_LOST), PAGES_LOST);
+	close_watch(&m);
+	m.packing.codecs = 0;
+	dial(&m, 2, LANE_PACKS - 1, 101);
+	connect_pages(&m);
+	let_run(&m.v);
+	finish(&m);
+	close_watch(&m);
+	end(&m);
+}
+
 static void an_older_ferry_opens_two(void **state)
 {
 	struct move m;
@@ -423,6 +507,9 @@ int main(void)
 		cmocka_unit_test(a_later_attempt_may_have_a_smaller_number),
 		cmocka_unit_test(the_lanes_of_an_older_ferry_make_a_set),
 		cmocka_unit_test(the_bulk_is_shared_by_its_lanes),
+		cmocka_unit_test(the_bulk_is_packed),
+		cmocka_unit_test(what_cannot_be_packed_goes_as_it_is),
+		cmocka_unit_test(nobody_packs_unasked),
 		cmocka_unit_test(an_older_ferry_opens_two),
 		cmocka_unit_test(when_one_breaks_all_are_opened_anew),
 	};

@@ -42,6 +42,53 @@ static void known_requests(void **state)
 	assert_int_equal(pid, 30);
 }
 
+/* What ferries say among themselves is no request of anybody else's. */
+static void packed_answers(void **state)
+{
+	struct ps_request good = {.cmd = PS_PACKED,
+				  .nr_pages = 2,
+				  .vaddr = 0x1000,
+				  .dst_id = 30,
+				  .packed_bytes = 77},
+			  bad, r;
+	uint8_t bytes[PS_REQUEST_BYTES];
+	struct err err;
+
+	ps_encode(&good, bytes);
+	assert_int_equal(ps_decode(bytes, &r, &err), -1);
+	assert_int_equal(ps_decode_ferry(bytes, &r, &err), 0);
+	assert_true(r.cmd == PS_PACKED && r.nr_pages == 2 && r.vaddr == 0x1000 && r.dst_id == 30);
+	assert_int_equal(ps_data_bytes(&r), 77);
+	for (int i = 0; i < 6; i++) {
+		bad = good;
+		switch (i) {
+		case 0:
+			bad.packed_bytes = 0;
+			break;
+		case 1:
+			bad.packed_bytes = 2 * PAGE_BYTES;
+			break;
+		case 2:
+			bad.nr_pages = PACK_PAGES_MAX + 1;
+			break;
+		case 3:
+			bad.nr_pages = 0;
+			break;
+		case 4:
+			bad.vaddr = 0x1001;
+			break;
+		default:
+			bad.flags = PE_PRESENT;
+		}
+		ps_encode(&bad, bytes);
+		assert_int_equal(ps_decode_ferry(bytes, &r, &err), -1);
+	}
+	/* all others are as ever */
+	ps_encode(&(struct ps_request){.cmd = PS_GET, .nr_pages = 1, .dst_id = 30}, bytes);
+	assert_int_equal(ps_decode_ferry(bytes, &r, &err), 0);
+	assert_int_equal(r.cmd, PS_GET);
+}
+
 /* Requests, pages, and the answer to CLOSE are pieces of their own, however they come. */
 static void pieces(void **state)
 {
@@ -178,9 +225,10 @@ static void names(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(known_requests), cmocka_unit_test(pieces),
-		cmocka_unit_test(round_trip),     cmocka_unit_test(refused),
-		cmocka_unit_test(objects),        cmocka_unit_test(names),
+		cmocka_unit_test(known_requests), cmocka_unit_test(packed_answers),
+		cmocka_unit_test(pieces),         cmocka_unit_test(round_trip),
+		cmocka_unit_test(refused),        cmocka_unit_test(objects),
+		cmocka_unit_test(names),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

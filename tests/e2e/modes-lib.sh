@@ -42,7 +42,7 @@ until_percent() {
 }
 
 # begin_slowly PID RATE PERCENT OPTION...: the program is on its way from a over a link of that rate, and so
-# much of its memory has followed. Sets sender, the process that waits for the migration.
+# much of its memory has followed: as it is, or that would not take as long as it is to. Sets sender, the process that waits for the migration.
 begin_slowly() {
 	local pid=$1 rate=$2 percent=$3 watcher
 	shift 3
@@ -53,7 +53,7 @@ begin_slowly() {
 	until_percent "$percent" &
 	watcher=$!
 	wait_for 30 [ -e "$TEST_TMP/watching" ] || complain "nobody watches" || return 1
-	migrate a "$pid" --json "${alive[@]}" "$@" &
+	migrate a "$pid" --json --compress=none "${alive[@]}" "$@" &
 	sender=$!
 	wait $watcher || complain "$percent % were never reached" || return 1
 	exists b "$pid" || complain "does not run on b at $percent %"

@@ -99,14 +99,18 @@ static struct own_caps own_caps(void)
 	};
 }
 
+/* It never changes while we run, and is asked for by each thread of a tree: so the kernel is asked once. */
 static uint64_t own_bounding_set(void)
 {
-	uint64_t caps = 0;
+	static _Atomic uint64_t known;
+	uint64_t caps = known;
 
+	if (caps)
+		return caps;
 	for (int i = 0; i < 64; i++)
 		if (prctl(PR_CAPBSET_READ, i) == 1)
 			caps |= 1ULL << i;
-	return caps;
+	return known = caps;
 }
 
 bool have_capability(int cap)

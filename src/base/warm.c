@@ -45,6 +45,7 @@ void warm_up(size_t heap_bytes)
 	size_t n = heap_bytes / LARGEST_BLOCK_BYTES + 1;
 	void **blocks = calloc(n, sizeof(*blocks));
 
+	mallopt(M_ARENA_MAX, 1); /* a thread's own would be cold */
 	mallopt(M_MMAP_THRESHOLD, 2 * LARGEST_BLOCK_BYTES);
 	mallopt(M_TRIM_THRESHOLD, (int)(2 * n * LARGEST_BLOCK_BYTES));
 	for (size_t i = 0; blocks && i < n; i++) {

@@ -168,6 +168,8 @@ static int make_ready(struct target *t, const Wire__Prepare *msg, struct err *er
 		log_info("no task is made ahead: %s", why.text);
 	/* after the last fork: what was there before it is copied at the first write */
 	warm_up(BUILD_HEAP_BYTES);
+	if (t->lazy && target_fill_start(t, err) < 0)
+		return -1;
 	return target_tell_done(t, err);
 }
 

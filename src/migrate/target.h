@@ -49,10 +49,11 @@ struct target {
 	struct restore_lazy restore_lazy;
 	proc_pids announced; /* tasks */
 	pthread_t fill_thread;
-	atomic_bool built;   /* and the source may have been told so */
-	bool filling;        /* there is a thread */
-	int fill_wake;       /* eventfd: look at what follows */
-	atomic_bool fill_go; /* the tree runs: fetch everything */
+	atomic_bool fill_ready; /* all tasks are announced: their faults must be answered */
+	atomic_bool built;      /* and the source may have been told so */
+	bool filling;           /* there is a thread */
+	int fill_wake;          /* eventfd: look at what follows */
+	atomic_bool fill_go;    /* the tree runs: fetch everything */
 	atomic_bool fill_stop;
 	bool filled, fill_failed; /* how the thread ended */
 	struct err fill_err;
@@ -89,8 +90,12 @@ int target_tell_done(struct target *t, struct err *err) must_check;
 
 /* ---- the engine that fetches what is missing ---- */
 
-/* Before the tree is built: the restore announces its tasks to it. When the tree runs, it fetches everything. */
+/*
+ * Before the tree is built: the restore announces its tasks to it. Its thread is started apart, after the last
+ * process that this one forks. When the tree runs, it fetches everything.
+ */
 int target_fill_open(struct target *t, struct err *err) must_check;
+int target_fill_start(struct target *t, struct err *err) must_check;
 void target_fill_go(struct target *t);
 
 /* The tree is dead, or will be: it was not committed. */

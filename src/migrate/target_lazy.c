@@ -122,12 +122,25 @@ static bool give_up(struct target *t)
 	return true;
 }
 
+/* Until all tasks are announced, or there will be none. */
+static void await_tasks(struct target *t)
+{
+	struct pollfd pfd = {.fd = t->fill_wake, .events = POLLIN};
+	uint64_t word;
+
+	while (!atomic_load(&t->fill_ready) && !atomic_load(&t->fill_stop)) {
+		(void)poll(&pfd, 1, -1);
+		(void)!read(t->fill_wake, &word, sizeof(word));
+	}
+}
+
 static void *fill_main(void *arg)
 {
 	struct target *t = arg;
 	bool started = false;
 	uint64_t word;
 
+	await_tasks(t);
 	while (!atomic_load(&t->fill_stop) && !give_up(t)) {
 		if (!started && atomic_load(&t->fill_go)) {
 			lazy_start(t->lazy);
@@ -154,7 +167,7 @@ static void wake_fill(struct target *t)
 	(void)!write(t->fill_wake, &one, sizeof(one));
 }
 
-static int start_fill(struct target *t, struct err *err)
+int target_fill_start(struct target *t, struct err *err)
 {
 	int no = pthread_create(&t->fill_thread, NULL, fill_main, t);
 
@@ -228,7 +241,9 @@ static int announce(void *arg, pid_t vpid, pid_t pid, int uffd, struct err *err)
 		return err_nomem(err);
 	if (t->announced.n < restore_state(t->restore)->snap->tasks.n)
 		return 0;
-	return start_fill(t, err);
+	atomic_store(&t->fill_ready, true);
+	wake_fill(t);
+	return 0;
 }
 
 int target_fill_open(struct target *t, struct err *err)

@@ -17,6 +17,7 @@ enum {
 	FEW_BYTES = 2048, /* not worth a look */
 	TRY_SOON = 16, /* messages until a codec that did not pay is tried again, doubled each time */
 	TRY_LATE = 256,
+	LITTLE_BYTES = 128 << 10, /* gone before a codec is tried at all: to try one costs more than these gain */
 };
 
 static_assert(SLOTS > 2 * PACK_PAGES_MAX, "the table has room");
@@ -160,7 +161,7 @@ static enum codec choose(struct packer *p)
 
 	if (!p->measure)
 		return p->codecs & 1u << CODEC_LZ4 ? CODEC_LZ4 : CODEC_ZSTD;
-	if (!p->send_known)
+	if (!p->send_known || p->totals.raw_bytes < LITTLE_BYTES)
 		return CODEC_NONE;
 	for (enum codec c = CODEC_LZ4; c < CODECS; c++)
 		if ((p->codecs & 1u << c) && p->of[c].known && cost(p, c) < cost(p, best))

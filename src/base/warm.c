@@ -3,11 +3,13 @@
 
 #include "base/attrs.h"
 
+#include <fcntl.h>
 #include <link.h>
 #include <malloc.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22 /* Linux 5.14 */
@@ -60,4 +62,12 @@ void warm_up(size_t heap_bytes)
 	free(blocks);
 	touch_stack();
 	(void)dl_iterate_phdr(map_code, NULL);
+}
+
+void warm_descriptors(int n)
+{
+	int last = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, n - 1);
+
+	if (last >= 0)
+		close(last);
 }

@@ -12,10 +12,16 @@
 #include <stddef.h>
 
 /*
- * The next @heap_bytes that malloc gives to the main thread have been touched, and some of its stack; the
+ * The next @heap_bytes that malloc gives have been touched, and some of its stack; the
  * allocator keeps from now on what is freed; the code of the program and of its libraries is mapped. Call it after
  * the last fork: what is there before is copied at the first write. Best effort: what fails costs time only.
  */
 void warm_up(size_t heap_bytes);
+
+/*
+ * Makes room in the table of descriptors for about @n of them: in a process with threads a table that grows waits for
+ * a grace period of RCU. Best effort.
+ */
+void warm_descriptors(int n);
 
 #endif

@@ -11,6 +11,7 @@
 #include "base/io.h"
 #include "base/log.h"
 #include "capture/session.h"
+#include "kinds/locks.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -107,6 +108,7 @@ static struct fd_facts *look_at(struct capture_session *s, struct live_task *t, 
 		return NULL;
 	}
 	f->holders.v[0].cloexec = is_cloexec(f->info);
+	f->holders.v[0].locked = locks_shown(f->info);
 	f->fs_magic = fstatfs(f->own, &fs) ? 0 : (long)fs.f_type;
 	return f;
 }
@@ -188,6 +190,7 @@ static int add_holder(struct capture_session *s, struct fd_facts *f, pid_t pid, 
 		if (io_read_filef(&info, NULL, "/proc/%d/fdinfo/%d", pid, fd))
 			return err_sys(err, "cannot look at fd %d of pid %d", fd, pid);
 		h.cloexec = is_cloexec(info);
+		h.locked = locks_shown(info);
 	}
 	return vec_push(&f->holders, h) ? 0 : err_nomem(err);
 }

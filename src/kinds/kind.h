@@ -50,6 +50,7 @@ struct fd_holder {
 	pid_t pid; /* real pid of a task of the tree (one task per shared descriptor table) */
 	int fd;
 	bool cloexec;
+	bool locked; /* its fdinfo shows locks (locks.h); not known before the freeze */
 };
 
 /* One open file description of the tree; gathered once by capture/fds.c. */

@@ -3,8 +3,9 @@
  * File locks. The kernel shows in the fdinfo of a descriptor exactly the locks
  * that were taken through its description: flock and OFD locks to every
  * holder, POSIX locks only to the table that owns them. So fdinfo, read once
- * per description and per table, is all that is needed; /proc/locks only saves
- * reading it for files without a lock.
+ * per description and per table, is all that is needed. Before the freeze,
+ * when not all of them are read, /proc/locks tells of which files they have to be. In the freeze that
+ * would be a waste: to read it the kernel waits for a grace period of RCU, about a millisecond.
  */
 #include "kinds/locks.h"
 
@@ -25,6 +26,11 @@ static const struct {
 	{"POSIX", LOCK_FLAG_POSIX}, {"FLOCK", LOCK_FLAG_FLOCK}, {"OFDLCK", LOCK_FLAG_OFD},
 	{"LEASE", LOCK_FLAG_LEASE}, {"DELEG", LOCK_FLAG_LEASE},
 };
+
+bool locks_shown(const char *fdinfo)
+{
+	return strstr(fdinfo, "lock:") != NULL;
+}
 
 bool locks_parse_line(const char *line, struct lock_facts *lock)
 {
@@ -135,17 +141,18 @@ static bool same_table_before(const struct fd_facts *f, const struct fd_holder *
 	return false;
 }
 
+/* @all_locks: what is in /proc/locks; NULL: of each holder it is known whether there are any. */
 static int capture_description(struct capture *c, const struct fd_facts *f, const char *all_locks,
 			       struct err *err)
 {
 	if (scan_info(c, f, &f->holders.v[0], f->info, true, err))
 		return -1;
-	if (!is_mentioned(all_locks, f->st.st_ino))
+	if (all_locks && !is_mentioned(all_locks, f->st.st_ino))
 		return 0;
 	vec_foreach (h, &f->holders) {
 		cleanup_free char *info = NULL;
 
-		if (h == f->holders.v || same_table_before(f, h))
+		if (h == f->holders.v || (!all_locks && !h->locked) || same_table_before(f, h))
 			continue;
 		if (io_read_filef(&info, NULL, "/proc/%d/fdinfo/%d", h->pid, h->fd)) {
 			/* A running task may have closed it meanwhile. */
@@ -163,7 +170,7 @@ int locks_capture(struct capture *c, struct err *err)
 {
 	cleanup_free char *all_locks = NULL;
 
-	if (io_read_filef(&all_locks, NULL, "/proc/locks"))
+	if (c->preflight && io_read_filef(&all_locks, NULL, "/proc/locks"))
 		return err_sys(err, "cannot read /proc/locks");
 	vec_foreach (it, &c->fds) {
 		if (capture_description(c, *it, all_locks, err))

@@ -18,6 +18,9 @@ struct lock_facts {
 	uint64_t len; /* 0: to the end */
 };
 
+/* Does this text of an fdinfo show a lock? A wrong yes, as of a text that another kind has there, only costs time. */
+bool locks_shown(const char *fdinfo);
+
 /* One "lock:" line of fdinfo; false if it is not one. */
 bool locks_parse_line(const char *line, struct lock_facts *lock);
 

@@ -20,7 +20,7 @@
 #define TELL_NS 200000000u
 
 /* What a snapshot of a few tasks, and making them, takes. */
-enum { BUILD_HEAP_BYTES = 2 << 20 };
+enum { BUILD_HEAP_BYTES = 2 << 20, BUILD_DESCRIPTORS = 1024 };
 
 /* ---- hello, or a question instead of a migration ---- */
 
@@ -168,6 +168,7 @@ static int make_ready(struct target *t, const Wire__Prepare *msg, struct err *er
 		log_info("no task is made ahead: %s", why.text);
 	/* after the last fork: what was there before it is copied at the first write */
 	warm_up(BUILD_HEAP_BYTES);
+	warm_descriptors(BUILD_DESCRIPTORS);
 	if (t->lazy && target_fill_start(t, err) < 0)
 		return -1;
 	return target_tell_done(t, err);

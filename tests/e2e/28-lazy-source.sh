@@ -5,6 +5,7 @@
 # one; the tree ends when all of it has been fetched and only then; strangers at the port change
 # nothing; an end before a page was handed out lets the tree run on, a later one leaves it stopped.
 . "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/criu-lazy-lib.sh"
 
 requires python3
 requires_root
@@ -142,29 +143,8 @@ CRIU_ROOT=${CRIU_ROOT:-/var/tmp/ferry-criu}
 script=$PWD/../shared/bin/criu-root
 [ -x "$script" ] && CRIU=$(timeout 200 "$script" "$CRIU_ROOT" 2>"$TEST_TMP/criu-root.log") || CRIU=
 
-# criu lazy-pages and criu restore, in a pid namespace of their own: the source lives until the end.
 criu_fetches() {
-	local there
-	source_of criu || return 1
-	there=$work/there
-	cp -a "$images" "$there"
-	cat >"$work/restore.sh" <<-END
-		cd "$there"
-		"$CRIU" lazy-pages --page-server --address 127.0.0.1 --port $port -D . -o lazy.log -v4 &
-		lazy=\$!
-		for i in \$(seq 200); do [ -S lazy-pages.socket ] && break; sleep 0.02; done
-		"$CRIU" restore -d -D . -o restore.log -v4 --lazy-pages || exit 1
-		wait \$lazy || exit 2
-		kill -USR1 $pid
-		for i in \$(seq 300); do [ -s "$work/report" ] && exit 0; sleep 0.02; done
-		exit 3
-	END
-	timeout -k 5 60 unshare --pid --mount --fork --kill-child --mount-proc sh "$work/restore.sh" \
-		>"$work/restore.out" 2>&1 || {
-		why="status $?: $(tail -n 2 "$there/restore.log" "$there/lazy.log" "$work/restore.out")"
-		return 1
-	}
-	grep -q ok "$work/report" || { why="wrong memory: $(cat "$work/report")" && return 1; }
+	source_of criu && criu_fetches_pages "$images" "$port" || return 1
 	wait "$dumper" || { why="exit status $?" && return 1; }
 	wait_gone "$pid" || { why="the tree is still there" && return 1; }
 }

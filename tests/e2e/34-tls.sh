@@ -1,10 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# timeout: 300
+# timeout: 400
 # TLS of page-server and lazy-pages: with ferry in every role, and with real CRIU in any one. Certificates that are
 # not to be believed, revoked or for somebody else, peers without TLS, somebody on the way who reads, changes or cuts.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/eavesdrop-lib.sh"
+. "$(dirname "$0")/criu-lazy-lib.sh"
 requires_root
 requires python3 openssl
 BENCH_VICTIM=$BUILD_DIR/bench/bench-victim
@@ -291,27 +292,42 @@ else
 fi
 preload=
 
-# The frozen program itself hands its memory out: to nobody without a certificate.
-from_source() {
-	local dumper restored
-	program lazy-source || return 1
+# The frozen program itself hands its memory out.
+
+# lazy_source NAME DUMPER: sets dumper and port when it listens.
+lazy_source() {
+	program "$1" || return 1
 	port=$(free_port)
 	mkfifo "$work/listens"
 	# shellcheck disable=SC2046
-	timeout -k 5 100 "$FERRY" dump -t "$pid" -D "$src" -o dump.log -v4 --lazy-pages --port "$port" --status-fd 7 \
-		$(tls destination) 7>"$work/listens" >"$work/out" 2>&1 &
+	timeout -k 5 100 env ${preload:+LD_PRELOAD=$preload} "$2" dump -t "$pid" -D "$src" -o dump.log -v4 --lazy-pages \
+		--address 127.0.0.1 --port "$port" --status-fd 7 $(tls destination) 7>"$work/listens" >"$work/out" 2>&1 &
 	dumper=$!
-	[ "$(timeout 20 head -c 1 "$work/listens" | wc -c)" = 1 ] || { why="dump: $(cat "$work/out")" && return 1; }
+	[ "$(timeout 20 head -c 1 "$work/listens" | wc -c)" = 1 ] ||
+		{ why="dump: $(cat "$work/out"; tail -n 3 "$src/dump.log")" && return 1; }
+}
+
+source_ends() {
+	wait "$dumper" || { why="dump: $(cat "$work/out"; tail -n 3 "$src/dump.log")" && return 1; }
+	wait_gone "$pid" || { why="the program is still there" && return 1; }
+}
+
+# Nobody without a certificate gets anything.
+strangers_get_nothing() {
 	"$FERRY" show "$src/pagemap-$pid.img" >"$work/pagemap"
 	timeout 20 tests/e2e/get-pages fetch "$port" "$pid" "$work/pagemap" >"$work/stranger" 2>&1 &&
 		{ why="a stranger got pages" && return 1; }
-	tests/e2e/eavesdrop scan "$port" || return 1
+	tests/e2e/eavesdrop scan "$port"
+}
+
+# With our daemon and restore.
+fetched_by_ferry() {
+	local restored
 	# shellcheck disable=SC2046
 	tap && daemon "$FERRY" $(tls source) || return 1
 	timeout -k 5 60 "$FERRY" restore -D "$src" -o restore.log -v4 --lazy-pages --pids=new >"$work/restore.out" 2>&1 </dev/null &
 	restored=$!
-	daemon_ends && wait "$dumper" || { why="$why; dump: $(cat "$work/out")" && return 1; }
-	overheard none && wait_gone "$pid" || return 1
+	daemon_ends && source_ends && overheard none || return 1
 	runs_well "$(descendants $restored | while read -r p; do
 		[ "$(tr '\0' ' ' <"/proc/$p/cmdline" | cut -d ' ' -f 1)" = "$BENCH_VICTIM" ] && echo "$p"
 	done | head -n 1)"
@@ -319,8 +335,30 @@ from_source() {
 	kill_tree $restored
 	return $status
 }
-from_source
+
+ferry_to_ferry() {
+	lazy_source lazy-source "$FERRY" && strangers_get_nothing && fetched_by_ferry
+}
+ferry_to_ferry
 result "dump --lazy-pages"
+
+ferry_to_criu() {
+	# shellcheck disable=SC2046
+	lazy_source lazy-to-criu "$FERRY" && tap && criu_fetches_pages "$src" "$port" $(tls source) && source_ends &&
+		overheard none
+}
+with_criu "dump --lazy-pages, criu lazy-pages" ferry_to_criu
+
+criu_to_ferry() {
+	lazy_source lazy-of-criu "$CRIU" && fetched_by_ferry
+}
+preload=$TEST_TMP/pipeclamp.so
+if [ -e "$preload" ]; then
+	with_criu "criu dump --lazy-pages" criu_to_ferry
+else
+	skip "criu dump --lazy-pages" "no compiler, or not the source of pipeclamp"
+fi
+preload=
 
 # ---- wrong use ----------------------------------------------------------------------------------
 

@@ -15,9 +15,10 @@
 
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 
 struct agent_args {
-	bool join, files, call;
+	bool join, files, writeback, call;
 	struct log_args log;
 };
 
@@ -30,6 +31,10 @@ static const struct opt_row rows[] = {
 	 .help = "hand out the files of a tree, read-only; ferry lazyfs starts it",
 	 .type = OPT_FLAG,
 	 .offset = offsetof(struct agent_args, files)},
+	{.long_name = "writeback",
+	 .help = "with --files: take changes, too, as far as the tree could make them",
+	 .type = OPT_FLAG,
+	 .offset = offsetof(struct agent_args, writeback)},
 	{.long_name = "call",
 	 .help = "stdin begins with a call that ferry serve has checked, which says what to do",
 	 .type = OPT_FLAG,
@@ -79,7 +84,7 @@ static void leave_terminal(void)
 
 /*
  * A key that may run "ferry agent" only (authorized_keys, command=) may also join one, and have
- * files; one that may run "ferry agent --files" only may do nothing else.
+ * files; one that may run "ferry agent --files" only may do nothing else: above all not change any.
  */
 static bool asked_for(const struct agent_args *args, const char *what)
 {
@@ -110,8 +115,14 @@ static int serve(struct agent_args *args, int in, int out, struct err *err)
 {
 	if (args->call && take_call(args, in, err))
 		return -1;
-	if (args->files || asked_for(args, "agent --files"))
-		return lazyfs_serve(in, out, NULL, NULL, err);
+	if (args->files || asked_for(args, "agent --files")) {
+		const struct serve_options opt = {
+			.writes = args->writeback || asked_for(args, "agent --files --writeback"),
+		};
+
+		umask(0); /* the client has applied that of its program */
+		return lazyfs_serve(in, out, &opt, NULL, err);
+	}
 	if (args->join || asked_for(args, "agent --join"))
 		return lane_join(in, out, err);
 	return migrate_target(in, out, err);
@@ -134,6 +145,11 @@ static int run(int argc, char **argv)
 	if (log_args_open(&args.log, AT_FDCWD, &err) < 0 || take_connection(&in, &out, &err) < 0)
 		return cmd_fail(&spec, &err);
 	leave_terminal();
+	if (args.writeback && !args.files) {
+		err_set(&err, 0, "--writeback is for --files");
+		cmd_fail(&spec, &err);
+		return EXIT_USAGE;
+	}
 	/* the source has been told why, and tells its user */
 	rc = serve(&args, in, out, &err);
 	if (rc < 0) {

@@ -6,6 +6,7 @@
 #include <linux/capability.h>
 #include <linux/magic.h>
 #include <linux/openat2.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 
@@ -73,7 +74,7 @@ void jail_finish(struct jail *j)
 	j->root = j->self_fds = -1;
 }
 
-static int set_caps(bool reads_all)
+static int set_caps(bool reads_all, bool writes_all)
 {
 	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
 	struct __user_cap_data_struct data[2];
@@ -82,7 +83,8 @@ static int set_caps(bool reads_all)
 	if (syscall(SYS_capget, &head, data) < 0)
 		return -1;
 	eff = data[0].permitted | (uint64_t)data[1].permitted << 32;
-	eff &= ~FS_CAPS | (reads_all ? CAP_BIT(CAP_DAC_READ_SEARCH) : 0);
+	eff &= ~FS_CAPS | (reads_all ? CAP_BIT(CAP_DAC_READ_SEARCH) : 0) |
+	       (writes_all ? CAP_BIT(CAP_DAC_OVERRIDE) : 0);
 	data[0].effective = (uint32_t)eff;
 	data[1].effective = (uint32_t)(eff >> 32);
 	return (int)syscall(SYS_capset, &head, data);
@@ -106,7 +108,7 @@ static int become(struct jail *j, size_t i)
 		errno = EPERM;
 		return -1;
 	}
-	if (set_caps(c->reads_all) < 0)
+	if (set_caps(c->reads_all, j->writes && c->writes_all) < 0)
 		return -1;
 	j->current = i;
 	return 0;
@@ -206,6 +208,53 @@ int jail_open(struct jail *j, const char *path, const struct jail_held *held, bo
 	}
 	errno = EACCES;
 	return -1;
+}
+
+/* ---- changes ---- */
+
+int jail_as_tree(struct jail *j, int (*act)(struct jail *j, void *arg), void *arg)
+{
+	for (size_t i = 0; i < attempts(j, NULL); i++) {
+		int rc = become(j, i) < 0 ? -1 : act(j, arg);
+
+		if (rc >= 0 || !denied(errno))
+			return rc;
+	}
+	return -1;
+}
+
+int jail_open_write(struct jail *j, const char *path)
+{
+	cleanup_close int found = resolve(j, path);
+	struct stat st;
+	char name[16];
+
+	if (found < 0 || fstat(found, &st) < 0)
+		return -1;
+	if (!j->writes || !S_ISREG(st.st_mode) || jail_is_pseudo(found)) {
+		errno = EACCES;
+		return -1;
+	}
+	snprintf(name, sizeof(name), "%d", found);
+	return openat(j->self_fds, name, O_WRONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+}
+
+int jail_open_parent(struct jail *j, const char *path, const char **name_out)
+{
+	const char *slash = strrchr(path, '/');
+	char dir[LF_PATH_MAX + 1];
+	cleanup_close int fd = -1;
+
+	snprintf(dir, sizeof(dir), "%.*s", slash == path ? 1 : (int)(slash - path), path);
+	*name_out = slash + 1;
+	fd = resolve(j, dir);
+	if (fd < 0)
+		return -1;
+	if (!j->writes || jail_is_pseudo(fd)) {
+		errno = EACCES;
+		return -1;
+	}
+	return steal_fd(&fd);
 }
 
 static int64_t ns_of(const struct timespec *ts)

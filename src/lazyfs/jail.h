@@ -4,7 +4,8 @@
  * path is resolved below the tree's root without following any link
  * (openat2(2), RESOLVE_IN_ROOT), with the user, groups and capabilities of one of its
  * tasks, and file systems that are the kernel's (proc, sysfs, ...) are not entered.
- * Nothing is ever opened for writing, and no device, pipe or socket at all.
+ * No device, pipe or socket is ever opened, and for writing nothing but regular files
+ * where the jail was told so.
  */
 #ifndef FERRY_LAZYFS_JAIL_H
 #define FERRY_LAZYFS_JAIL_H
@@ -26,6 +27,7 @@ struct jail {
 		current; /* current: as whom we look at the moment; n_creds: with our own rights */
 	struct lf_creds own;
 	bool switches; /* we are root: each access is made as one of the creds */
+	bool writes;   /* set after jail_init: tasks that had CAP_DAC_OVERRIDE have it here, too */
 };
 
 /*
@@ -45,6 +47,18 @@ int jail_find(struct jail *j, const char *path, const struct jail_held *held, st
 
 /* For reading: a regular file, or a directory if @dir. -1 + errno; EACCES for anything else. */
 int jail_open(struct jail *j, const char *path, const struct jail_held *held, bool dir);
+
+/*
+ * Calls @act with the rights of one after the other of the tree's tasks, until it returns something else
+ * than -1 with EACCES or EPERM. What it returned last, with errno.
+ */
+int jail_as_tree(struct jail *j, int (*act)(struct jail *j, void *arg), void *arg);
+
+/* For @act: a regular file for writing, found as above. -1 + errno; EACCES for anything else. */
+int jail_open_write(struct jail *j, const char *path);
+
+/* For @act: an O_PATH descriptor of the directory of @path (not "/"), and the name in it. -1 + errno. */
+int jail_open_parent(struct jail *j, const char *path, const char **name_out);
 
 /* Is the file system of this descriptor the kernel's own? */
 bool jail_is_pseudo(int fd);

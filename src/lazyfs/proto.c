@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define KIB(n) ((n)*1024)
 #define MIB(n) ((n)*1024 * 1024)
@@ -14,6 +15,7 @@ enum {
 	ERRNO_MAX = 4095,
 	XATTRS_MAX = MIB(4),
 	REQUEST_MAX = KIB(8),
+	CHANGE_MAX = KIB(16), /* without data */
 };
 static const char magic[MAGIC_BYTES + 1] = "ferryfs\n";
 
@@ -36,6 +38,14 @@ int64_t lf_limit(uint16_t type)
 	case LF_DIGEST:
 	case LF_TARGET:
 		return REQUEST_MAX;
+	case LF_WRITE:
+		return CHANGE_MAX + LF_READ_MAX;
+	case LF_RESIZE:
+	case LF_SETTLE:
+	case LF_CREATE:
+	case LF_REMOVE:
+	case LF_RENAME:
+		return CHANGE_MAX;
 	case LF_FAILED:
 	case LF_ATTR:
 	case LF_POSITION:
@@ -189,6 +199,8 @@ int lf_put_hello(struct lf_out *out, const struct lf_hello *hello)
 
 	put(out, magic, MAGIC_BYTES);
 	put32(out, hello->version);
+	if (hello->version == LF_VERSION_WRITES)
+		put64(out, hello->token);
 	put_text(out, hello->root);
 	put32(out, (uint32_t)hello->exports.n);
 	vec_foreach (e, &hello->exports) {
@@ -199,7 +211,8 @@ int lf_put_hello(struct lf_out *out, const struct lf_hello *hello)
 	vec_foreach (c, &hello->creds) {
 		put32(out, c->uid);
 		put32(out, c->gid);
-		put32(out, c->reads_all);
+		put32(out, c->reads_all | (hello->version == LF_VERSION_WRITES && c->writes_all)
+						  << 1);
 		put32(out, c->n_groups);
 		for (uint32_t i = 0; i < c->n_groups; i++)
 			put32(out, c->groups[i]);
@@ -229,6 +242,14 @@ int lf_put_request(struct lf_out *out, const struct lf_request *r)
 	put32(out, r->bytes);
 	put_ident(out, &r->want);
 	put_text(out, r->path);
+	if (lf_is_change(r->type)) {
+		put32(out, r->flags);
+		put32(out, r->mode);
+		put64(out, (uint64_t)r->time_ns);
+		put_text(out, r->other);
+		put_ident(out, &r->replaced);
+		put(out, r->data, r->data_bytes);
+	}
 	return end(out, start, r->type);
 }
 
@@ -417,10 +438,13 @@ static void get_creds(struct in *in, struct lf_hello *out, struct arena *arena)
 	in->bad |= n > LF_CREDS_MAX;
 	for (uint32_t i = 0; i < n && !in->bad; i++) {
 		struct lf_creds c = {.uid = get32(in)};
-		uint32_t *groups = NULL;
+		uint32_t *groups = NULL, flags;
 
 		c.gid = get32(in);
-		c.reads_all = get_bool(in);
+		flags = get32(in);
+		in->bad |= flags > (out->version == LF_VERSION_WRITES ? 3u : 1u);
+		c.reads_all = flags & 1;
+		c.writes_all = flags & 2;
 		c.n_groups = get32(in);
 		if (c.n_groups <= LF_GROUPS_MAX && c.n_groups <= (size_t)(in->end - in->p) / 4)
 			groups = arena_array(arena, uint32_t, c.n_groups + 1);
@@ -444,11 +468,13 @@ int lf_get_hello(const struct frame *f, struct lf_hello *out, struct arena *aren
 	if (f->type != LF_HELLO || !m || memcmp(m, magic, MAGIC_BYTES) != 0)
 		return err_set(err, EPROTO, "the peer is not a ferry lazyfs");
 	out->version = get32(&in);
-	if (!in.bad && out->version != LF_VERSION)
+	if (!in.bad && out->version != LF_VERSION && out->version != LF_VERSION_WRITES)
 		return err_set(err, EPROTO,
-			       "the peer speaks version %u of the file protocol, this ferry %u: "
+			       "the peer speaks version %u of the file protocol, this ferry %u and %u: "
 			       "install the same version on both",
-			       out->version, LF_VERSION);
+			       out->version, LF_VERSION, LF_VERSION_WRITES);
+	if (out->version == LF_VERSION_WRITES)
+		out->token = get64(&in);
 	out->root = get_text(&in, arena);
 	in.bad |= !lf_path_valid(out->root);
 	get_exports(&in, out, arena);
@@ -474,6 +500,41 @@ int lf_get_refused(const struct frame *f, char *why, size_t size, struct err *er
 	return 0;
 }
 
+/* Is what a change says of its kind possible? */
+static bool change_valid(const struct lf_request *q)
+{
+	const uint32_t type = q->mode & S_IFMT;
+
+	if (q->flags > LF_FLAGS || (q->type != LF_WRITE && q->data_bytes))
+		return false;
+	switch (q->type) {
+	case LF_WRITE:
+		return q->bytes && (!q->data_bytes || q->data_bytes == q->bytes) &&
+		       q->offset <= (uint64_t)INT64_MAX - q->bytes;
+	case LF_CREATE:
+		return type == S_IFLNK ? *q->other && strlen(q->other) <= LF_PATH_MAX :
+					 !*q->other && (type == S_IFREG || type == S_IFDIR);
+	case LF_RENAME:
+		return lf_path_valid(q->other);
+	default:
+		return !*q->other;
+	}
+}
+
+static void get_change(struct in *in, struct lf_request *out, struct arena *arena)
+{
+	out->flags = get32(in);
+	out->mode = get32(in);
+	out->time_ns = (int64_t)get64(in);
+	out->other = get_text(in, arena);
+	get_ident(in, &out->replaced);
+	if (in->bad)
+		return;
+	out->data_bytes = (uint32_t)(in->end - in->p);
+	out->data = take(in, out->data_bytes);
+	in->bad |= !change_valid(out);
+}
+
 int lf_get_request(const struct frame *f, struct lf_request *out, struct arena *arena, struct err *err)
 {
 	struct in in = begin_get(f);
@@ -484,11 +545,13 @@ int lf_get_request(const struct frame *f, struct lf_request *out, struct arena *
 	out->bytes = get32(&in);
 	get_ident(&in, &out->want);
 	out->path = get_text(&in, arena);
-	in.bad |= f->type < LF_STAT || f->type > LF_DIGEST || !lf_path_valid(out->path) ||
+	in.bad |= f->type < LF_STAT || f->type > LF_RENAME || !lf_path_valid(out->path) ||
 		  out->offset > INT64_MAX ||
 		  (f->type == LF_READ && (out->bytes == 0 || out->bytes > LF_READ_MAX)) ||
 		  (f->type == LF_DIGEST && (out->bytes == 0 || out->bytes > LF_DIGEST_MAX)) ||
 		  (f->type == LF_SEEK && out->bytes != SEEK_DATA && out->bytes != SEEK_HOLE);
+	if (lf_is_change(f->type))
+		get_change(&in, out, arena);
 	return finish(&in, f, err);
 }
 
@@ -600,6 +663,6 @@ void lf_reply_free(struct lf_reply *r)
 bool lf_creds_same(const struct lf_creds *a, const struct lf_creds *b)
 {
 	return a->uid == b->uid && a->gid == b->gid && a->reads_all == b->reads_all &&
-	       a->n_groups == b->n_groups &&
+	       a->writes_all == b->writes_all && a->n_groups == b->n_groups &&
 	       (!a->n_groups || !memcmp(a->groups, b->groups, a->n_groups * sizeof(a->groups[0])));
 }

@@ -20,7 +20,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define LF_VERSION 2u
+#define LF_VERSION 2u        /* nothing is changed at the source */
+#define LF_VERSION_WRITES 3u /* the client asks for leave to send changes home */
 
 /* Numbers are on the wire and never reused; they begin where those of wire/msg.h do not reach. */
 enum lf_type {
@@ -35,7 +36,13 @@ enum lf_type {
 	LF_READ = 268,     /* answer: LF_DATA */
 	LF_SEEK = 269,     /* answer: LF_POSITION */
 	LF_DIGEST = 270,   /* answer: LF_SUM */
-	LF_FAILED = 280,   /* source: errno */
+	LF_WRITE = 271,    /* changes, of version 3; answer: LF_ATTR as it is after it */
+	LF_RESIZE = 272,
+	LF_SETTLE = 273, /* the changes of a file are complete for now */
+	LF_CREATE = 274,
+	LF_REMOVE = 275,
+	LF_RENAME = 276,
+	LF_FAILED = 280, /* source: errno */
 	LF_ATTR = 281,
 	LF_ENTRIES = 282,
 	LF_TARGET = 283,
@@ -82,24 +89,46 @@ struct lf_creds {
 	uint32_t uid, gid;
 	uint32_t n_groups;
 	const uint32_t *groups;
-	bool reads_all; /* CAP_DAC_OVERRIDE or CAP_DAC_READ_SEARCH was in effect */
+	bool reads_all;  /* CAP_DAC_OVERRIDE or CAP_DAC_READ_SEARCH was in effect */
+	bool writes_all; /* CAP_DAC_OVERRIDE was; of version 3 */
 };
 
 struct lf_hello {
 	uint32_t version;
+	uint64_t token;   /* version 3: marks files that this client is in the middle of changing */
 	const char *root; /* the tree's root directory, as the source sees it */
 	VEC(struct lf_export) exports;
 	VEC(struct lf_creds) creds;
 };
 
-struct lf_request {
-	uint16_t type; /* LF_STAT to LF_DIGEST */
-	uint64_t id;
-	uint64_t offset;      /* READ, SEEK, DIGEST */
-	uint32_t bytes;       /* READ, DIGEST; SEEK: SEEK_DATA or SEEK_HOLE */
-	struct lf_ident want; /* READ, SEEK, DIGEST */
-	const char *path;     /* "/", or "/a/b" below the tree's root */
+/* Of a change. */
+enum {
+	LF_RESUME = 1,  /* an answer was missed: see LF_WRITE in ferry-protocol(7) */
+	LF_DURABLE = 2, /* SETTLE: as fsync(2) */
+	LF_FLAGS = 3,
 };
+
+struct lf_request {
+	uint16_t type; /* LF_STAT to LF_RENAME */
+	uint64_t id;
+	uint64_t offset;      /* READ, SEEK, DIGEST, WRITE; RESIZE: the size */
+	uint32_t bytes;       /* READ, DIGEST, WRITE; SEEK: SEEK_DATA or SEEK_HOLE */
+	struct lf_ident want; /* READ, SEEK, DIGEST, and all changes but CREATE */
+	const char *path;     /* "/", or "/a/b" below the tree's root */
+
+	/* changes only */
+	uint32_t flags, mode; /* mode: CREATE, with the type */
+	int64_t time_ns;      /* SETTLE: modification; WRITE, RESIZE: what the last SETTLE said */
+	const char *other;    /* RENAME: the new path; CREATE: what a link holds; else "" */
+	struct lf_ident replaced; /* RENAME: what is at the new path; inode 0: nothing is */
+	const uint8_t *data;      /* WRITE */
+	uint32_t data_bytes;      /* WRITE: as many as bytes; 0: they are zeros */
+};
+
+static inline bool lf_is_change(uint16_t type)
+{
+	return type >= LF_WRITE && type <= LF_RENAME;
+}
 
 struct lf_entry {
 	const char *name;

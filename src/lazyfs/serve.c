@@ -9,6 +9,7 @@
 
 #include "base/io.h"
 #include "base/log.h"
+#include "lazyfs/change.h"
 #include "lazyfs/jail.h"
 #include "lazyfs/scope.h"
 
@@ -42,7 +43,7 @@ struct server {
 	struct open_file files[OPEN_FILES];
 	uint64_t requests, sent_bytes;
 	uint8_t *buf; /* LF_READ_MAX */
-	bool bye;
+	bool bye, writes;
 };
 
 /* ---- frames ---- */
@@ -190,7 +191,8 @@ static int do_readlink(struct server *s, const struct lf_request *q, struct err 
 /* What a program of the tree may see of attributes; the rest is for the kernel and the administrator. */
 static bool xattr_wanted(const char *name)
 {
-	return !strncmp(name, "user.", 5) || !strcmp(name, "security.capability");
+	return (!strncmp(name, "user.", 5) && strcmp(name, CHANGE_MARK) != 0) ||
+	       !strcmp(name, "security.capability");
 }
 
 static int add_xattr(struct server *s, struct lf_reply *r, const char *path, const char *name,
@@ -538,6 +540,16 @@ static int do_seek(struct server *s, const struct lf_request *q, struct err *err
 	return answer(s, &r, err);
 }
 
+/* ---- changes ---- */
+
+static int do_change(struct server *s, const struct lf_request *q, struct err *err)
+{
+	struct lf_reply r = {.type = LF_ATTR, .id = q->id};
+	int no = s->writes ? change_apply(&s->jail, &s->scope, s->hello.token, q, &r.attr) : EROFS;
+
+	return no ? fail(s, q, no, err) : answer(s, &r, err);
+}
+
 /* ---- the session ---- */
 
 static int handle(struct server *s, const struct frame *f, struct err *err)
@@ -553,6 +565,8 @@ static int handle(struct server *s, const struct frame *f, struct err *err)
 	s->requests++;
 	if (lf_get_request(f, &q, &s->arena, err) < 0)
 		return -1;
+	if (lf_is_change(q.type))
+		return do_change(s, &q, err);
 	place = scope_place(&s->scope, q.path);
 	if (place == SCOPE_OUTSIDE || (place == SCOPE_FILE && q.type == LF_LIST) ||
 	    (place == SCOPE_WAY && q.type != LF_STAT && q.type != LF_LIST))
@@ -587,7 +601,10 @@ static int take_rules(struct server *s, const struct lf_hello *hello, struct err
 {
 	if (scope_init(&s->scope, hello->exports.v, hello->exports.n, err) < 0)
 		return -1;
-	return jail_init(&s->jail, hello->root, hello->creds.v, hello->creds.n, err);
+	if (jail_init(&s->jail, hello->root, hello->creds.v, hello->creds.n, err) < 0)
+		return -1;
+	s->jail.writes = s->writes;
+	return 0;
 }
 
 /* Another policy may be in force than a moment ago. */
@@ -602,6 +619,19 @@ static int follow_policy(struct server *s, struct err *err)
 	return take_rules(s, &now->hello, err);
 }
 
+/* Whether it may send changes is said at our start; a client that needs it should know at once. */
+static int take_wishes(struct server *s, struct err *err)
+{
+	const bool wants = s->hello.version == LF_VERSION_WRITES;
+
+	if (wants && !s->opt->writes)
+		return err_set(err, EROFS,
+			       "files are handed out read-only here: changes are taken by "
+			       "'ferry agent --files --writeback' only");
+	s->writes = wants;
+	return 0;
+}
+
 /* The first frame decides what is served, where we do not know better; what is wrong with it is told. */
 static int begin(struct server *s, struct err *err)
 {
@@ -613,7 +643,7 @@ static int begin(struct server *s, struct err *err)
 		return err_set(err, EPIPE, "the connection ended before anything was asked for");
 	if (rc < 0)
 		return -1;
-	if (lf_get_hello(&f, &s->hello, &s->hello_arena, &why) == 0 &&
+	if (lf_get_hello(&f, &s->hello, &s->hello_arena, &why) == 0 && take_wishes(s, &why) == 0 &&
 	    (s->opt->policy ? follow_policy(s, &why) : take_rules(s, &s->hello, &why)) == 0)
 		return lf_put_empty(&s->answers, LF_READY) < 0 ? err_nomem(err) : flush(s, err);
 	if (lf_put_refused(&s->answers, why.text) < 0 || flush(s, err) < 0)

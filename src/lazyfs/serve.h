@@ -3,7 +3,8 @@
  * The source's side: answers requests for the files of a tree until the client
  * has all of them or is gone. Serves what is in the scope that the client's
  * hello names (lazyfs/scope.h), as far as the tree could read it
- * (lazyfs/jail.h), and changes nothing.
+ * (lazyfs/jail.h). It changes nothing, unless its user said
+ * that it may and the client wants it (lazyfs/change.h).
  */
 #ifndef FERRY_LAZYFS_SERVE_H
 #define FERRY_LAZYFS_SERVE_H
@@ -28,6 +29,8 @@ struct serve_options {
 	/* Where the policy is, which may be replaced by another one; the old one stays as long as we serve. */
 	const struct serve_policy *_Atomic *policy;
 	unsigned int silent_ms; /* without a word of the client's; then the connection is dead. 0: no limit */
+	/* Clients may send changes, as far as the tree could make them. New files get the modes that umask(2) leaves. */
+	bool writes;
 };
 
 /*

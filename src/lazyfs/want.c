@@ -51,6 +51,7 @@ static int add_creds(const CredsEntry *entry, struct want *out, struct err *err)
 		.n_groups = (uint32_t)entry->n_groups,
 		.groups = entry->groups,
 		.reads_all = entry->n_cap_eff && (entry->cap_eff[0] & reads),
+		.writes_all = entry->n_cap_eff && (entry->cap_eff[0] & 1u << CAP_DAC_OVERRIDE),
 	};
 
 	vec_foreach (have, &out->hello.creds)

@@ -15,7 +15,7 @@ import sys
 FERRY, DIR = sys.argv[1:3]
 IN = DIR + "/in"
 HELLO, READY, REFUSED = 256, 257, 258
-STAT, LIST, READLINK, XATTRS, READ, SEEK = range(264, 270)
+STAT, LIST, READLINK, XATTRS, READ, SEEK, DIGEST, WRITE, RESIZE, SETTLE, CREATE, REMOVE, RENAME = range(264, 277)
 FAILED, ATTR, ENTRIES, TARGET, XATTR_LIST, DATA, POSITION = range(280, 287)
 SECRET = b"secret"
 
@@ -28,13 +28,14 @@ def text(s):
 class Agent:
     """One session, with the rights and paths that are said."""
 
-    def __init__(self, exports, uid=0, gid=0, reads_all=True, root="/", groups=()):
-        self.p = subprocess.Popen([FERRY, "agent", "--files"], stdin=subprocess.PIPE,
+    def __init__(self, exports, uid=0, gid=0, reads_all=True, root="/", groups=(), version=2,
+                 options=(), writes_all=False):
+        self.p = subprocess.Popen([FERRY, "agent", "--files", *options], stdin=subprocess.PIPE,
                                   stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        body = b"ferryfs\n" + struct.pack("<I", 2) + text(root) + struct.pack("<I", len(exports))
+        body = b"ferryfs\n" + struct.pack("<I", version) + (b"12345678" if version > 2 else b"") + text(root) + struct.pack("<I", len(exports))
         for path, whole in exports:
             body += struct.pack("<I", whole) + text(path)
-        body += struct.pack("<IIIII", 1, uid, gid, reads_all, len(groups))
+        body += struct.pack("<IIIII", 1, uid, gid, reads_all | writes_all << 1, len(groups))
         body += b"".join(struct.pack("<I", g) for g in groups)
         self.send(HELLO, body)
         self.hello = self.receive()
@@ -56,6 +57,14 @@ class Agent:
     def ask(self, kind, path, offset=0, length=0, ident=bytes(40)):
         self.send(kind, struct.pack("<QQI", 1, offset, length) + ident + text(path))
         return self.receive()
+
+    def change(self, kind, path, other="", ident=None, offset=0, data=b"", mode=0o100644, flags=0, replaced=bytes(40)):
+        """None if it was done, else the errno; "closed" if the session ended."""
+        ident = ident or (kind != CREATE and self.stat(path)) or bytes(40)
+        self.send(kind, struct.pack("<QQI", 1, offset, len(data)) + ident + text(path) +
+                  struct.pack("<IIq", flags, mode, 0) + text(other) + replaced + data)
+        kind, body = self.receive()
+        return None if kind == ATTR else struct.unpack("<I", body[8:])[0] if kind == FAILED else "closed"
 
     def stat(self, path):
         kind, body = self.ask(STAT, path)
@@ -185,6 +194,104 @@ def identity_counts():
     a.end()
 
 
+CHANGES = [(WRITE, "/open/plain", {"data": b"x"}), (RESIZE, "/open/plain", {}), (SETTLE, "/open/plain", {}),
+           (CREATE, "/open/made", {}), (REMOVE, "/open/plain", {}), (RENAME, "/open/plain", {"other": IN + "/open/b"})]
+
+
+def look():
+    """All that there is, as it is."""
+    out = {}
+    for top, dirs, files in os.walk(DIR):
+        for name in dirs + files:
+            st = os.lstat(top + "/" + name)
+            content = open(top + "/" + name, "rb").read() if st.st_mode & 0o170000 == 0o100000 else b""
+            out[top + "/" + name] = (st.st_mode, st.st_ino, st.st_uid, st.st_mtime_ns, content)
+    return out
+
+
+def nothing_is_changed_without_leave():
+    before = look()
+    # one that asks for it, and one that does not ask
+    a = Agent([(IN, True)], version=3)
+    check(a.hello[0] == REFUSED and b"read-only" in a.hello[1], f"a client may write: {a.hello}")
+    a.end()
+    for options in [(), ("--writeback",)]:
+        a = Agent([(IN, True)], options=options)
+        check(a.hello[0] == READY, "does not serve")
+        for kind, path, more in CHANGES:
+            check(a.change(kind, IN + path, **more) == errno.EROFS, f"change {kind} without leave {options}")
+        a.end()
+    check(look() == before, "something was changed without leave")
+
+
+def changes_stay_inside():
+    a = Agent([(IN, True)], version=3, options=("--writeback",), writes_all=True)
+    check(a.hello[0] == READY, f"a client may not write: {a.hello}")
+    before = look()
+    for path in ["/file-link", "/dir-link/secret", "/up-link/secret", "/magic-link" + DIR + "/out/secret"]:
+        for kind in [WRITE, RESIZE, SETTLE]:
+            check(a.change(kind, IN + path, data=b"x" if kind == WRITE else b"") not in (None, "closed"),
+                  f"change {kind} through {path}")
+    for path in ["/dir-link/new", "/up-link/new", "/magic-link/tmp/ferry-new"]:
+        check(a.change(CREATE, IN + path) not in (None, "closed"), f"makes {path}")
+        check(a.change(RENAME, IN + "/open/plain", IN + path) not in (None, "closed"), f"renames to {path}")
+        check(a.change(CREATE, IN + path, "x", mode=0o120777) not in (None, "closed"), f"links {path}")
+    for path in [DIR + "/out/secret", DIR + "/new", "/etc/passwd", "/ferry-new", IN, "/"]:
+        for kind in [WRITE, RESIZE, CREATE, REMOVE]:
+            check(a.change(kind, path, data=b"x" if kind == WRITE else b"") not in (None, "closed"),
+                  f"change {kind} of {path}")
+        if path != "/":
+            check(a.change(RENAME, IN + "/open/plain", path) not in (None, "closed"), f"renames to {path}")
+            check(a.change(RENAME, path, IN + "/open/b") not in (None, "closed"), f"renames {path}")
+    for name in ["fifo", "device", "socket", "open"]:
+        check(a.change(WRITE, f"{IN}/{name}", data=b"x") not in (None, "closed"), f"writes to {name}")
+    check(a.change(REMOVE, IN + "/open") == errno.ENOTEMPTY, "removes a directory that is not empty")
+    check(look() == before, "something outside was changed")
+    a.end()
+    for kind, other, mode in [(CREATE, "", 0o020666), (CREATE, "", 0o010666), (RENAME, IN + "/../out/x", 0)]:
+        a = Agent([(IN, True)], version=3, options=("--writeback",))
+        check(a.change(kind, IN + "/open/new", other, mode=mode) == "closed", f"takes {kind} {other} {mode:o}")
+        a.end()
+    check(look() == before, "something special was made")
+    # a file that is named alone: its contents, and not its name
+    a = Agent([(IN + "/open/plain", False)], version=3, options=("--writeback",))
+    check(a.change(REMOVE, IN + "/open/plain") == errno.EACCES, "removes what is named alone")
+    check(a.change(CREATE, IN + "/open/new") == errno.EACCES, "makes something beside it")
+    a.end()
+    check(look() == before, "names beside a file were changed")
+
+
+def changes_need_rights_and_identity():
+    before = look()
+    a = Agent([(IN, True)], uid=65534, gid=65534, reads_all=True, version=3, options=("--writeback",))
+    for kind, path, more in CHANGES:
+        check(a.change(kind, IN + path, **more) in (errno.EACCES, errno.EPERM), f"nobody may {kind}")
+    a.end()
+    a = Agent([(IN, True)], version=3, options=("--writeback",))
+    for kind in [WRITE, RESIZE, SETTLE, REMOVE, RENAME]:
+        for i in range(5):
+            for flags in [0, 1]:
+                wrong = bytearray(a.stat(IN + "/open/plain"))
+                wrong[8 * i] ^= 1
+                check(a.change(kind, IN + "/open/plain", IN + "/open/b" if kind == RENAME else "", bytes(wrong),
+                               data=b"x" if kind == WRITE else b"", flags=flags) in (errno.ESTALE, errno.ENOENT),
+                      f"change {kind} of another file ({i})")
+    check(a.change(RENAME, IN + "/open/plain", IN + "/hole") == errno.EEXIST, "replaces what it does not know")
+    check(look() == before, "something was changed without a right to it")
+    # and what is allowed is done, with the tree's rights
+    a.end()
+    os.chmod(IN + "/open", 0o777)
+    a = Agent([(IN, True)], uid=65534, gid=65534, reads_all=False, version=3, options=("--writeback",))
+    check(a.change(CREATE, IN + "/open/made", mode=0o106755) is None, "cannot make a file")
+    st = os.stat(IN + "/open/made")
+    check((st.st_uid, st.st_mode) == (65534, 0o100755), f"a file of {st.st_uid}, {st.st_mode:o}")
+    check(a.change(WRITE, IN + "/open/made", data=b"text") is None, "cannot write")
+    check(a.change(RENAME, IN + "/open/made", IN + "/open/moved") is None, "cannot rename")
+    check(open(IN + "/open/moved").read() == "text", "is not what was written")
+    check(a.change(REMOVE, IN + "/open/moved") is None, "cannot remove")
+    a.end()
+
+
 def rubbish_is_refused():
     for frame in [b"GET / HTTP/1.0\r\n\r\n", b"\xff" * 64, struct.pack("<IHH", 1 << 30, HELLO, 0)]:
         p = subprocess.run([FERRY, "agent", "--files"], input=frame, capture_output=True, timeout=10)
@@ -198,7 +305,9 @@ def rubbish_is_refused():
 
 make()
 for test in [paths_do_not_escape, odd_paths_end_the_session, specials_are_not_opened,
-             rights_are_those_of_the_tree, only_what_is_named, identity_counts, rubbish_is_refused]:
+             rights_are_those_of_the_tree, only_what_is_named, identity_counts,
+             nothing_is_changed_without_leave, changes_stay_inside, changes_need_rights_and_identity,
+             rubbish_is_refused]:
     try:
         test()
     except Exception as e:  # noqa: BLE001: one line is wanted, whatever it is

@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 size_t fuzz_seed(uint8_t *out, size_t cap);
@@ -30,6 +31,21 @@ size_t fuzz_seed(uint8_t *out, size_t cap)
 		{.type = LF_TARGET, .id = 7, .target = (const uint8_t *)"to", .target_bytes = 2},
 	};
 	const struct lf_request q = {.type = LF_READ, .id = 8, .bytes = 4096, .path = "/a/b"};
+	const struct lf_request changes[] = {
+		{.type = LF_WRITE,
+		 .path = "/a",
+		 .other = "",
+		 .bytes = 3,
+		 .data_bytes = 3,
+		 .data = (const uint8_t *)"abc"},
+		{.type = LF_WRITE, .path = "/a", .other = "", .bytes = 4096, .flags = LF_RESUME},
+		{.type = LF_RESIZE, .path = "/a", .other = "", .offset = 5},
+		{.type = LF_SETTLE, .path = "/a", .other = "", .flags = LF_DURABLE, .time_ns = 7},
+		{.type = LF_CREATE, .path = "/l", .other = "to", .mode = S_IFLNK | 0777},
+		{.type = LF_REMOVE, .path = "/l", .other = ""},
+		{.type = LF_RENAME, .path = "/a", .other = "/b", .replaced = {.ino = 9}},
+	};
+	struct lf_hello writes = {.version = LF_VERSION_WRITES, .root = "/", .token = 11};
 	struct lf_out o = {0};
 	bool ok = vec_push(&hello.exports, (struct lf_export){"/a/b", true}) &&
 		  vec_push(&hello.creds, (struct lf_creds){.n_groups = 2, .groups = groups}) &&
@@ -37,6 +53,10 @@ size_t fuzz_seed(uint8_t *out, size_t cap)
 		  vec_push(&xattrs.xattrs, (struct lf_xattr){"user.a", (const uint8_t *)"v", 1});
 	size_t n = 0;
 
+	ok = ok && vec_push(&writes.creds, (struct lf_creds){.writes_all = true}) &&
+	     !lf_put_hello(&o, &writes);
+	for (size_t i = 0; i < ARRAY_SIZE(changes); i++)
+		ok = ok && !lf_put_request(&o, &changes[i]);
 	ok = ok && !lf_put_hello(&o, &hello) && !lf_put_request(&o, &q) && !lf_put_reply(&o, &data) &&
 	     !lf_put_reply(&o, &entries) && !lf_put_reply(&o, &xattrs) && !lf_put_refused(&o, "no");
 	for (size_t i = 0; i < ARRAY_SIZE(others); i++)
@@ -46,6 +66,7 @@ size_t fuzz_seed(uint8_t *out, size_t cap)
 		n = o.bytes;
 	}
 	lf_hello_free(&hello);
+	lf_hello_free(&writes);
 	lf_reply_free(&entries);
 	lf_reply_free(&xattrs);
 	lf_out_free(&o);
@@ -84,6 +105,11 @@ static void try_request(const struct frame *f, struct arena *arena)
 
 	if (lf_get_request(f, &q, arena, &err) == 0) {
 		if (!lf_path_valid(q.path) || (q.type == LF_READ && q.bytes > LF_READ_MAX))
+			abort();
+		if (q.type == LF_RENAME && !lf_path_valid(q.other))
+			abort();
+		if (lf_is_change(q.type) && q.data_bytes &&
+		    (q.type != LF_WRITE || q.data_bytes != q.bytes))
 			abort();
 		if (lf_put_request(&o, &q) == 0)
 			same(f, &o);

@@ -214,6 +214,69 @@ static void hello_round_trip(void **state)
 	arena_free(&arena);
 }
 
+/* What only the one version says is nothing to the other. */
+static void versions(void **state)
+{
+	const struct lf_creds creds = {.writes_all = true};
+	struct lf_hello hello = {.version = LF_VERSION, .root = "/", .token = 5}, got;
+	struct arena arena = {0};
+	struct lf_out out = {0};
+	struct frame f;
+	struct err err;
+
+	assert_true(vec_push(&hello.creds, creds));
+	for (uint32_t v = LF_VERSION - 1; v <= LF_VERSION_WRITES + 1; v++) {
+		const bool known = v == LF_VERSION || v == LF_VERSION_WRITES;
+
+		hello.version = v;
+		out.bytes = 0;
+		assert_int_equal(lf_put_hello(&out, &hello), 0);
+		f = frame_of(&out);
+		assert_int_equal(lf_get_hello(&f, &got, &arena, &err), known ? 0 : -1);
+		if (known) {
+			assert_int_equal(got.token, v == LF_VERSION_WRITES ? 5 : 0);
+			assert_int_equal(got.creds.v[0].writes_all, v == LF_VERSION_WRITES);
+		} else {
+			assert_non_null(strstr(err.text, "install the same version on both"));
+		}
+		lf_hello_free(&got);
+	}
+	lf_hello_free(&hello);
+	lf_out_free(&out);
+	arena_free(&arena);
+}
+
+static void change_round_trip(void **state)
+{
+	const struct lf_request q = {.type = LF_RENAME,
+				     .id = 3,
+				     .path = "/a",
+				     .other = "/b",
+				     .want = {.ino = 5},
+				     .replaced = {.ino = 6},
+				     .flags = LF_RESUME,
+				     .time_ns = 7};
+	struct arena arena = {0};
+	struct lf_request got;
+	struct lf_out out = {0};
+	struct frame f;
+	struct err err;
+
+	assert_int_equal(lf_put_request(&out, &q), 0);
+	f = frame_of(&out);
+	assert_int_equal(lf_get_request(&f, &got, &arena, &err), 0);
+	assert_string_equal(got.other, "/b");
+	assert_true(got.want.ino == 5 && got.replaced.ino == 6 && got.flags == LF_RESUME &&
+		    got.time_ns == 7 && !got.data_bytes);
+	for (size_t n = 0; n < f.bytes; n++) {
+		struct frame cut = {.type = f.type, .body = f.body, .bytes = n};
+
+		assert_int_equal(lf_get_request(&cut, &got, &arena, &err), -1);
+	}
+	lf_out_free(&out);
+	arena_free(&arena);
+}
+
 static void data_round_trip(void **state)
 {
 	struct lf_reply r = {.type = LF_DATA,
@@ -252,6 +315,7 @@ static void data_round_trip(void **state)
 
 static void requests_checked(void **state)
 {
+	static const uint8_t data[] = {1};
 	static const struct lf_request bad[] = {
 		{.type = LF_STAT, .path = "/a/../b"},
 		{.type = LF_STAT, .path = "etc"},
@@ -259,6 +323,17 @@ static void requests_checked(void **state)
 		{.type = LF_READ, .path = "/a", .bytes = 0},
 		{.type = LF_READ, .path = "/a", .bytes = 1, .offset = 1ull << 63},
 		{.type = LF_SEEK, .path = "/a", .bytes = SEEK_SET},
+		{.type = LF_WRITE, .path = "/a", .other = "", .bytes = 0},
+		{.type = LF_WRITE, .path = "/a", .other = "x", .bytes = 1, .flags = 4},
+		{.type = LF_WRITE, .path = "/a", .other = "", .bytes = 2, .data = data, .data_bytes = 1},
+		{.type = LF_WRITE, .path = "/a", .other = "", .bytes = 2, .offset = INT64_MAX - 1},
+		{.type = LF_RESIZE, .path = "/a", .other = "", .data = data, .data_bytes = 1},
+		{.type = LF_REMOVE, .path = "/a", .other = "/b"},
+		{.type = LF_RENAME, .path = "/a", .other = "/../b"},
+		{.type = LF_RENAME, .path = "/a", .other = ""},
+		{.type = LF_CREATE, .path = "/a", .other = "", .mode = S_IFLNK},
+		{.type = LF_CREATE, .path = "/a", .other = "", .mode = S_IFCHR},
+		{.type = LF_CREATE, .path = "/a", .other = "x", .mode = S_IFREG},
 	};
 	const struct lf_request good = {
 		.type = LF_READ, .id = 3, .path = "/a", .bytes = 4096, .want = {.ino = 5}};
@@ -291,6 +366,7 @@ int main(void)
 		cmocka_unit_test(scope_places),    cmocka_unit_test(scope_everything),
 		cmocka_unit_test(paths),           cmocka_unit_test(hello_round_trip),
 		cmocka_unit_test(data_round_trip), cmocka_unit_test(requests_checked),
+		cmocka_unit_test(versions),        cmocka_unit_test(change_round_trip),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -24,6 +24,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/random.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
 
@@ -39,7 +40,7 @@ struct lazyfs_args {
 	const char *mount_options, *cache_dir, *source_root, *ssh, *remote_ferry;
 	unsigned int on_change, scope;
 	uint64_t timeout_s;
-	bool foreground, no_background, materialise, status, json, detach;
+	bool foreground, no_background, writeback, materialise, status, json, detach;
 	struct opt_list with;
 	struct log_args log;
 };
@@ -89,6 +90,10 @@ static const struct opt_row rows[] = {
 	 .help = "fetch only what is used",
 	 .type = OPT_FLAG,
 	 .offset = offsetof(struct lazyfs_args, no_background)},
+	{.long_name = "writeback",
+	 .help = "send changes home: names at once, contents at fsync and close",
+	 .type = OPT_FLAG,
+	 .offset = offsetof(struct lazyfs_args, writeback)},
 	{.long_name = "materialise",
 	 .help = "when it is unmounted, fetch the rest and leave the files in the directory",
 	 .type = OPT_FLAG,
@@ -160,6 +165,11 @@ struct job {
 
 /* ---- the connection ---- */
 
+static const char *agent_command(const struct job *job)
+{
+	return job->args->writeback ? "agent --files --writeback" : "agent --files";
+}
+
 /*
  * ssh lives as long as the mount, and would keep our stderr open for so long: whoever reads it would
  * wait for that. So a file takes its words, and show_words hands them on if it fails.
@@ -171,7 +181,7 @@ static int connect_quietly(struct job *job, struct err *err)
 
 	if (saved < 0 || dup2(job->words_fd, STDERR_FILENO) < 0)
 		return err_sys(err, "cannot set ssh's stderr up");
-	rc = connect_agent(&job->remote, "agent --files", &job->conn, err);
+	rc = connect_agent(&job->remote, agent_command(job), &job->conn, err);
 	if (dup2(saved, STDERR_FILENO) < 0)
 		return err_sys(err, "cannot restore stderr");
 	return rc;
@@ -189,8 +199,9 @@ static void show_words(const struct job *job)
 static int link_open(void *arg, int *in_out, int *out_out, struct err *err)
 {
 	struct job *job = arg;
-	int rc = job->words_fd >= 0 ? connect_quietly(job, err) :
-				      connect_agent(&job->remote, "agent --files", &job->conn, err);
+	int rc = job->words_fd >= 0 ?
+			 connect_quietly(job, err) :
+			 connect_agent(&job->remote, agent_command(job), &job->conn, err);
 
 	if (rc < 0)
 		return -1;
@@ -223,6 +234,11 @@ static int load_images(const struct job *job, struct want *want, struct err *err
 	rc = snap ? want_make(snap, a->source_root, a->scope == SCOPE_ROOT, want, err) : -1;
 	snapshot_free(snap);
 	store_close(store);
+	if (rc == 0 && a->writeback) {
+		want->hello.version = LF_VERSION_WRITES;
+		if (getrandom(&want->hello.token, sizeof(want->hello.token), 0) < 0)
+			return err_sys(err, "getrandom");
+	}
 	return rc;
 }
 
@@ -239,6 +255,7 @@ static struct lazyfs *mount_it(struct job *job, const struct want *want, struct 
 		.cache_fd = job->cache_fd,
 		.timeout_ms = a->timeout_s * 1000,
 		.refetch = a->on_change == ON_CHANGE_REFETCH,
+		.writeback = a->writeback,
 		.fill = !a->no_background,
 		.place = a->materialise,
 		.everything = a->scope == SCOPE_ROOT,
@@ -287,6 +304,11 @@ static void remove_cache(const struct job *job)
 	cleanup_dir DIR *dir = fdopendir(dup(job->cache_fd));
 	const struct dirent *d;
 
+	if (faccessat(job->cache_fd, LAZYFS_UNSENT, F_OK, 0) == 0) {
+		log_error("%s: has what could not be sent home: see " LAZYFS_UNSENT " there",
+			  job->cache);
+		return;
+	}
 	while (dir && (d = readdir(dir)))
 		if (d->d_name[0] != '.')
 			(void)unlinkat(job->cache_fd, d->d_name, 0);
@@ -406,6 +428,8 @@ static int check_usage(const struct lazyfs_args *args, const struct opt_rest *re
 		return err_set(err, 0, "--status and --detach take MOUNTPOINT alone");
 	if (args->json && !args->status)
 		return err_set(err, 0, "--json is for --status");
+	if (args->writeback && asks)
+		return err_set(err, 0, "--writeback is for a mount");
 	if (args->with.n && !args->detach)
 		return err_set(err, 0, "--with is for --detach");
 	if (!asks && rest->n != 3)

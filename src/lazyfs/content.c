@@ -30,7 +30,7 @@ struct content *content_create(struct content_env *env, const char *path, const 
 	c->fd = c->local = -1;
 	if (id)
 		c->id = *id;
-	c->size = c->source_size = path ? c->id.size : 0;
+	c->size = c->source_size = c->low = path ? c->id.size : 0;
 	pthread_mutex_init(&c->lock, NULL);
 	wait_cond_init(&c->cond);
 	return c;
@@ -56,9 +56,11 @@ void content_put(struct content *c)
 	if (c->local >= 0)
 		close(c->local);
 	cache_name(c, name);
-	if (c->number && unlinkat(c->env->cache_fd, name, 0) < 0)
+	if (c->number && !c->unsent && unlinkat(c->env->cache_fd, name, 0) < 0)
 		log_warn("cache file %s: %s", name, strerror(errno));
 	blocks_free(&c->here);
+	blocks_free(&c->dirty);
+	blocks_free(&c->going);
 	pthread_cond_destroy(&c->cond);
 	pthread_mutex_destroy(&c->lock);
 	free(c->path);
@@ -186,10 +188,12 @@ static int bring_edges(struct content *c, uint64_t at, uint64_t end, const struc
 /* The range is from here from now on, whatever is still on its way. */
 static int own(struct content *c, uint64_t at, uint64_t end)
 {
+	uint64_t first = at / BLOCK_BYTES, stop = (end + BLOCK_BYTES - 1) / BLOCK_BYTES;
+
 	c->modified = true;
-	return blocks_set(&c->here, at / BLOCK_BYTES, (end + BLOCK_BYTES - 1) / BLOCK_BYTES) ?
-		       0 :
-		       ENOMEM;
+	if (c->env->writes && !blocks_set(&c->dirty, first, stop))
+		return ENOMEM;
+	return blocks_set(&c->here, first, stop) ? 0 : ENOMEM;
 }
 
 int content_write(struct content *c, const void *buf, size_t bytes, uint64_t at,
@@ -234,6 +238,7 @@ int content_truncate(struct content *c, uint64_t size)
 		} else {
 			c->size = size;
 			c->source_size = MIN(c->source_size, size);
+			c->low = MIN(c->low, size);
 			c->modified = true;
 		}
 		content_unpin_locked(c);
@@ -337,13 +342,20 @@ void content_get_state(struct content *c, struct content_state *out)
 	pthread_mutex_unlock(&c->lock);
 }
 
+/* Is this news of what we do ourselves at the moment, or did before we heard of what we did since? */
+static bool is_own_work(const struct content *c, const struct lf_ident *now)
+{
+	return c->env->writes && (c->sending || (now->dev == c->id.dev && now->ino == c->id.ino &&
+						 now->ctime_ns < c->id.ctime_ns));
+}
+
 bool content_revalidate(struct content *c, const struct lf_attr *now)
 {
 	bool same;
 
 	pthread_mutex_lock(&c->lock);
 	same = c->path && lf_ident_same(&c->id, &now->id);
-	if (c->path && !same) {
+	if (c->path && !same && !is_own_work(c, &now->id)) {
 		if (c->env->refetch && !c->modified && S_ISREG(now->mode))
 			same = content_restart(c, &now->id) == 0;
 		else if (!content_complete(c))

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * The contents of one file: a sparse cache file, a map of the blocks that are
- * in it, and the requests for others. What is written here never goes to the
- * source, and what was written here is never overwritten by what comes from there.
+ * in it, and the requests for others. What is written here is never overwritten by what
+ * comes from the source, and goes there only by content_send.
  *
  * Blocks below `source_size` that the map does not have are at the source; all
  * others are in the cache file. Thread-safe. Results are 0 or an errno value.
@@ -27,6 +27,7 @@ struct content_env {
 	 * must not: it would ask itself); -1.
 	 */
 	int local_root;
+	bool writes; /* content_send is used: what it needs is noted */
 	bool refetch; /* a file that was changed at the source is fetched anew; otherwise its missing blocks are EIO */
 	atomic_uint_least64_t next_number; /* names of cache files */
 	atomic_uint_least64_t demand_ms;   /* when somebody waited for a block last */
@@ -41,7 +42,7 @@ struct content {
 	pthread_mutex_t lock;
 	pthread_cond_t cond; /* a request has ended */
 	unsigned int refs;   /* the owner, and each request */
-	char *path;          /* at the source; NULL: the file was made here */
+	char *path;          /* at the source; NULL: the file is only here */
 	struct lf_ident id;  /* as it was when its attributes came */
 	uint64_t source_size, size;
 	struct blocks here;
@@ -58,6 +59,16 @@ struct content {
 	unsigned int errors; /* how many requests have failed; of the last one: */
 	int last_error;
 	uint64_t error_first, error_end; /* blocks */
+
+	/* what is to go home; send.c */
+	struct blocks dirty, going; /* going: what the sender sends, or could not send */
+	uint64_t low;       /* the smallest size since the last time: what was behind it is gone */
+	bool sending;       /* somebody does, or renames it there: nothing is asked for meanwhile */
+	bool doubt;         /* an answer was missed: the file at home may be newer than id */
+	bool loose;         /* it is at home, but perhaps not on the disk there */
+	bool unsent;        /* nobody will send it any more: the cache file stays */
+	int64_t settled_ns; /* the modification time that it was given at home last */
+	uint64_t resolved_at; /* a count of connections: over which it was looked at after a doubt */
 };
 
 /* @path (copied) may be NULL. NULL: out of memory. */
@@ -77,6 +88,22 @@ int content_allocate(struct content *c, int mode, uint64_t at, uint64_t bytes,
 /* lseek(2) with SEEK_DATA or SEEK_HOLE. */
 int content_seek(struct content *c, uint64_t at, int whence, uint64_t *out, const struct patience *p);
 int content_sync(struct content *c, bool data_only);
+
+/*
+ * Sends home what was changed since the last time, and the modification time @mtime_ns. @durable: as fsync(2).
+ * ESTALE: the file is another one at home, and was not touched; with that or any other error all is tried again the next time.
+ * *id_out: what the file is at home now.
+ */
+int content_send(struct content *c, int64_t mtime_ns, bool durable, const struct patience *p,
+		 struct lf_ident *id_out);
+
+/*
+ * Around a change of the file's name at home: nobody sends, or asks for blocks, in between. Waits for who
+ * does; *id_out: what the file is at home. 0 or an errno value of @p.
+ */
+int content_lock_home(struct content *c, const struct patience *p, struct lf_ident *id_out);
+/* @path (copied) is where it is now, NULL: nowhere; @id what it is there. Both stay with @id NULL. */
+void content_unlock_home(struct content *c, const char *path, const struct lf_ident *id);
 
 /* While it is pinned the cache file stays open. */
 int content_pin(struct content *c);

@@ -28,6 +28,12 @@ int content_demand(struct content *c, uint64_t at, uint64_t end, uint64_t ahead_
  */
 int content_use_local(struct content *c, uint64_t first, uint64_t end, const struct patience *p);
 
+/*
+ * Waits until nobody changes the file at home, and it is known what it is there (the lock is not held
+ * meanwhile). 0 or an errno value.
+ */
+int content_await_home(struct content *c, const struct patience *p);
+
 /* Forgets everything and begins with another content of the source's. */
 int content_restart(struct content *c, const struct lf_ident *id);
 

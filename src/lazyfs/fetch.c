@@ -22,6 +22,7 @@ struct fetch {
 	struct fetch *next;
 	uint64_t first, end; /* blocks */
 	unsigned int generation;
+	char *path; /* as it was then */
 };
 
 static uint64_t block_end(uint64_t bytes)
@@ -79,7 +80,7 @@ static int store(struct content *c, const struct fetch *f, const struct lf_reply
 
 void content_stale(struct content *c)
 {
-	if (c->stale)
+	if (c->stale || !c->path)
 		return;
 	c->stale = true;
 	atomic_fetch_add(&c->env->stale_files, 1);
@@ -88,6 +89,9 @@ void content_stale(struct content *c)
 
 static void note_error(struct content *c, const struct fetch *f, int error)
 {
+	/* we are changing it, and ask again after it */
+	if (error == ESTALE && c->sending)
+		return;
 	c->errors++;
 	c->last_error = error;
 	c->error_first = f->first;
@@ -97,7 +101,7 @@ static void note_error(struct content *c, const struct fetch *f, int error)
 			content_stale(c);
 	} else if (error != ECANCELED) {
 		atomic_fetch_add(&c->env->fetch_errors, 1);
-		log_warn("%s: cannot fetch: %s", c->path, strerror(error));
+		log_warn("%s: cannot fetch: %s", f->path, strerror(error));
 	}
 }
 
@@ -127,6 +131,7 @@ static void fetched(struct remote_call *call, int error, const struct lf_reply *
 	/* whoever is woken needs the lock */
 	pthread_cond_broadcast(&c->cond);
 	content_put(c);
+	free(f->path);
 	free(f);
 }
 
@@ -137,8 +142,10 @@ static int ask(struct content *c, uint64_t first, uint64_t end)
 	struct fetch *f = calloc(1, sizeof(*f));
 	int error;
 
-	if (!f)
+	if (!f || !(f->path = strdup(c->path))) {
+		free(f);
 		return ENOMEM;
+	}
 	f->c = c;
 	f->first = first;
 	f->end = end;
@@ -149,7 +156,7 @@ static int ask(struct content *c, uint64_t first, uint64_t end)
 		.offset = first * BLOCK_BYTES,
 		.bytes = (uint32_t)((end - first) * BLOCK_BYTES),
 		.want = c->id,
-		.path = c->path,
+		.path = f->path,
 	};
 	c->refs++;
 	f->next = c->fetches;
@@ -158,6 +165,7 @@ static int ask(struct content *c, uint64_t first, uint64_t end)
 	if (error) {
 		unlink_fetch(c, f);
 		c->refs--;
+		free(f->path);
 		free(f);
 	}
 	return error;
@@ -233,32 +241,29 @@ int content_restart(struct content *c, const struct lf_ident *id)
 		error = errno;
 	content_unpin_locked(c);
 	blocks_free(&c->here);
+	blocks_free(&c->dirty);
+	blocks_free(&c->going);
 	c->generation++;
 	c->id = *id;
-	c->size = c->source_size = id->size;
+	c->size = c->source_size = c->low = id->size;
 	c->no_local = true;
 	c->stale = false;
 	return error;
 }
 
-static int take_attr(void *arg, const struct lf_reply *reply)
-{
-	if (reply->type != LF_ATTR)
-		return EPROTO;
-	*(struct lf_attr *)arg = reply->attr;
-	return 0;
-}
-
 /* The source has another content by now, which is wanted instead. */
 static int begin_anew(struct content *c, const struct patience *p)
 {
-	struct lf_request q = {.type = LF_STAT, .path = c->path};
+	cleanup_free char *path = strdup(c->path);
+	struct lf_request q = {.type = LF_STAT, .path = path};
 	unsigned int generation = c->generation;
 	struct lf_attr now;
 	int error;
 
+	if (!path)
+		return ENOMEM;
 	pthread_mutex_unlock(&c->lock);
-	error = remote_ask(c->env->remote, &q, p, take_attr, &now);
+	error = remote_ask(c->env->remote, &q, p, remote_take_attr, &now);
 	pthread_mutex_lock(&c->lock);
 	if (error || generation != c->generation)
 		return error; /* or another reader has done it */
@@ -282,11 +287,13 @@ int content_ensure(struct content *c, uint64_t at, uint64_t end, uint64_t ahead_
 	unsigned int errors = c->errors;
 	int error = 0;
 
-	if (!c->path)
-		return 0;
-	while (!error && !is_here(c, first, stop)) {
+	while (c->path && !error && !is_here(c, first, stop)) {
 		if (c->stale)
 			return EIO;
+		if (c->sending || c->doubt) {
+			error = content_await_home(c, p);
+			continue;
+		}
 		if (errors != c->errors) {
 			errors = c->errors;
 			/* what failed may have been for somebody else; then it is asked for again */
@@ -309,7 +316,7 @@ int content_ensure(struct content *c, uint64_t at, uint64_t end, uint64_t ahead_
 		if (!is_here(c, first, stop))
 			error = patience_check(p, c->env->remote);
 	}
-	if (!error && ahead_to > end && !c->stale)
+	if (!error && c->path && !c->sending && ahead_to > end && !c->stale)
 		(void)!ask_range(c, stop, block_end(ahead_to), false);
 	return error ? for_program(error) : 0;
 }
@@ -352,14 +359,19 @@ static int take_position(void *arg, const struct lf_reply *reply)
 static int seek_source(struct content *c, uint64_t at, uint64_t end, int whence, uint64_t *out,
 		       const struct patience *p)
 {
+	int error = content_await_home(c, p);
+	cleanup_free char *path = strdup(c->path);
 	struct lf_request q = {.type = LF_SEEK,
 			       .offset = at,
 			       .bytes = (uint32_t)whence,
 			       .want = c->id,
-			       .path = c->path};
+			       .path = path};
 	uint64_t found = end;
-	int error;
 
+	if (!error && !path)
+		error = ENOMEM;
+	if (error)
+		return for_program(error);
 	pthread_mutex_unlock(&c->lock);
 	error = remote_ask(c->env->remote, &q, p, take_position, &found);
 	pthread_mutex_lock(&c->lock);

@@ -308,7 +308,7 @@ static void complete(struct lazyfs *fs)
 	if (!here)
 		return;
 	log_info("everything is here");
-	if (!fs->opt.refetch)
+	if (!fs->opt.refetch && !fs->opt.writeback)
 		remote_bye(fs->remote);
 }
 

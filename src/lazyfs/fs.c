@@ -4,6 +4,7 @@
 
 #include "base/io.h"
 #include "base/log.h"
+#include "lazyfs/athome.h"
 #include "lazyfs/fill.h"
 #include "lazyfs/ops.h"
 #include "lazyfs/place.h"
@@ -105,11 +106,15 @@ struct lazyfs *lazyfs_create(const struct remote_link *link, const struct want *
 	fs->env.cache_fd = opt->cache_fd;
 	fs->env.local_root = opt->local_root;
 	fs->env.refetch = opt->refetch;
+	fs->env.writes = opt->writeback;
 	pthread_mutex_init(&fs->lock, NULL);
 	wait_cond_init(&fs->cond);
 	fs->remote = remote_open(link, &want->hello, err);
 	fs->env.remote = fs->remote;
-	if (!fs->remote || load_root(fs, err) < 0 || make_session(fs, err) < 0) {
+	if (!fs->remote ||
+	    (opt->writeback &&
+	     scope_init(&fs->scope, want->hello.exports.v, want->hello.exports.n, err) < 0) ||
+	    load_root(fs, err) < 0 || make_session(fs, err) < 0) {
 		lazyfs_free(fs);
 		return NULL;
 	}
@@ -190,14 +195,19 @@ static void unmount(struct lazyfs *fs)
 	fs->mounted = false;
 }
 
+static void end_filling(struct lazyfs *fs)
+{
+	atomic_store(&fs->stop, true);
+	fill_join(fs);
+	atomic_store(&fs->stop, false);
+}
+
 /* What is missing comes now, and everything gets its place. */
 static int finish(struct lazyfs *fs, struct err *err)
 {
 	int error;
 
-	atomic_store(&fs->stop, true);
-	fill_join(fs);
-	atomic_store(&fs->stop, false);
+	end_filling(fs);
 	error = fill_now(fs);
 	if (error)
 		return err_sysno(err, error, "not everything could be fetched; no file was placed");
@@ -220,6 +230,15 @@ int lazyfs_run(struct lazyfs *fs, struct err *err)
 		rc = loop(fs, err);
 	fuse_remove_signal_handlers(fs->session);
 	unmount(fs);
+	if (fs->opt.writeback) {
+		struct err unsent;
+
+		end_filling(fs);
+		if (athome_send_rest(fs, &unsent) < 0 && rc == 0) {
+			*err = unsent;
+			rc = -1;
+		}
+	}
 	if (rc == 0 && fs->opt.place)
 		rc = finish(fs, err);
 	return rc;
@@ -306,6 +325,7 @@ void lazyfs_free(struct lazyfs *fs)
 	free_nodes(fs);
 	pthread_mutex_unlock(&fs->lock);
 	free_links(fs);
+	scope_finish(&fs->scope);
 	carried_free_bases(&fs->bases);
 	vec_foreach (path, &fs->whole)
 		free(*path);

@@ -15,6 +15,8 @@
  *	carried   what the tree changed before it came here
  *	keep      or only what was changed, to its own paths
  *	prime     many names at once
+ *	send      with writeback: changed blocks, home; athome: names
+ *	change    what comes home, at the source
  *	treeroot  a process that serves the root directory of one tree
  */
 #ifndef FERRY_LAZYFS_FS_H
@@ -34,6 +36,7 @@ struct lazyfs_options {
 	int local_root;      /* this host's "/", whose files are used where they are the same; -1 */
 	uint64_t timeout_ms; /* of silence after which a read fails with EIO; 0: it waits */
 	bool refetch;        /* what was changed at the source is fetched anew */
+	bool writeback;      /* what is changed here is sent home; @want's hello asks for it */
 	bool fill;           /* bring everything in the background */
 	bool place; /* when it is unmounted, bring the rest and leave the files in the directory */
 	bool everything;  /* the scope is all of the source's root */
@@ -54,6 +57,9 @@ struct lazyfs_options {
  */
 #define LAZYFS_DETACH_XATTR "user.ferry.detach"
 #define LAZYFS_OWN_XATTRS "user.ferry."
+
+/* In the cache, when it cannot be removed: the list of its files that have changes which could not be sent home. */
+#define LAZYFS_UNSENT "unsent.txt"
 
 /* Connects to the source; keeps @want and @opt. NULL + err. */
 struct lazyfs *lazyfs_create(const struct remote_link *link, const struct want *want,

@@ -3,7 +3,6 @@
 #include "lazyfs/node.h"
 
 #include "base/log.h"
-#include "lazyfs/scope.h"
 #include "lazyfs/wait.h"
 
 #include <errno.h>
@@ -250,6 +249,16 @@ void node_stat(struct lazyfs *fs, struct node *n, struct stat *st)
 		st->st_blocks = (blkcnt_t)cs.blocks_512;
 }
 
+char *node_source(struct lazyfs *fs, const struct node *n)
+{
+	char *copy;
+
+	pthread_mutex_lock(&fs->lock);
+	copy = n->source ? strdup(n->source) : NULL;
+	pthread_mutex_unlock(&fs->lock);
+	return copy;
+}
+
 void node_unpin(struct lazyfs *fs, struct node *n)
 {
 	pthread_mutex_lock(&fs->lock);
@@ -283,14 +292,6 @@ static int take_entries(void *arg, const struct lf_reply *reply)
 			return ENOMEM;
 		}
 	}
-	return 0;
-}
-
-int node_take_attr(void *arg, const struct lf_reply *reply)
-{
-	if (reply->type != LF_ATTR)
-		return EPROTO;
-	*(struct lf_attr *)arg = reply->attr;
 	return 0;
 }
 
@@ -393,7 +394,7 @@ static int ask_name(struct lazyfs *fs, struct node *dir, const char *text, const
 
 	if (scope_join(path, dir->source, text) < 0)
 		return ENAMETOOLONG;
-	error = remote_ask(fs->remote, &q, p, node_take_attr, &attr);
+	error = remote_ask(fs->remote, &q, p, remote_take_attr, &attr);
 	if (error)
 		return for_program(error);
 	pthread_mutex_lock(&fs->lock);
@@ -451,7 +452,8 @@ static int take_target(void *arg, const struct lf_reply *reply)
 
 int node_load_target(struct lazyfs *fs, struct node *n, const struct patience *p)
 {
-	struct lf_request q = {.type = LF_READLINK, .path = n->source};
+	cleanup_free char *source = node_source(fs, n);
+	struct lf_request q = {.type = LF_READLINK, .path = source};
 	struct text t = {0};
 	bool have;
 	int error;
@@ -461,7 +463,7 @@ int node_load_target(struct lazyfs *fs, struct node *n, const struct patience *p
 	pthread_mutex_unlock(&fs->lock);
 	if (have)
 		return 0;
-	error = n->source ? remote_ask(fs->remote, &q, p, take_target, &t) : EINVAL;
+	error = source ? remote_ask(fs->remote, &q, p, take_target, &t) : EINVAL;
 	pthread_mutex_lock(&fs->lock);
 	if (!error && !n->target)
 		n->target = steal_ptr(&t.v);
@@ -497,7 +499,8 @@ static int take_xattrs(void *arg, const struct lf_reply *reply)
 
 int node_load_xattrs(struct lazyfs *fs, struct node *n, const struct patience *p)
 {
-	struct lf_request q = {.type = LF_XATTRS, .path = n->source};
+	cleanup_free char *source = node_source(fs, n);
+	struct lf_request q = {.type = LF_XATTRS, .path = source};
 	struct xattr_list l = {0};
 	bool here;
 	int error;
@@ -507,7 +510,7 @@ int node_load_xattrs(struct lazyfs *fs, struct node *n, const struct patience *p
 	pthread_mutex_unlock(&fs->lock);
 	if (here)
 		return 0;
-	error = remote_ask(fs->remote, &q, p, take_xattrs, &l);
+	error = source ? remote_ask(fs->remote, &q, p, take_xattrs, &l) : ENOMEM;
 	/* of directories on the way, and of what is gone by now, there are none to be had */
 	if (error == EACCES || error == ENOENT)
 		error = 0;
@@ -530,14 +533,16 @@ int node_load_xattrs(struct lazyfs *fs, struct node *n, const struct patience *p
 
 int node_revalidate(struct lazyfs *fs, struct node *n, const struct patience *p)
 {
-	struct lf_request q = {.type = LF_STAT, .path = n->source};
+	cleanup_free char *source = fs->opt.refetch && S_ISREG(n->attr.mode) ? node_source(fs, n) :
+									       NULL;
+	struct lf_request q = {.type = LF_STAT, .path = source};
 	struct content *c;
 	struct lf_attr now;
 	int error;
 
-	if (!fs->opt.refetch || !n->source || !S_ISREG(n->attr.mode))
+	if (!source)
 		return 0;
-	error = remote_ask(fs->remote, &q, p, node_take_attr, &now);
+	error = remote_ask(fs->remote, &q, p, remote_take_attr, &now);
 	/* a name that is gone there stays here: it was the tree's */
 	if (error)
 		return error == EINTR ? EINTR : 0;
@@ -556,7 +561,7 @@ int node_revalidate(struct lazyfs *fs, struct node *n, const struct patience *p)
 int node_load_root(struct lazyfs *fs, const struct patience *p)
 {
 	struct lf_request q = {.type = LF_STAT, .path = "/"};
-	int error = remote_ask(fs->remote, &q, p, node_take_attr, &fs->root.attr);
+	int error = remote_ask(fs->remote, &q, p, remote_take_attr, &fs->root.attr);
 
 	if (!error && !S_ISDIR(fs->root.attr.mode))
 		error = ENOTDIR;

@@ -17,6 +17,7 @@
 #include "lazyfs/content.h"
 #include "lazyfs/dirnames.h"
 #include "lazyfs/fs.h"
+#include "lazyfs/scope.h"
 
 #include <fuse3/fuse_lowlevel.h>
 #include <pthread.h>
@@ -32,6 +33,7 @@ struct node {
 	uint64_t lookups;       /* of the kernel */
 	unsigned int n_names;   /* that lead to it; the root has one of its own */
 	unsigned int pins;      /* who else uses it */
+	unsigned int opens;     /* of them: open files */
 	struct lf_attr attr;    /* size: of what has no content */
 	char *source;           /* path at the source; NULL: made here */
 	struct lf_ident origin; /* what is meant by that */
@@ -55,6 +57,7 @@ struct lazyfs {
 	struct lazyfs_options opt;
 	const struct want *want;
 	struct content_env env;
+	struct scope scope; /* with writeback: as the source has it */
 	struct remote *remote;
 	struct fuse_session *session;
 	bool mounted;
@@ -131,11 +134,11 @@ int node_revalidate(struct lazyfs *fs, struct node *n, const struct patience *p)
 /* Fills in what it knows of the root directory. */
 int node_load_root(struct lazyfs *fs, const struct patience *p);
 
+/* A copy of where it is at the source, which a rename may change; NULL: out of memory, or only here. */
+char *node_source(struct lazyfs *fs, const struct node *n);
+
 /* Waits for what lazyfs_warm has begun; fs->stop ends it early. */
 void lazyfs_end_warm(struct lazyfs *fs);
-
-/* For remote_ask: an LF_ATTR into the struct lf_attr at @arg. */
-int node_take_attr(void *arg, const struct lf_reply *reply);
 
 int64_t now_ns(void);
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "lazyfs/athome.h"
 #include "lazyfs/ops.h"
 #include "lazyfs/status.h"
 
@@ -63,6 +64,7 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int wh
 		       struct fuse_file_info *fi)
 {
 	struct lazyfs *fs = fuse_req_userdata(req);
+	struct patience p = node_patience(fs, req);
 	struct node *n = node_of(fs, ino);
 	int error = 0;
 
@@ -83,7 +85,13 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int wh
 	if (what & (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID | FUSE_SET_ATTR_MTIME))
 		n->attrs_changed = true;
 	pthread_mutex_unlock(&fs->lock);
-	reply_attr(fs, req, n);
+	/* truncate(2) has no close(2) that would send it */
+	if ((what & FUSE_SET_ATTR_SIZE) && !fi)
+		error = athome_send(fs, n, false, &p);
+	if (error)
+		fuse_reply_err(req, error);
+	else
+		reply_attr(fs, req, n);
 }
 
 /* New data goes to where the cache files are. */

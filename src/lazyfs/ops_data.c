@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+#define LOG_MODULE "lazyfs"
 #include "lazyfs/ops.h"
+
+#include "base/log.h"
+#include "lazyfs/athome.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -18,6 +22,14 @@ static struct handle *handle_of(const struct fuse_file_info *fi)
 	return (struct handle *)(uintptr_t)fi->fh;
 }
 
+static void forget_open(struct lazyfs *fs, struct node *n)
+{
+	pthread_mutex_lock(&fs->lock);
+	n->opens--;
+	pthread_mutex_unlock(&fs->lock);
+	node_unpin(fs, n);
+}
+
 /* With one pin more on the node, which stays until handle_close. */
 static int handle_open(struct lazyfs *fs, struct node *n, struct fuse_file_info *fi)
 {
@@ -28,13 +40,15 @@ static int handle_open(struct lazyfs *fs, struct node *n, struct fuse_file_info 
 		return ENOMEM;
 	pthread_mutex_lock(&fs->lock);
 	h->c = node_content(fs, n);
-	if (h->c)
+	if (h->c) {
 		n->pins++;
+		n->opens++;
+	}
 	pthread_mutex_unlock(&fs->lock);
 	error = h->c ? content_pin(h->c) : ENOMEM;
 	if (error) {
 		if (h->c)
-			node_unpin(fs, n);
+			forget_open(fs, n);
 		free(h);
 		return error;
 	}
@@ -50,7 +64,7 @@ static void handle_close(struct lazyfs *fs, struct node *n, struct handle *h)
 	content_unpin(h->c);
 	pthread_mutex_destroy(&h->lock);
 	free(h);
-	node_unpin(fs, n);
+	forget_open(fs, n);
 }
 
 static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -102,8 +116,14 @@ static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
 static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	struct lazyfs *fs = fuse_req_userdata(req);
+	struct patience p = node_patience(fs, NULL);
+	struct node *n = node_of(fs, ino);
+	/* what was written through a mapping since the last close(2); if not now, then with the next one or at the end */
+	int error = athome_send(fs, n, false, &p);
 
-	handle_close(fs, node_of(fs, ino), handle_of(fi));
+	if (error)
+		log_warn("what was written cannot be sent home yet: %s", strerror(error));
+	handle_close(fs, n, handle_of(fi));
 	fuse_reply_err(req, 0);
 }
 
@@ -190,7 +210,23 @@ static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, stru
 
 static void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
-	fuse_reply_err(req, content_sync(handle_of(fi)->c, datasync));
+	struct lazyfs *fs = fuse_req_userdata(req);
+	struct patience p = node_patience(fs, req);
+	int error = content_sync(handle_of(fi)->c, datasync);
+
+	if (!error)
+		error = athome_send(fs, node_of(fs, ino), true, &p);
+	fuse_reply_err(req, error);
+}
+
+/* At each close(2). The kernel does not ask again where it is not known. */
+static void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct lazyfs *fs = fuse_req_userdata(req);
+	struct patience p = node_patience(fs, req);
+
+	fuse_reply_err(req,
+		       fs->opt.writeback ? athome_send(fs, node_of(fs, ino), false, &p) : ENOSYS);
 }
 
 void ops_data(struct fuse_lowlevel_ops *ops)
@@ -203,4 +239,5 @@ void ops_data(struct fuse_lowlevel_ops *ops)
 	ops->fallocate = op_fallocate;
 	ops->lseek = op_lseek;
 	ops->fsync = op_fsync;
+	ops->flush = op_flush;
 }

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "lazyfs/athome.h"
 #include "lazyfs/ops.h"
 
 #include <errno.h>
@@ -137,12 +138,34 @@ static struct node *new_node(struct lazyfs *fs, fuse_req_t req, const struct nod
 	return n;
 }
 
+/* What was made at home. */
+static struct node *adopt(struct lazyfs *fs, const char *path, const struct lf_attr *attr,
+			  const char *target)
+{
+	struct node *n = node_create(fs, attr, path);
+
+	if (!n)
+		return NULL;
+	n->listed = n->xattrs_here = true;
+	if (target && !(n->target = strdup(target))) {
+		node_release(fs, n);
+		return NULL;
+	}
+	return n;
+}
+
 int ops_make(struct lazyfs *fs, fuse_req_t req, struct node *dir, const char *name, mode_t mode,
 	     dev_t rdev, const char *target, struct node **out)
 {
-	int error = prepare(fs, req, dir, name);
+	struct patience p = node_patience(fs, req);
+	const bool home = athome_makes(fs, dir, mode);
+	char path[LF_PATH_MAX + 1];
+	struct lf_attr attr;
 	struct node *n = NULL;
+	int error = prepare(fs, req, dir, name);
 
+	if (!error && home)
+		error = athome_make(fs, dir, name, mode, target, path, &attr, &p);
 	if (error)
 		return error;
 	pthread_mutex_lock(&fs->lock);
@@ -150,7 +173,8 @@ int ops_make(struct lazyfs *fs, fuse_req_t req, struct node *dir, const char *na
 	if (!error && !dir->n_names)
 		error = ENOENT; /* it was removed while somebody works in it */
 	if (!error) {
-		n = new_node(fs, req, dir, mode, rdev, target);
+		n = home ? adopt(fs, path, &attr, target) :
+			   new_node(fs, req, dir, mode, rdev, target);
 		error = n ? 0 : ENOMEM;
 	}
 	if (n && !node_add_name(dir, name, n)) {
@@ -200,7 +224,8 @@ static void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const cha
 {
 	struct lazyfs *fs = fuse_req_userdata(req);
 	struct node *n = node_of(fs, ino), *dir = node_of(fs, parent);
-	int error = prepare(fs, req, dir, name);
+	/* a name at home that is not a file's only one is more than can be followed */
+	int error = athome_dir(fs, dir) ? EPERM : prepare(fs, req, dir, name);
 
 	if (!error) {
 		pthread_mutex_lock(&fs->lock);
@@ -257,26 +282,43 @@ static int load_child(struct lazyfs *fs, fuse_req_t req, struct node *dir, const
 	return error;
 }
 
+/* With the lock: may this name go? *out: what it leads to, pinned. */
+static int check_removal(struct node *dir, const char *name, bool want_dir, struct node **out)
+{
+	struct name *e = dirnames_find(&dir->names, name);
+
+	if (!e || !e->node)
+		return ENOENT;
+	if (want_dir != S_ISDIR(e->node->attr.mode))
+		return want_dir ? ENOTDIR : EISDIR;
+	if (want_dir && (!node_empty(e->node) || e->node->blind))
+		return ENOTEMPTY;
+	*out = e->node;
+	e->node->pins++;
+	return 0;
+}
+
 static void remove_and_reply(fuse_req_t req, fuse_ino_t parent, const char *name, bool want_dir)
 {
 	struct lazyfs *fs = fuse_req_userdata(req);
-	struct node *dir = node_of(fs, parent);
+	struct patience p = node_patience(fs, req);
+	struct node *dir = node_of(fs, parent), *n = NULL;
 	int error = load_child(fs, req, dir, name);
 
 	if (!error) {
-		struct name *e;
-
 		pthread_mutex_lock(&fs->lock);
-		e = dirnames_find(&dir->names, name);
-		if (!e || !e->node)
-			error = ENOENT;
-		else if (want_dir != S_ISDIR(e->node->attr.mode))
-			error = want_dir ? ENOTDIR : EISDIR;
-		else if (want_dir && (!node_empty(e->node) || e->node->blind))
-			error = ENOTEMPTY;
-		else
-			remove_name(fs, dir, e);
+		error = check_removal(dir, name, want_dir, &n);
 		pthread_mutex_unlock(&fs->lock);
+	}
+	/* the kernel lets nobody else change the directory meanwhile */
+	if (!error)
+		error = athome_remove(fs, dir, name, n, &p);
+	if (n) {
+		pthread_mutex_lock(&fs->lock);
+		if (!error)
+			remove_name(fs, dir, dirnames_find(&dir->names, name));
+		pthread_mutex_unlock(&fs->lock);
+		node_unpin(fs, n);
 	}
 	fuse_reply_err(req, error);
 }
@@ -370,6 +412,45 @@ static int rename_locked(struct lazyfs *fs, struct node *from, const char *name,
 	return 0;
 }
 
+/* The node of a name, pinned; NULL: there is none. */
+static struct node *pin_child(struct lazyfs *fs, struct node *dir, const char *name)
+{
+	const struct name *e;
+	struct node *n = NULL;
+
+	pthread_mutex_lock(&fs->lock);
+	e = dirnames_find(&dir->names, name);
+	if (e && e->node) {
+		n = e->node;
+		n->pins++;
+	}
+	pthread_mutex_unlock(&fs->lock);
+	return n;
+}
+
+/* First at home; the kernel lets nobody else change the directories meanwhile. */
+static int rename_at_home(struct lazyfs *fs, fuse_req_t req, struct node *from, const char *name,
+			  struct node *to, const char *new_name, unsigned int flags)
+{
+	struct patience p = node_patience(fs, req);
+	struct node *n, *replaced;
+	int error = 0;
+
+	if (!athome_dir(fs, from) && !athome_dir(fs, to))
+		return 0;
+	if (flags & RENAME_EXCHANGE)
+		return EINVAL;
+	n = pin_child(fs, from, name);
+	replaced = pin_child(fs, to, new_name);
+	if (n && !(replaced && (flags & RENAME_NOREPLACE)) && n != replaced)
+		error = athome_rename(fs, from, name, to, new_name, n, replaced, &p);
+	if (n)
+		node_unpin(fs, n);
+	if (replaced)
+		node_unpin(fs, replaced);
+	return error;
+}
+
 static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
 		      const char *new_name, unsigned int flags)
 {
@@ -383,6 +464,8 @@ static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_
 		error = load_child(fs, req, to, new_name);
 		error = error == ENOENT ? 0 : error;
 	}
+	if (!error)
+		error = rename_at_home(fs, req, from, name, to, new_name, flags);
 	if (!error) {
 		pthread_mutex_lock(&fs->lock);
 		error = rename_locked(fs, from, name, to, new_name, flags);
@@ -492,6 +575,14 @@ static void op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
 	free(buf);
 }
 
+static void op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
+{
+	struct lazyfs *fs = fuse_req_userdata(req);
+	struct patience p = node_patience(fs, req);
+
+	fuse_reply_err(req, fs->opt.writeback ? athome_settle_dir(fs, node_of(fs, ino), &p) : ENOSYS);
+}
+
 static void op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	struct dir_handle *h = (struct dir_handle *)(uintptr_t)fi->fh;
@@ -529,6 +620,7 @@ void ops_names(struct fuse_lowlevel_ops *ops)
 	ops->rename = op_rename;
 	ops->opendir = op_opendir;
 	ops->readdir = op_readdir;
+	ops->fsyncdir = op_fsyncdir;
 	ops->releasedir = op_releasedir;
 	ops->readlink = op_readlink;
 }

@@ -377,5 +377,5 @@ int lazyfs_ping(struct lazyfs *fs, bool (*interrupted)(void *arg), void *arg)
 	struct lf_attr root;
 	struct lf_request q = {.type = LF_STAT, .path = "/"};
 
-	return remote_ask(fs->remote, &q, &p, node_take_attr, &root);
+	return remote_ask(fs->remote, &q, &p, remote_take_attr, &root);
 }

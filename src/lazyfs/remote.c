@@ -611,3 +611,11 @@ int remote_ask(struct remote *r, const struct lf_request *request, const struct 
 	pthread_mutex_destroy(&q.lock);
 	return error;
 }
+
+int remote_take_attr(void *arg, const struct lf_reply *reply)
+{
+	if (reply->type != LF_ATTR)
+		return EPROTO;
+	*(struct lf_attr *)arg = reply->attr;
+	return 0;
+}

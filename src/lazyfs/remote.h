@@ -81,4 +81,7 @@ enum { PATIENCE_STEP_MS = 200 };
 int remote_ask(struct remote *r, const struct lf_request *q, const struct patience *p,
 	       int (*take)(void *arg, const struct lf_reply *reply), void *arg);
 
+/* A @take: an LF_ATTR into the struct lf_attr at @arg. */
+int remote_take_attr(void *arg, const struct lf_reply *reply);
+
 #endif

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 
 enum { FILE_BYTES = 1 << 20, MODEL_BYTES = 3 << 20 };
 
@@ -28,13 +29,24 @@ struct fixture {
 	unsigned int connections;
 };
 
-static void *serve(void *arg)
+static const struct serve_options reads, writes = {.writes = true};
+
+static void *serve_with(const struct serve_options *opt, int fd)
 {
-	int fd = (int)(intptr_t)arg;
 	struct err err;
 
-	(void)!lazyfs_serve(fd, fcntl(fd, F_DUPFD_CLOEXEC, 3), NULL, NULL, &err);
+	(void)!lazyfs_serve(fd, fcntl(fd, F_DUPFD_CLOEXEC, 3), opt, NULL, &err);
 	return NULL;
+}
+
+static void *serve(void *arg)
+{
+	return serve_with(&reads, (int)(intptr_t)arg);
+}
+
+static void *serve_changes(void *arg)
+{
+	return serve_with(&writes, (int)(intptr_t)arg);
 }
 
 static int link_open(void *arg, int *in_out, int *out_out, struct err *err)
@@ -46,7 +58,8 @@ static int link_open(void *arg, int *in_out, int *out_out, struct err *err)
 	if (f->down)
 		return err_set(err, EHOSTDOWN, "down");
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv) < 0 ||
-	    pthread_create(&thread, NULL, serve, (void *)(intptr_t)sv[1]))
+	    pthread_create(&thread, NULL, f->env.writes ? serve_changes : serve,
+			   (void *)(intptr_t)sv[1]))
 		return err_sys(err, "source");
 	pthread_detach(thread);
 	f->ours = sv[0];
@@ -76,9 +89,9 @@ static void write_source(const struct fixture *f, unsigned int seed, uint8_t *co
 	assert_int_equal(ftruncate(fd, FILE_BYTES - 77), 0);
 }
 
-static int set_up(void **state)
+static int set_up_as(void **state, bool changes)
 {
-	static const struct lf_creds root = {.reads_all = true};
+	const struct lf_creds root = {.reads_all = true, .writes_all = changes};
 	const struct remote_link link = {.open = link_open, .arg = calloc(1, sizeof(struct fixture))};
 	struct fixture *f = link.arg;
 	struct lf_export e = {.whole = true};
@@ -90,7 +103,10 @@ static int set_up(void **state)
 	assert_non_null(mkdtemp(f->dir));
 	snprintf(f->path, sizeof(f->path), "%s/file", f->dir);
 	f->cache_fd = open(f->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	f->hello = (struct lf_hello){.version = LF_VERSION, .root = "/"};
+	f->hello = (struct lf_hello){.version = changes ? LF_VERSION_WRITES : LF_VERSION,
+				     .token = changes ? 0x123456789abcdef : 0,
+				     .root = "/"};
+	f->env.writes = changes;
 	e.path = f->dir;
 	assert_true(vec_push(&f->hello.exports, e) && vec_push(&f->hello.creds, root));
 	f->env.cache_fd = f->cache_fd;
@@ -99,6 +115,16 @@ static int set_up(void **state)
 	assert_non_null(f->env.remote);
 	*state = f;
 	return 0;
+}
+
+static int set_up(void **state)
+{
+	return set_up_as(state, false);
+}
+
+static int set_up_changes(void **state)
+{
+	return set_up_as(state, true);
 }
 
 static int tear_down(void **state)
@@ -350,6 +376,125 @@ static void local_files(void **state)
 	}
 }
 
+static void expect_at_home(const struct fixture *f, const uint8_t *model, uint64_t size)
+{
+	cleanup_close int fd = open(f->path, O_RDONLY);
+	cleanup_free uint8_t *got = malloc(size + 1);
+	struct stat st;
+
+	assert_true(fd >= 0 && fstat(fd, &st) == 0);
+	assert_int_equal(st.st_size, size);
+	assert_int_equal(io_pread_full(fd, got, size, 0), 0);
+	assert_memory_equal(got, model, size);
+	/* nothing is left to say that somebody is at it */
+	assert_int_equal(fgetxattr(fd, "user.ferry.writing", got, 0), -1);
+}
+
+struct cutter {
+	struct fixture *f;
+	unsigned int after_us;
+};
+
+static void *cut_later(void *arg)
+{
+	const struct cutter *cutter = arg;
+
+	usleep(cutter->after_us);
+	shutdown(cutter->f->ours, SHUT_RDWR);
+	return NULL;
+}
+
+/* Random changes go home in pieces, also while the connection breaks. */
+static void sends_home(void **state)
+{
+	struct patience p = patience_start(20000, NULL, NULL);
+	cleanup_free uint8_t *model = malloc(MODEL_BYTES);
+	struct fixture *f = *state;
+	struct content_state st;
+	struct lf_ident id;
+
+	srand(12);
+	for (unsigned int round = 0; round < 5; round++) {
+		uint64_t size = FILE_BYTES - 77;
+		struct content *c;
+
+		write_source(f, round, model);
+		c = open_content(f);
+		for (int i = 0; i < 60; i++) {
+			struct cutter cutter = {f, (unsigned int)rand() % 2000};
+			pthread_t thread;
+			const bool cut = rand() % 4 == 0;
+			int error;
+
+			for (int n = rand() % 4; n >= 0; n--)
+				size = change(c, model, size);
+			if (cut)
+				assert_int_equal(pthread_create(&thread, NULL, cut_later, &cutter),
+						 0);
+			error = content_send(c, 1000000000ll * (1000 + i), rand() % 2, &p, &id);
+			if (cut)
+				pthread_join(thread, NULL);
+			assert_int_equal(error, 0);
+			assert_int_equal(id.size, size);
+			expect_at_home(f, model, size);
+			/* what is still missing comes from the file as it is by now */
+			if (size)
+				expect(c, (uint64_t)rand() % size, 1, model);
+		}
+		expect(c, 0, size, model);
+		content_get_state(c, &st);
+		assert_true(!st.modified && !st.stale);
+		content_destroy(c);
+	}
+	assert_true(f->connections > 6);
+}
+
+/* Nobody is there when it is to go home; then it goes the next time. */
+static void sends_later(void **state)
+{
+	struct patience p = patience_start(20000, NULL, NULL), little;
+	cleanup_free uint8_t *model = malloc(MODEL_BYTES);
+	struct fixture *f = *state;
+	struct content *c;
+	struct lf_ident id;
+
+	write_source(f, 4, model);
+	c = open_content(f);
+	assert_int_equal(content_write(c, "first", 5, 4000, &p), 0);
+	memcpy(model + 4000, "first", 5);
+	f->down = true;
+	shutdown(f->ours, SHUT_RDWR);
+	little = patience_start(300, NULL, NULL);
+	assert_int_equal(content_send(c, 1, true, &little, &id), EIO);
+	assert_int_equal(content_truncate(c, 600000), 0);
+	f->down = false;
+	expect(c, 290000, 10000, model);
+	assert_int_equal(content_send(c, 1000000000, true, &p, &id), 0);
+	expect_at_home(f, model, 600000);
+	content_destroy(c);
+}
+
+/* What somebody else did at home is not overwritten, and what was done here stays. */
+static void conflicts(void **state)
+{
+	struct patience p = patience_start(20000, NULL, NULL);
+	cleanup_free uint8_t *model = malloc(MODEL_BYTES), *other = malloc(MODEL_BYTES);
+	struct fixture *f = *state;
+	struct content *c;
+	struct lf_ident id;
+
+	write_source(f, 5, model);
+	c = open_content(f);
+	assert_int_equal(content_write(c, "mine", 4, 0, &p), 0);
+	write_source(f, 6, other);
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(content_send(c, 1000000000, false, &p, &id), ESTALE);
+	expect_at_home(f, other, FILE_BYTES - 77);
+	expect(c, 0, 4, (const uint8_t *)"mine");
+	assert_int_equal(atomic_load(&f->env.stale_files), 1);
+	content_destroy(c);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -359,6 +504,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(gives_up, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(holes, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(local_files, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(sends_home, set_up_changes, tear_down),
+		cmocka_unit_test_setup_teardown(sends_later, set_up_changes, tear_down),
+		cmocka_unit_test_setup_teardown(conflicts, set_up_changes, tear_down),
 	};
 
 	signal(SIGPIPE, SIG_IGN);

@@ -44,10 +44,10 @@ running() { # HOST NAME: is there a process with this command name?
 	on "$1" pgrep -x "$2" >/dev/null
 }
 
-# Nothing is left of it on either side when the program has ended.
+# Nothing is left of it on either side when the program has ended; $1: seconds until what it changed has been fetched.
 all_gone() {
 	local host
-	wait_for 20 nothing_runs || complain "left: $(on a pgrep -l ferry-) $(on b pgrep -l ferry-)" || return 1
+	wait_for "${1:-20}" nothing_runs || complain "left: $(on a pgrep -l ferry-) $(on b pgrep -l ferry-)" || return 1
 	for host in a b; do
 		[ -z "$(ls -A "$(files_of $host)/var/tmp")" ] || complain "the cache stays on $host: $(ls -A "$(files_of $host)/var/tmp")" || return 1
 		[ -z "$(find "$(files_of $host)/run/ferry" -name '*.files' 2>/dev/null)" ] || complain "the door stays on $host" || return 1

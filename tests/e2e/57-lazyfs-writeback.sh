@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# timeout: 240
+# timeout: 600
 # ferry lazyfs --writeback: what goes home, when, and what happens when home has changed, is gone, or does
 # not want it.
 . "$(dirname "$0")/lib.sh"
@@ -32,7 +32,7 @@ fresh() { # [OPTION]...
 }
 
 model_check() {
-	why=$(timeout -k 5 60 "$PYTHON" tests/e2e/fsmodel.py "$@" 2>&1) || {
+	why=$(timeout -k 5 120 "$PYTHON" tests/e2e/fsmodel.py "$@" 2>&1) || {
 		why="$(echo "$why" | head -n 3)"
 		return 1
 	}
@@ -91,7 +91,7 @@ arrives() {
 		m.close()
 		assert not os.listxattr(home), "a mark stays"
 	END
-	wait_for 5 grep -q mapped "$files/data" || complain "what was written through a mapping" || return 1
+	wait_for 30 grep -q mapped "$files/data" || complain "what was written through a mapping" || return 1
 	# as editors do it
 	echo new >"$shown/sub/new.tmp" && mv "$shown/sub/new.tmp" "$shown/sub/a" && rm "$shown/b" && mkdir "$shown/made" &&
 		ln -s target "$shown/made/link" || complain "names" || return 1
@@ -122,14 +122,14 @@ os.close(fd)" 2>/dev/null; then
 	mv -f "$shown/sub/a" "$shown/log" 2>/dev/null && { complain "replaces a file that was changed" || return 1; }
 	[ "$(cat "$files/data" "$files/log")" = "$(printf 'theirs\ntheirs')" ] || complain "home was overwritten" || return 1
 	[ "$(field changed_at_source)" -ge 1 ] || complain "not counted" || return 1
-	timeout 20 fusermount3 -u "$mnt" || return 1
+	timeout 60 fusermount3 -u "$mnt" || return 1
 	finds_unsent mine
 }
 
 # finds_unsent TEXT: of $files/data; the cache with it stayed, and is removed here.
 finds_unsent() {
 	local left name path
-	wait_for 20 grep -q "has what could not be sent home" "$TEST_TMP/log" || complain "nothing is said" || return 1
+	wait_for 60 grep -q "has what could not be sent home" "$TEST_TMP/log" || complain "nothing is said" || return 1
 	left=$(echo "$TEST_TMP"/cache/*)
 	read -r name path <"$left/unsent.txt" || complain "no list" || return 1
 	[ "$path" = "$files/data" ] || complain "$path" || return 1
@@ -138,7 +138,7 @@ finds_unsent() {
 }
 
 source_is_away() {
-	fresh --no-background --timeout 2 || return 1
+	fresh --no-background --timeout 8 || return 1
 	"$PYTHON" - "$shown/data" "$files/data" "$TEST_TMP" <<-'END' 2>"$TEST_TMP/out" || complain "$(tail -n 1 "$TEST_TMP/out")"
 		import errno, os, signal, sys
 		here, home, tmp = sys.argv[1:]
@@ -168,7 +168,7 @@ source_is_away() {
 
 # What cannot be sent at the end stays, and it is said where.
 unmounted_without_source() {
-	fresh --no-background --timeout 1 || return 1
+	fresh --no-background --timeout 3 || return 1
 	ls "$shown/data" >/dev/null
 	touch "$TEST_TMP/down"
 	kill_agents
@@ -177,7 +177,7 @@ import os
 fd = os.open('$shown/data', os.O_RDWR)
 os.pwrite(fd, b'k' * 4096, 0)
 os.close(fd)" 2>/dev/null && { complain "close says that all is well" || return 1; }
-	timeout 20 fusermount3 -u "$mnt" || return 1
+	timeout 60 fusermount3 -u "$mnt" || return 1
 	finds_unsent kkkk
 }
 

@@ -55,7 +55,7 @@ lazy_mount() { # [OPTION]...
 
 lazy_umount() {
 	timeout 20 fusermount3 -u "$mnt" || return 1
-	wait_for 10 no_cache
+	wait_for 60 no_cache
 }
 
 no_cache() {

@@ -3,16 +3,34 @@
 # timeout: 1200
 #
 # Real programs of the distribution, at work, migrated there and back over ssh, and checked from
-# outside for lost or repeated work. What they write is looked at among the hosts' own files, so these are
-# copied; for programs whose files stay at home see 58-lazy-files.sh.
+# outside for lost or repeated work. Where what they write is looked at among the hosts' own files before they end,
+# these are copied; others run in both ways, also with files that stay at home (58-lazy-files.sh has more of that).
 # shellcheck disable=SC2016,SC2015,SC2154 # expanded in the hosts; "complain" always fails
 . "$(dirname "$0")/../hosts/lib.sh"
 . "$top/tests/hosts/programs.sh"
 
+files=(--files=copy --overwrite-files)
+
+# lazily FUNCTION...: with the files at home. What a program wrote is there when it has ended.
+lazily() {
+	files=(--files=lazy)
+	"$@"
+}
+
 there_and_back() {
 	local pid=$1 between=$2 after=$3
-	must_migrate a "$pid" --files=copy --overwrite-files && moved a "$pid" && $between b "$pid" || return 1
-	must_migrate b "$pid" --files=copy --overwrite-files && moved b "$pid" && $after a "$pid"
+	must_migrate a "$pid" "${files[@]}" && moved a "$pid" && $between b "$pid" || return 1
+	must_migrate b "$pid" "${files[@]}" && moved b "$pid" && $after a "$pid"
+}
+
+# ended HOST PID SECONDS: and what it wrote is in its place.
+ended() {
+	wait_for "$3" gone "$1" "$2" || complain "does not end" || return 1
+	wait_for 30 no_lazy_files || complain "left: $(on a pgrep -l ferry-) $(on b pgrep -l ferry-)"
+}
+
+no_lazy_files() {
+	! on a pgrep -x 'ferry-(lazyfs|files)' >/dev/null && ! on b pgrep -x 'ferry-(lazyfs|files)' >/dev/null
 }
 
 python_service() {
@@ -31,7 +49,7 @@ sleep_there() {
 }
 
 python_ends() {
-	on a kill -TERM "$2" && wait_for 10 gone a "$2" || complain "does not end" || return 1
+	on a kill -TERM "$2" && ended a "$2" 10 || return 1
 	[ ! -s "$(files_of a)$work/out" ] || complain "complained: $(cat "$(files_of a)$work/out")" || return 1
 	"$top/demo/check.py" "$(files_of a)$work/log" || complain "wrong work"
 }
@@ -92,7 +110,7 @@ bash_pipeline() {
 }
 
 bash_ends() {
-	wait_for 60 gone a "$2" || complain "does not finish" || return 1
+	ended a "$2" 60 || return 1
 	(seq -f line%.0f 0 199999 && echo finished) | cmp - "$(files_of a)$work/lines" ||
 		complain "the output is wrong"
 }
@@ -107,7 +125,7 @@ perl_counter() {
 }
 
 perl_ends() {
-	on a kill "$2"
+	on a kill "$2" && ended a "$2" 10 || return 1
 	python3 - "$(files_of a)$work/log" <<-'END' || complain "wrong work"
 		import sys
 		h = 1
@@ -128,8 +146,7 @@ for _ in range(400000): print(r.random())' >"$(files_of a)$work/data"
 	pid=$(start a xz -T2 -6 -k --block-size=1MiB data) || return 1
 	sleep 0.7
 	exists a "$pid" || complain "already finished" || return 1
-	must_migrate a "$pid" --files=copy --overwrite-files && moved a "$pid" || return 1
-	wait_for 60 gone b "$pid" || complain "does not finish" || return 1
+	must_migrate a "$pid" "${files[@]}" && moved a "$pid" && ended b "$pid" 60 || return 1
 	xz -dc "$(files_of b)$work/data.xz" | cmp - "$(files_of a)$work/data" || complain "the file is damaged"
 }
 
@@ -162,7 +179,7 @@ asyncio_program() {
 }
 
 asyncio_ends() {
-	on a kill "$2"
+	on a kill "$2" && ended a "$2" 10 || return 1
 	local log
 	log=$(files_of a)$work/log
 	[ ! -s "$(files_of a)$work/out" ] || complain "complained: $(tail -n 1 "$(files_of a)$work/out")" || return 1
@@ -276,4 +293,9 @@ test_case "bash pipeline with job control" bash_pipeline
 test_case "perl" perl_counter
 test_case "xz -T2 in the middle of a file" xz_threads
 test_case "nginx with workers, serving" nginx_serves
+test_case "python service, lazy files" lazily python_service
+test_case "python asyncio with a child, lazy files" lazily asyncio_program
+test_case "bash pipeline with job control, lazy files" lazily bash_pipeline
+test_case "perl, lazy files" lazily perl_counter
+test_case "xz -T2 in the middle of a file, lazy files" lazily xz_threads
 test_case "gcc -j build" gcc_build

@@ -16,13 +16,27 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+enum { STILL_PAGES = 16384 };
+
 /* ---- the sink between: it notes what the receiver has ---- */
 
 struct recorder {
 	struct page_sink sink;
 	struct page_sink *to;
 	mem_ranges *sent;
+	/* remembers what is of files; NULL: nobody does */
+	struct still *still;
+	size_t *room;
+	const MmEntry *mm;
+	size_t area; /* of mm, at the address or before it: addresses ascend */
 };
+
+static bool is_of_file(struct recorder *r, uint64_t vaddr)
+{
+	while (r->area < r->mm->n_vmas && r->mm->vmas[r->area]->end <= vaddr)
+		r->area++;
+	return r->area < r->mm->n_vmas && r->mm->vmas[r->area]->status & VMA_FILE_PRIVATE;
+}
 
 static int record_begin(struct page_sink *s, struct snap_pagemap *pm, struct err *err)
 {
@@ -38,6 +52,10 @@ static int record_pages(struct page_sink *s, struct snap_pagemap *pm, uint64_t v
 
 	if (mem_ranges_push(r->sent, vaddr, vaddr + n * PAGE_BYTES, err))
 		return -1;
+	if (r->still && is_of_file(r, vaddr))
+		still_put(r->still, vaddr, data, n, r->room);
+	else if (r->still)
+		still_drop(r->still, vaddr, n);
 	return r->to->ops->pages(r->to, pm, vaddr, data, n, flags, err);
 }
 
@@ -78,20 +96,21 @@ static void end_pass(struct tracked *t)
 	t->scanned = t->lost = false;
 }
 
-static void forget_pages(struct tracked *t)
+static void forget_pages(struct precopy *p, struct tracked *t)
 {
 	end_pass(t);
+	still_clear(&t->still, &p->still_room);
 	vec_free(&t->sent);
 	vec_free(&t->zeros);
 	track_close(t->track);
 	t->track = NULL;
 }
 
-static void tracked_free(struct tracked *t)
+static void tracked_free(struct precopy *p, struct tracked *t)
 {
 	if (!t)
 		return;
-	forget_pages(t);
+	forget_pages(p, t);
 	free(t);
 }
 
@@ -109,7 +128,7 @@ void precopy_close(struct precopy *p)
 	if (!p)
 		return;
 	vec_foreach (t, &p->tasks)
-		tracked_free(*t);
+		tracked_free(p, *t);
 	vec_free(&p->tasks);
 	free_maps(p);
 	vec_free(&p->maps);
@@ -177,7 +196,7 @@ static void drop_gone(struct precopy *p)
 		if ((*t)->there)
 			p->tasks.v[n++] = *t;
 		else
-			tracked_free(*t);
+			tracked_free(p, *t);
 	}
 	p->tasks.n = n;
 }
@@ -372,26 +391,27 @@ static bool has_ended(const struct tracked *t)
 }
 
 /* One task's scan of a round. A task that ends meanwhile is no error. */
-static int scan_task(struct tracked *t, struct err *err)
+static int scan_task(struct precopy *p, struct tracked *t, struct err *err)
 {
+	unsigned int files = p->remember && !t->still.full ? TRACK_WITH_FILES : 0;
 	cleanup_areas struct areas a = {0};
 	int rc = areas_look(&a, t->pid, err);
 
 	t->scanned = true;
 	if (rc == 0)
-		rc = track_scan(t->track, a.track, a.mm.n_vmas, TRACK_PROTECT | TRACK_ONLY_TRACKED,
-				&t->regions, err);
+		rc = track_scan(t->track, a.track, a.mm.n_vmas,
+				TRACK_PROTECT | TRACK_ONLY_TRACKED | files, &t->regions, err);
 	if (rc == 1) { /* it has executed another program */
-		forget_pages(t);
+		forget_pages(p, t);
 		t->scanned = true;
 		return 0;
 	}
 	if (rc == 0)
-		return sort_pages(t, err);
+		return still_compare(&t->still, t->pid, &t->regions, err) ? -1 : sort_pages(t, err);
 	/* ESRCH: it is ending, and has let go of its memory already */
 	if (err->no != ESRCH && !has_ended(t))
 		return -1;
-	forget_pages(t);
+	forget_pages(p, t);
 	t->scanned = true;
 	return 0;
 }
@@ -445,7 +465,7 @@ static int stop_and_plant(struct precopy *p, bool scan, struct precopy_stats *st
 		rc = plant_in_all(p, s, &stats->new_tasks, err);
 	vec_foreach (t, &p->tasks) {
 		if (rc == 0 && scan && (*t)->there && scans_in_stop(*t))
-			rc = scan_task(*t, err);
+			rc = scan_task(p, *t, err);
 	}
 	if (thaw_tree(s, CAPTURE_THAW, rc ? &late : err))
 		rc = -1;
@@ -503,10 +523,15 @@ static int settle(struct tracked *t, const mem_ranges *zeros, uint64_t *gone_pag
 }
 
 /* Passes the planned pages of a task on. */
-static int drain_tracked(struct tracked *t, struct drain *d, const MmEntry *mm,
+static int drain_tracked(struct precopy *p, struct tracked *t, struct drain *d, const MmEntry *mm,
 			 struct snap_pagemap *pm, uint64_t *gone_pages, struct err *err)
 {
-	struct recorder recorder = {.sink.ops = &recorder_ops, .to = d->sink, .sent = &t->next_sent};
+	struct recorder recorder = {.sink.ops = &recorder_ops,
+				    .to = d->sink,
+				    .sent = &t->next_sent,
+				    .still = p->remember ? &t->still : NULL,
+				    .room = &p->still_room,
+				    .mm = mm};
 	mem_ranges zeros = {0};
 	int rc;
 
@@ -517,6 +542,7 @@ static int drain_tracked(struct tracked *t, struct drain *d, const MmEntry *mm,
 	d->sink = recorder.to;
 	d->kept = NULL;
 	d->zeros = NULL;
+	still_settle(&t->still, &p->still_room);
 	if (rc == 0)
 		rc = settle(t, &zeros, gone_pages, err);
 	vec_free(&zeros);
@@ -548,7 +574,7 @@ static int copy_task(struct precopy *p, struct tracked *t, struct drain *d,
 	t->plan = still;
 	vec_free(&plan);
 	stats->dirty_pages += count_dirty(t);
-	return rc ? -1 : drain_tracked(t, d, &a.mm, pm, &stats->gone_pages, err);
+	return rc ? -1 : drain_tracked(p, t, d, &a.mm, pm, &stats->gone_pages, err);
 }
 
 static int copy_all(struct precopy *p, struct page_sink *sink, struct precopy_stats *stats,
@@ -564,7 +590,7 @@ static int copy_all(struct precopy *p, struct page_sink *sink, struct precopy_st
 	vec_foreach (t, &p->tasks) {
 		begun = clock_ns();
 		if (!(*t)->scanned && (*t)->track)
-			rc = scan_task(*t, err);
+			rc = scan_task(p, *t, err);
 		stats->scan_ns += clock_ns() - begun;
 		begun = clock_ns();
 		if (rc == 0)
@@ -634,6 +660,12 @@ struct precopy *precopy_open(pid_t root, const struct kind_options *opt, unsigne
 	p->open_stop_ns = stats.stop_ns;
 	log_info("tracking %zu tasks; stopped for %.3f ms", p->tasks.n, (double)stats.stop_ns / 1e6);
 	return p;
+}
+
+void precopy_remember(struct precopy *p)
+{
+	p->remember = true;
+	p->still_room = STILL_PAGES;
 }
 
 void precopy_hand_over(struct precopy *p, struct capture_session *s)
@@ -715,6 +747,8 @@ int precopy_plan(struct precopy *p, const struct live_task *live, const mem_rang
 		return -1;
 	rc = track_scan(t->track, a.track, a.mm.n_vmas, p->going_on ? TRACK_PROTECT : 0,
 			&t->regions, err);
+	if (rc == 0 && still_compare(&t->still, t->pid, &t->regions, err))
+		return -1;
 	if (rc < 0 || sort_pages(t, err) || plan_again(t, again, err) || add_vdso(t, mm, err))
 		return -1;
 	t->lost = rc == 1;
@@ -731,9 +765,9 @@ int precopy_drain(struct precopy *p, struct drain *d, const struct live_task *li
 
 	if (!t)
 		return err_set(err, EINVAL, "pid %d is not tracked", live->facts.pid);
-	if (drain_tracked(t, d, live->facts.snap->mm, pm, &gone, err))
+	if (drain_tracked(p, t, d, live->facts.snap->mm, pm, &gone, err))
 		return -1;
 	if (lost)
-		forget_pages(t);
+		forget_pages(p, t);
 	return 0;
 }

@@ -51,6 +51,12 @@ struct precopy_stats {
 struct precopy *precopy_open(pid_t root, const struct kind_options *opt, unsigned int timeout_ms,
 			     struct err *err) must_check;
 
+/*
+ * Rounds send also what cannot be tracked of the pages of private mappings of files, and copies of them (up to 64 MiB
+ * for the tree) tell which of these have changed. Before the first round; forgotten by precopy_pack.
+ */
+void precopy_remember(struct precopy *p);
+
 /* One round into @sink. After a failure the tree runs on; only precopy_close makes sense then. */
 int precopy_round(struct precopy *p, struct page_sink *sink, struct precopy_stats *out,
 		  struct err *err) must_check;

@@ -7,6 +7,7 @@
 
 #include "capture/precopy.h"
 #include "capture/session.h"
+#include "capture/still.h"
 #include "mem/drain.h"
 #include "mem/track.h"
 
@@ -20,6 +21,7 @@ struct tracked {
 	uint64_t start_time;
 	struct track *track; /* NULL: to be planted in the next round */
 	mem_ranges sent, zeros;
+	struct still still; /* of sent, what is not tracked */
 	/* of the pass that is under way: */
 	bool there, scanned, lost;
 	track_regions regions;
@@ -39,6 +41,8 @@ struct precopy {
 	uint64_t last_scan_ns; /* when the last scan began */
 	uint64_t open_stop_ns;
 	unsigned int rounds;
+	bool remember;     /* pages that are not tracked */
+	size_t still_room; /* of the copies of all tasks, in pages */
 };
 
 struct precopy *precopy_create(pid_t root, const struct kind_options *opt, unsigned int timeout_ms,

@@ -353,6 +353,12 @@ static int scan_unknown(struct track *t, int pagemap, uint64_t start, uint64_t e
 	return rc;
 }
 
+/* Pages of an area that is not tracked: are they of no interest? */
+static bool is_left_out(const struct track_area *a, unsigned int flags)
+{
+	return flags & TRACK_ONLY_TRACKED && !(a->file && flags & TRACK_WITH_FILES);
+}
+
 /* A pass over areas that ascend, beside what is registered. */
 struct pass {
 	struct track *t;
@@ -371,7 +377,7 @@ static int scan_anew(struct pass *p, const struct track_area *a, uint64_t start,
 
 	if (claimed < 0)
 		return -1;
-	if (!claimed && p->flags & TRACK_ONLY_TRACKED)
+	if (!claimed && is_left_out(a, p->flags))
 		return 0;
 	if (scan_unknown(p->t, p->pagemap, start, end, a->file, claimed == 1, &ours, out, err))
 		return -1;
@@ -439,7 +445,7 @@ static int scan_soft_dirty(int pagemap, const struct track_area *a, unsigned int
 	uint64_t entries[ENTRIES], at = a->start;
 	size_t n, i;
 
-	if (a->file && flags & TRACK_ONLY_TRACKED)
+	if (a->file && is_left_out(a, flags))
 		return 0;
 	while (at < a->end) {
 		n = MIN((a->end - at) / PAGE_BYTES, (uint64_t)ENTRIES);

@@ -78,6 +78,8 @@ enum track_scan_flags {
 	TRACK_PROTECT = 1,
 	/* Leave out the pages of areas that cannot be tracked: they would be dirty in every scan. */
 	TRACK_ONLY_TRACKED = 2,
+	/* But those of files. */
+	TRACK_WITH_FILES = 4,
 };
 
 /*

@@ -187,6 +187,7 @@ int source_precopy(struct source *s, struct err *err)
 		s->mode &= ~WIRE_MODE_PRECOPY;
 		return 0;
 	}
+	precopy_remember(s->precopy);
 	precopy_hand_over(s->precopy, s->capture);
 	while (more && s->rounds < max) {
 		if (do_round(s, &pace, err) < 0)

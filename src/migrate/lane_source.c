@@ -18,7 +18,9 @@ enum {
 	WINDOW_MAX_PAGES = 4 * WINDOW_PAGES,
 	ANSWER_PAGES = 64, /* the largest answer of mem/serve_net.c to a ferry */
 	OUT_REQUESTS = 128,
-	LOST_MS = 100,     /* how often to look for new lanes */
+	LOST_MS = 100, /* how often to look for new lanes */
+	SPREAD_LOOK_MS = 20,
+	SPREAD_KB_PER_S = 60000,
 	UNPACK_ROUNDS = 4, /* what takes so much longer counts for more */
 	READ_ROUNDS = 8,   /* answers that are read before faults are looked after again */
 };
@@ -47,6 +49,9 @@ struct lane_source {
 	struct unpacker *unpacker;
 	bool lost;
 	uint64_t received_bytes;
+	bool spread; /* the bulk goes over all of its lanes, not over the first */
+	uint64_t spread_kb_per_s;
+	uint64_t look_ns, look_bytes;          /* at the last look, whether it should */
 	struct kept *kept;                     /* NULL: everything is at home */
 	struct lazy_request *here, **here_end; /* asked for, and kept */
 	uint64_t here_pages[2];                /* put in place from there; [1]: urgently */
@@ -111,6 +116,29 @@ static int begin_lane(struct lane_source *s, struct asking *a, struct err *err)
 	return epoll_ctl(s->epoll, EPOLL_CTL_ADD, a->lane.in, &ev) < 0 ? err_sys(err, "epoll") : 0;
 }
 
+static void use_bulk_lanes(struct lane_source *s, size_t n)
+{
+	s->spread = n > 1;
+	s->base.beside = (unsigned int)n;
+	s->base.window_pages = MIN(n * WINDOW_PAGES, (size_t)WINDOW_MAX_PAGES);
+}
+
+/*
+ * On a slow link one lane is as fast as several, which only make the queue before it longer, in which
+ * threads wait, too. So the others are used from when the first shows that the link is fast.
+ */
+static void look_whether_to_spread(struct lane_source *s)
+{
+	uint64_t now = clock_ns(), ms = (now - s->look_ns) / 1000000;
+
+	if (s->spread || s->n <= 2 || ms < SPREAD_LOOK_MS)
+		return;
+	if ((s->received_bytes - s->look_bytes) / ms >= s->spread_kb_per_s)
+		use_bulk_lanes(s, s->n - 1);
+	s->look_ns = now;
+	s->look_bytes = s->received_bytes;
+}
+
 /* 0: all of a set are there and in use; 1: not yet; -1. */
 static int adopt_lanes(struct lane_source *s, struct err *err)
 {
@@ -131,8 +159,9 @@ static int adopt_lanes(struct lane_source *s, struct err *err)
 		rc = begin_lane(s, &s->lanes[i], err);
 	if (rc < 0)
 		return -1;
-	s->base.beside = (unsigned int)s->n - 1;
-	s->base.window_pages = MIN(s->base.beside * WINDOW_PAGES, (uint64_t)WINDOW_MAX_PAGES);
+	use_bulk_lanes(s, s->spread_kb_per_s ? 1 : s->n - 1);
+	s->look_ns = clock_ns();
+	s->look_bytes = s->received_bytes;
 	s->lost = false;
 	log_info("all %zu lanes are open", s->n);
 	return 0;
@@ -180,7 +209,8 @@ static struct asking *choose_lane(struct lane_source *s, bool urgent)
 
 	if (urgent)
 		return &s->lanes[0];
-	for (size_t i = 2; i < s->n; i++)
+	look_whether_to_spread(s);
+	for (size_t i = 2; i < s->n && s->spread; i++)
 		if (s->lanes[i].pages < best->pages)
 			best = &s->lanes[i];
 	return best;
@@ -434,6 +464,7 @@ struct lane_source *lane_source_create(struct hall *hall, struct err *err)
 	s->base = (struct lazy_source){.ops = &lane_ops,
 				       .window_pages = WINDOW_PAGES,
 				       .fast_lane = true};
+	s->spread_kb_per_s = SPREAD_KB_PER_S;
 	s->hall = hall;
 	s->lost = true;
 	lane_set_init(&s->coming);
@@ -471,6 +502,11 @@ void lane_source_free(struct lane_source *s)
 struct lazy_source *lane_source_base(struct lane_source *s)
 {
 	return &s->base;
+}
+
+void lane_source_spread_from(struct lane_source *s, uint64_t kb_per_s)
+{
+	s->spread_kb_per_s = kb_per_s;
 }
 
 void lane_source_keep(struct lane_source *s, struct kept *kept)

@@ -2,7 +2,7 @@
 /*
  * The target's source of missing pages: the frozen tree at home, asked over a set of
  * lanes. What a thread waits for goes over the first, the background over the
- * others: a question goes where least is on its way. When one breaks all are given up; the source at home opens others.
+ * others, of which all but the first are used on a fast link only: a question goes where least is on its way. When one breaks all are given up; the source at home opens others.
  */
 #ifndef FERRY_MIGRATE_LANE_SOURCE_H
 #define FERRY_MIGRATE_LANE_SOURCE_H
@@ -19,6 +19,9 @@ void lane_source_free(struct lane_source *s); /* NULL allowed */
 
 /* For lazy_open. */
 struct lazy_source *lane_source_base(struct lane_source *s);
+
+/* From which speed on (0: always) the bulk goes over all of its lanes. Before they come; 60 MB/s unless it is called. */
+void lane_source_spread_from(struct lane_source *s, uint64_t kb_per_s);
 
 /* Pages that are at the target already; must outlive it. Before the engine runs. */
 void lane_source_keep(struct lane_source *s, struct kept *kept);

@@ -306,6 +306,7 @@ static void begin(struct move *m, int (*body)(void))
 	assert_non_null(m->hall);
 	m->source = lane_source_create(m->hall, &err);
 	assert_non_null(m->source);
+	lane_source_spread_from(m->source, 0);
 	m->z = lazy_open(lane_source_base(m->source), NULL, &err);
 	assert_non_null(m->z);
 	sp = lazy_add(m->z, OBJECT, m->v.uffd, -1, &err);
@@ -387,6 +388,25 @@ static void the_bulk_is_shared_by_its_lanes(void **state)
 	}
 	/* no page is asked for twice */
 	assert_in_range(bulk, all, all + all / 64);
+	close_watch(&m);
+	end(&m);
+}
+
+static void on_a_slow_link_one_lane_has_all_of_it(void **state)
+{
+	const uint64_t all = PAGES * PAGE_BYTES;
+	struct move m;
+
+	begin(&m, read_all);
+	lane_source_spread_from(m.source, UINT64_MAX);
+	open_first(&m, 4, 1);
+	go(&m);
+	assert_int_equal(wait_for(&m, PAGES_CLOSED), PAGES_CLOSED);
+	let_run(&m.v);
+	finish(&m);
+	assert_in_range(sent_bytes(m.watch[1]), all, all + all / 64);
+	for (uint8_t i = 2; i < m.n; i++)
+		assert_true(sent_bytes(m.watch[i]) < PAGE_BYTES);
 	close_watch(&m);
 	end(&m);
 }
@@ -507,6 +527,7 @@ int main(void)
 		cmocka_unit_test(a_later_attempt_may_have_a_smaller_number),
 		cmocka_unit_test(the_lanes_of_an_older_ferry_make_a_set),
 		cmocka_unit_test(the_bulk_is_shared_by_its_lanes),
+		cmocka_unit_test(on_a_slow_link_one_lane_has_all_of_it),
 		cmocka_unit_test(the_bulk_is_packed),
 		cmocka_unit_test(what_cannot_be_packed_goes_as_it_is),
 		cmocka_unit_test(nobody_packs_unasked),

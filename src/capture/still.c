@@ -114,17 +114,6 @@ void still_clear(struct still *s, size_t *room)
 
 /* ---- comparing ---- */
 
-static int push(track_regions *out, uint64_t start, uint64_t end, bool dirty, struct err *err)
-{
-	struct track_region *last = out->n ? &out->v[out->n - 1] : NULL;
-
-	if (last && last->end == start && last->dirty == dirty) {
-		last->end = end;
-		return 0;
-	}
-	return vec_push(out, (struct track_region){start, end, dirty}) ? 0 : err_nomem(err);
-}
-
 /* How many pages from @i on follow each other before @end. */
 static size_t run_length(const struct still *s, size_t i, uint64_t end)
 {
@@ -146,11 +135,11 @@ static int compare_run(const struct still *s, const struct task_memory *mem, siz
 
 	/* it runs, and the page is not there any more */
 	if (task_memory_read(mem, at, now, n * PAGE_BYTES, &gone) < 0)
-		return push(out, at, at + n * PAGE_BYTES, true, err);
+		return track_push(out, at, at + n * PAGE_BYTES, true, err);
 	for (size_t k = 0; k < n; k++, at += PAGE_BYTES) {
 		bool same = !memcmp(now + k * PAGE_BYTES, s->pages.v[i + k].data, PAGE_BYTES);
 
-		if (push(out, at, at + PAGE_BYTES, !same, err) < 0)
+		if (track_push(out, at, at + PAGE_BYTES, !same, err) < 0)
 			return -1;
 	}
 	return 0;
@@ -165,7 +154,7 @@ static int compare_region(const struct still *s, const struct task_memory *mem,
 	while (at < r->end) {
 		uint64_t next = i < s->pages.n ? MIN(s->pages.v[i].vaddr, r->end) : r->end;
 
-		if (at < next && push(out, at, next, true, err) < 0)
+		if (at < next && track_push(out, at, next, true, err) < 0)
 			return -1;
 		at = next;
 		if (at == r->end)
@@ -191,7 +180,7 @@ int still_compare(const struct still *s, pid_t pid, track_regions *regions, stru
 	vec_foreach (r, regions) {
 		if (rc == 0)
 			rc = r->dirty ? compare_region(s, &mem, r, &out, err) :
-					push(&out, r->start, r->end, false, err);
+					track_push(&out, r->start, r->end, false, err);
 	}
 	task_memory_close(&mem);
 	if (rc == 0) {

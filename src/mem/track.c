@@ -250,9 +250,7 @@ const mem_ranges *track_registered(const struct track *t)
 	return &t->registered;
 }
 
-/* ---- scans with a userfaultfd ---- */
-
-static int push_region(track_regions *out, uint64_t start, uint64_t end, bool dirty, struct err *err)
+int track_push(track_regions *out, uint64_t start, uint64_t end, bool dirty, struct err *err)
 {
 	struct track_region *last = out->n ? &out->v[out->n - 1] : NULL;
 
@@ -262,6 +260,8 @@ static int push_region(track_regions *out, uint64_t start, uint64_t end, bool di
 	}
 	return vec_push(out, (struct track_region){start, end, dirty}) ? 0 : err_nomem(err);
 }
+
+/* ---- scans with a userfaultfd ---- */
 
 /*
  * Registers an area, and takes away marks of an earlier registration that the kernel left behind.
@@ -306,8 +306,8 @@ static int scan_pages(struct track *t, int pagemap, uint64_t start, uint64_t end
 static int push_found(const pagescan_regions *found, bool trusted, track_regions *out, struct err *err)
 {
 	vec_foreach (r, found)
-		if (push_region(out, r->start, r->end, !trusted || r->categories & PAGE_IS_WRITTEN,
-				err))
+		if (track_push(out, r->start, r->end, !trusted || r->categories & PAGE_IS_WRITTEN,
+			       err))
 			return -1;
 	return 0;
 }
@@ -454,10 +454,10 @@ static int scan_soft_dirty(int pagemap, const struct track_area *a, unsigned int
 				       (unsigned long long)at);
 		for (i = 0; i < n; i++, at += PAGE_BYTES)
 			if (entries[i] & there && !(entries[i] & file) &&
-			    push_region(out, at, at + PAGE_BYTES,
-					a->file || entries[i] & soft_dirty_bit ||
-						!(entries[i] & exclusive),
-					err))
+			    track_push(out, at, at + PAGE_BYTES,
+				       a->file || entries[i] & soft_dirty_bit ||
+					       !(entries[i] & exclusive),
+				       err))
 				return -1;
 	}
 	return 0;

@@ -73,6 +73,10 @@ struct track_region {
 };
 typedef VEC(struct track_region) track_regions;
 
+/* Appends a region, or makes the last one longer. */
+int track_push(track_regions *out, uint64_t start, uint64_t end, bool dirty, struct err *err)
+	must_check;
+
 enum track_scan_flags {
 	/* The next scan shall tell what is written from now on. New areas are registered. */
 	TRACK_PROTECT = 1,

@@ -74,15 +74,6 @@ done
 
 mib=24
 
-text_program() { # NAME: a program with text in its memory; sets work, pid
-	work=$TEST_TMP/$1
-	mkdir "$work"
-	setsid /usr/bin/python3 tests/e2e/text-program $mib "$work" </dev/null >/dev/null 2>&1 &
-	pid=$!
-	disown
-	wait_for 20 test -e "$work/ready"
-}
-
 comes_back() { # STREAM LEAST-MIB MOST-MIB: so large, and it is the program
 	local n=$(($(stat -c %s "$1") >> 20))
 	[ "$n" -ge "$2" ] && [ "$n" -le "$3" ] || { why="the stream has $n MiB" && return 1; }
@@ -96,7 +87,7 @@ comes_back() { # STREAM LEAST-MIB MOST-MIB: so large, and it is the program
 # compressed CODEC LEAST-MIB MOST-MIB VERSION: and what a reader must know at least
 compressed() {
 	local version
-	text_program "text-$1" || return 1
+	text_program $mib "text-$1" || return 1
 	dump_stream "$pid" --kill --compress="$1" >"$work/stream" || { failed_dump; return 1; }
 	version=$(od -An -tu2 -j 10 -N 2 "$work/stream")
 	[ "$version" -eq "$4" ] || { why="a reader must know version $version" && return 1; }
@@ -111,7 +102,7 @@ result not-compressed
 
 # A reader of 8 MB/s: compression is faster on any machine.
 slow_reader() {
-	text_program slow-reader || return 1
+	text_program $mib slow-reader || return 1
 	dump_stream "$pid" --kill | python3 -c '
 import os, time
 while piece := os.read(0, 80000):

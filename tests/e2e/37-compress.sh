@@ -8,15 +8,6 @@ requires_root
 requires python3
 mib=24
 
-program() { # NAME: sets work, pid
-	work=$TEST_TMP/$1
-	mkdir "$work"
-	setsid /usr/bin/python3 tests/e2e/text-program $mib "$work" </dev/null >/dev/null 2>&1 &
-	pid=$!
-	disown
-	wait_for 20 test -e "$work/ready"
-}
-
 copies() {
 	pgrep -f "python3 tests/e2e/text-program $mib $work\$"
 }
@@ -43,7 +34,7 @@ for line in open(sys.argv[1]):
 }
 
 moves() { # NAME LEAST MOST SSH [OPTION...]
-	program "$1" || return 1
+	text_program $mib "$1" || return 1
 	timeout -k 5 100 "$FERRY" migrate "$pid" here --pids=new --json --ssh "$4" "${@:5}" >"$work/out" 2>"$work/err" ||
 		{ why="$(cat "$work/err")" && return 1; }
 	sent "$2" "$3" && whole

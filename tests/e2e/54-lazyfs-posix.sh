@@ -6,18 +6,10 @@
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lazyfs-lib.sh"
 
+model_files
 "$PYTHON" - "$files" <<'END'
-import os, random, sys
-r, top = random.Random(5), sys.argv[1] + "/"
-for d in ["sub", "deep", "sub/deep", "deep/sub"]:
-    os.mkdir(top + d)
-for n in ["a", "b", "log", "data", "sub/a", "sub/deep/data", "deep/log", "deep/sub/x.tmp"]:
-    with open(top + n, "wb") as f:
-        for _ in range(r.randrange(1, 5)):
-            f.seek(r.randrange(2 << 20))
-            f.write(r.randbytes(r.randrange(1, 600000)))
-os.link(top + "a", top + "sub/hard")
-os.symlink("sub/a", top + "link")
+import sys
+top = sys.argv[1] + "/"
 # for many readers: each block says where it is
 with open(top + "numbers", "wb") as f:
     for i in range(16 << 8):

@@ -6,19 +6,7 @@
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lazyfs-lib.sh"
 
-"$PYTHON" - "$files" <<'END'
-import os, random, sys
-r, top = random.Random(5), sys.argv[1] + "/"
-for d in ["sub", "deep", "sub/deep", "deep/sub"]:
-    os.mkdir(top + d)
-for n in ["a", "b", "log", "data", "sub/a", "sub/deep/data", "deep/log", "deep/sub/x.tmp"]:
-    with open(top + n, "wb") as f:
-        for _ in range(r.randrange(1, 5)):
-            f.seek(r.randrange(2 << 20))
-            f.write(r.randbytes(r.randrange(1, 600000)))
-os.link(top + "a", top + "sub/hard")
-os.symlink("sub/a", top + "link")
-END
+model_files
 make_images
 cp -a --sparse=always "$files" "$TEST_TMP/kept"
 

@@ -110,3 +110,20 @@ complain() {
 	why="$*"
 	return 1
 }
+
+# The tree that fsmodel.py works on, in $files.
+model_files() {
+	"$PYTHON" - "$files" <<-'END'
+		import os, random, sys
+		r, top = random.Random(5), sys.argv[1] + "/"
+		for d in ["sub", "deep", "sub/deep", "deep/sub"]:
+		    os.mkdir(top + d)
+		for n in ["a", "b", "log", "data", "sub/a", "sub/deep/data", "deep/log", "deep/sub/x.tmp"]:
+		    with open(top + n, "wb") as f:
+		        for _ in range(r.randrange(1, 5)):
+		            f.seek(r.randrange(2 << 20))
+		            f.write(r.randbytes(r.randrange(1, 600000)))
+		os.link(top + "a", top + "sub/hard")
+		os.symlink("sub/a", top + "link")
+	END
+}

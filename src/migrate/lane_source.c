@@ -22,7 +22,8 @@ enum {
 	SPREAD_LOOK_MS = 20,
 	SPREAD_KB_PER_S = 60000,
 	UNPACK_ROUNDS = 4, /* what takes so much longer counts for more */
-	READ_ROUNDS = 8,   /* answers that are read before faults are looked after again */
+	HERE_ROUNDS = 2,
+	READ_ROUNDS = 8, /* answers that are read before faults are looked after again */
 };
 
 enum { IN_BYTES = PS_REQUEST_BYTES + ANSWER_PAGES * 4096 };
@@ -51,11 +52,14 @@ struct lane_source {
 	uint64_t received_bytes;
 	bool spread; /* the bulk goes over all of its lanes, not over the first */
 	uint64_t spread_kb_per_s;
-	uint64_t look_ns, look_bytes;          /* at the last look, whether it should */
-	struct kept *kept;                     /* NULL: everything is at home */
-	struct lazy_request *here, **here_end; /* asked for, and kept */
-	uint64_t here_pages[2];                /* put in place from there; [1]: urgently */
-	bool broken; /* what should be kept cannot be read: no connection helps */
+	uint64_t look_ns, look_bytes; /* at the last look, whether it should */
+	struct kept *kept;            /* NULL: everything is at home */
+	struct here {                 /* asked for, and kept */
+		struct lazy_request *first, **end;
+		uint64_t done;  /* pages of the first one */
+	} here[2];              /* [1]: urgently */
+	uint64_t here_pages[2]; /* put in place from there; [1]: urgently */
+	bool broken;            /* what should be kept cannot be read: no connection helps */
 	struct err why;
 };
 
@@ -73,8 +77,8 @@ static void forget_asked(struct asking *a)
 
 static void forget_here(struct lane_source *s)
 {
-	s->here = NULL;
-	s->here_end = &s->here;
+	for (size_t i = 0; i < ARRAY_SIZE(s->here); i++)
+		s->here[i] = (struct here){.end = &s->here[i].first};
 }
 
 static void give_up_lanes(struct lane_source *s)
@@ -229,8 +233,8 @@ static int lane_request(struct lazy_source *base, struct lazy_request *rq, struc
 		return err_set(err, EPIPE, "the connection is lost");
 	rq->next_of_source = NULL;
 	if (is_here(s, rq)) {
-		*s->here_end = rq;
-		s->here_end = &rq->next_of_source;
+		*s->here[rq->urgent].end = rq;
+		s->here[rq->urgent].end = &rq->next_of_source;
 		return 0;
 	}
 	a = choose_lane(s, rq->urgent);
@@ -346,41 +350,42 @@ static int hear(struct lane_source *s, struct asking *a, int rounds, struct lazy
 	return 0;
 }
 
-/* Puts a request's pages in place that are here. */
-static int answer_one_here(struct lane_source *s, struct lazy_request *rq, struct lazy *z,
-			   struct err *err)
+/* Puts a few pages in place of what was asked for first. */
+static int answer_some_here(struct lane_source *s, struct here *q, struct lazy *z, struct err *err)
 {
 	uint8_t pages[ANSWER_PAGES * PAGE_BYTES];
-	uint64_t done, n;
+	struct lazy_request *rq = q->first;
+	uint64_t at = rq->vaddr + q->done * PAGE_BYTES;
+	uint64_t n = MIN(rq->pages - q->done, (uint64_t)ANSWER_PAGES);
 
-	for (done = 0; done < rq->pages; done += n) {
-		uint64_t at = rq->vaddr + done * PAGE_BYTES;
-
-		n = MIN(rq->pages - done, (uint64_t)ANSWER_PAGES);
-		if (kept_read(s->kept, rq->object, at, pages, n, err) < 0) {
-			s->broken = true;
-			s->why = *err;
-			return -1;
-		}
-		if (lazy_answer(z, rq, at, pages, n, err) < 0)
-			return -1;
-		s->here_pages[rq->urgent] += n;
+	if (kept_read(s->kept, rq->object, at, pages, n, err) < 0) {
+		s->broken = true;
+		s->why = *err;
+		return -1;
 	}
+	if (lazy_answer(z, rq, at, pages, n, err) < 0)
+		return -1;
+	s->here_pages[rq->urgent] += n;
+	q->done += n;
+	if (q->done < rq->pages)
+		return 0;
+	q->done = 0;
+	q->first = rq->next_of_source;
+	if (!q->first)
+		q->end = &q->first;
 	lazy_end(z, rq);
 	return 0;
 }
 
-/* What was asked for up to now: the engine asks for more when it has this. */
+/* All that threads wait for, and a little of the rest: then faults are looked after again. */
 static int answer_here(struct lane_source *s, struct lazy *z, struct err *err)
 {
-	struct lazy_request *rq = s->here, *next;
-
-	forget_here(s);
-	for (; rq; rq = next) {
-		next = rq->next_of_source;
-		if (answer_one_here(s, rq, z, err) < 0)
+	while (s->here[1].first)
+		if (answer_some_here(s, &s->here[1], z, err) < 0)
 			return -1;
-	}
+	for (int round = 0; round < HERE_ROUNDS && s->here[0].first; round++)
+		if (answer_some_here(s, &s->here[0], z, err) < 0)
+			return -1;
 	return 0;
 }
 
@@ -389,7 +394,7 @@ static int lane_poll_fd(struct lazy_source *base, short *events, int *timeout_ms
 	struct lane_source *s = of(base);
 
 	*events = POLLIN;
-	if (s->here)
+	if (s->here[0].first || s->here[1].first)
 		*timeout_ms = 0;
 	else if (s->lost)
 		*timeout_ms = LOST_MS;

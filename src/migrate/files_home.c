@@ -49,8 +49,11 @@ struct keeper {
 	const struct remote *remote;
 	const char *token;
 	struct view view;
-	int control, over; /* over: eventfd: a session has ended */
-	bool released, moved;
+	int control, over;           /* over: eventfd: a session has ended */
+	bool released, moved, ended; /* ended: by the driver */
+	uint8_t *given;              /* what is handed out, as it was told */
+	size_t given_bytes;
+	int given_fd; /* of its record; -1: there is none */
 	const struct serve_policy *_Atomic policy;
 	struct lane lane;
 	pthread_t thread;
@@ -159,6 +162,20 @@ static int take_policy(struct keeper *k, const uint8_t *data, size_t bytes, stru
 	return 0;
 }
 
+/* From now on nobody else knows what is handed out. In a view nobody could look for it. */
+static void note_given(struct keeper *k, const uint8_t *data, size_t bytes)
+{
+	struct err err;
+	int32_t pid;
+
+	if (bytes != sizeof(pid) || k->view.ns >= 0 || k->given_fd >= 0)
+		return;
+	memcpy(&pid, data, sizeof(pid));
+	k->given_fd = given_write(k->token, pid, k->given, k->given_bytes, &err);
+	if (k->given_fd < 0)
+		log_warn("%s", err.text);
+}
+
 /* False: it is over. */
 static bool obey(struct keeper *k)
 {
@@ -172,10 +189,17 @@ static bool obey(struct keeper *k)
 	data = malloc(head.bytes + 1u);
 	if (!data || io_read_full(k->control, data, head.bytes) < 0)
 		goto gone;
-	if (head.order == ORDER_OPEN)
+	if (head.order == ORDER_OPEN) {
 		rc = take_policy(k, data, head.bytes, &err);
+		free(k->given);
+		k->given = steal_ptr(&data);
+		k->given_bytes = head.bytes;
+	} else if (head.order == ORDER_RELEASE) {
+		note_given(k, data, head.bytes);
+	}
 	k->released = k->released || head.order == ORDER_RELEASE;
 	k->moved = k->moved || head.order == ORDER_MOVED;
+	k->ended = head.order == ORDER_END;
 	(void)!reply(k, rc < 0 ? err.no : 0, rc < 0 ? err.text : "");
 	return head.order != ORDER_END;
 gone:
@@ -270,8 +294,11 @@ __attribute__((noreturn)) static void keeper_main(struct keeper *k)
 	leave_driver(k);
 	k->over = eventfd(0, EFD_CLOEXEC);
 	atomic_store(&k->policy, &nothing);
+	/* who asks now must hear of all, if this is not the first process */
 	if (!vec_push(&nothing.hello.creds, own) || k->over < 0)
 		err_nomem(&err);
+	else if (k->given && take_policy(k, k->given, k->given_bytes, &err) < 0)
+		log_error("%s", err.text);
 	else if (connect_lane(k, &refused, &err) == 0 && reply(k, 0, "") == 0)
 		keep_connected(k);
 	/* it may have needed nothing more before the driver knew that it runs there */
@@ -279,6 +306,8 @@ __attribute__((noreturn)) static void keeper_main(struct keeper *k)
 		;
 	if (k->bye && k->moved)
 		let_go(k);
+	if (k->given_fd >= 0 && (k->bye || k->ended))
+		given_remove(k->token);
 	if (!k->serving && !k->bye)
 		(void)!reply(k, err.no ? err.no : EIO, err.text);
 	_exit(0);
@@ -316,11 +345,18 @@ static int tell(struct files_home *h, enum order order, const void *data, size_t
 	return hear(h, SSH_END_MS + HEARD_MS, err);
 }
 
-int files_home_start(const struct remote *remote, const char *token, const struct view *view,
-		     struct files_home *out, struct err *err)
+/* @given: what another has handed out; NULL: that is told later. */
+static int start(const struct remote *remote, const char *token, const struct view *view,
+		 const struct given *given, struct files_home *out, struct err *err)
 {
-	struct keeper k = {
-		.remote = remote, .token = token, .view = *view, .over = -1, .lane = LANE_NONE};
+	struct keeper k = {.remote = remote,
+			   .token = token,
+			   .view = *view,
+			   .over = -1,
+			   .lane = LANE_NONE,
+			   .given = given ? given->data : NULL,
+			   .given_bytes = given ? given->bytes : 0,
+			   .given_fd = -1};
 	int pair[2], status;
 	pid_t middle;
 
@@ -350,6 +386,23 @@ int files_home_start(const struct remote *remote, const char *token, const struc
 	return -1;
 }
 
+int files_home_start(const struct remote *remote, const char *token, const struct view *view,
+		     struct files_home *out, struct err *err)
+{
+	return start(remote, token, view, NULL, out, err);
+}
+
+int files_home_again(const struct remote *remote, const struct given *given, struct files_home *out,
+		     struct err *err)
+{
+	if (start(remote, given->token, &VIEW_OURS, given, out, err) < 0)
+		return -1;
+	if (files_home_release(out, given->pid, err) == 0)
+		return 0;
+	files_home_close(out);
+	return -1;
+}
+
 int files_home_open(struct files_home *h, pid_t root, const Wire__FileList *list, struct err *err)
 {
 	struct lf_out out = {0};
@@ -361,9 +414,11 @@ int files_home_open(struct files_home *h, pid_t root, const Wire__FileList *list
 	return rc;
 }
 
-int files_home_release(struct files_home *h, struct err *err)
+int files_home_release(struct files_home *h, pid_t root, struct err *err)
 {
-	return tell(h, ORDER_RELEASE, "", 0, err);
+	const int32_t pid = root;
+
+	return tell(h, ORDER_RELEASE, &pid, sizeof(pid), err);
 }
 
 void files_home_moved(struct files_home *h)

@@ -12,6 +12,7 @@
 #define FERRY_MIGRATE_FILES_HOME_H
 
 #include "migrate/connect.h"
+#include "migrate/given.h"
 #include "migrate/view.h"
 
 struct files_home {
@@ -29,8 +30,15 @@ int files_home_start(const struct remote *remote, const char *token, const struc
 int files_home_open(struct files_home *h, pid_t root, const Wire__FileList *list, struct err *err)
 	must_check;
 
-/* Say this before the commit: it goes on without us, until the destination needs nothing more. */
-int files_home_release(struct files_home *h, struct err *err) must_check;
+/*
+ * Say this before the commit: it goes on without us, until the destination needs nothing more. @root as in files_home_open:
+ * where the tree's files are ours, too, it is noted (given.h), so that another process can take over.
+ */
+int files_home_release(struct files_home *h, pid_t root, struct err *err) must_check;
+
+/* Another process hands out what one did that was killed, and is released already. */
+int files_home_again(const struct remote *remote, const struct given *given, struct files_home *out,
+		     struct err *err) must_check;
 
 /* The tree is there. What it has changed here (@view) need not be kept here when it has been handed out. */
 void files_home_moved(struct files_home *h);

@@ -374,7 +374,8 @@ int source_commit(struct source *s, struct err *err)
 	s->home = home_write(s->opt->settle.token, s->ch.peer, &s->kept, s->serve, err);
 	if (s->home < 0 || keeper_arm(s->link, &s->kept, err) < 0)
 		return -1;
-	if (s->files_mode == WIRE_FILES_LAZY && files_home_release(&s->files_home, err) < 0)
+	if (s->files_mode == WIRE_FILES_LAZY &&
+	    files_home_release(&s->files_home, s->opt->pid, err) < 0)
 		return -1;
 	if (say_commit(s, &why) == 0) {
 		runs_there(s);

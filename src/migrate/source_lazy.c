@@ -8,6 +8,7 @@
 #define LOG_MODULE "source"
 #include "base/clock.h"
 #include "base/log.h"
+#include "migrate/given.h"
 #include "migrate/source.h"
 
 #include <errno.h>
@@ -443,6 +444,60 @@ static int settle_home(struct source *s, enum wire_fate fate, bool *moved_out, s
 	return 0;
 }
 
+/* If who hands out the files of the tree was killed. 1: another does so now; 0: none is needed; -1. */
+static int give_files_again(const struct migrate_options *opt, const char *token_or_pid,
+			    struct files_home *out, struct err *err)
+{
+	struct given given;
+	int rc = given_find(token_or_pid, &given, err);
+
+	if (rc <= 0)
+		return rc;
+	rc = files_home_again(opt->settle.remote, &given, out, err) < 0 ? -1 : 1;
+	given_free(&given);
+	if (rc > 0)
+		progress_note(opt->progress,
+			      "the files that the program has here are handed out again");
+	return rc;
+}
+
+/* The tree there has all of its memory; perhaps it misses files. @err says what there is not. */
+static int recover_files(const struct migrate_options *opt, const char *token_or_pid,
+			 bool *moved_out, struct err *err)
+{
+	struct files_home files = {.control = -1};
+	struct err why;
+	int rc = give_files_again(opt, token_or_pid, &files, &why);
+
+	if (rc < 0)
+		*err = why;
+	*moved_out = rc > 0;
+	files_home_close(&files);
+	return rc > 0 ? 0 : -1;
+}
+
+/* The files first: the program may wait for them as well. */
+static int settle_all(struct source *s, enum wire_fate fate, bool *moved_out, struct err *err)
+{
+	bool there = fate == WIRE_FATE_RUNNING || fate == WIRE_FATE_FILLING;
+	struct err why;
+	int files = there ? give_files_again(s->opt, s->opt->settle.token, &s->files_home, &why) : 0;
+	int rc = settle_home(s, fate, moved_out, err);
+
+	if (!*moved_out) {
+		files_home_end(&s->files_home);
+		given_remove(s->opt->settle.token);
+		return rc;
+	}
+	files_home_moved(&s->files_home);
+	files_home_close(&s->files_home);
+	if (rc == 0 && files < 0)
+		return err_set(err, why.no,
+			       "the program runs on %s, but its files are not handed out: %s",
+			       s->ch.peer, why.text);
+	return rc;
+}
+
 int migrate_recover(const struct migrate_options *opt, const char *token_or_pid, bool *moved_out,
 		    struct err *err)
 {
@@ -459,7 +514,9 @@ int migrate_recover(const struct migrate_options *opt, const char *token_or_pid,
 	int rc;
 
 	if (home_open(token_or_pid, &home, err) < 0)
-		return -1;
+		return err->no == ENOENT || err->no == ESRCH ?
+			       recover_files(opt, token_or_pid, moved_out, err) :
+			       -1;
 	own.settle.token = home.token;
 	own.pid = home.tasks.v[0].pid;
 	s.home = steal_fd(&home.fd);
@@ -467,7 +524,7 @@ int migrate_recover(const struct migrate_options *opt, const char *token_or_pid,
 	s.serve = home.serve;
 	rc = connect_query(opt->settle.remote, home.token, -1, NULL, NULL, &fate, err);
 	if (rc == 0)
-		rc = settle_home(&s, fate, moved_out, err);
+		rc = settle_all(&s, fate, moved_out, err);
 	source_undo_lanes(&s);
 	close(s.home);
 	s.serve = NULL;

@@ -8,6 +8,7 @@
 # shellcheck disable=SC2016,SC2015,SC2154 # expanded in the hosts; "complain" always fails
 . "$(dirname "$0")/../hosts/lib.sh"
 . "$(dirname "$0")/lazy-files-lib.sh"
+. "$(dirname "$0")/modes-lib.sh"
 
 # ---- the programs ----
 
@@ -249,6 +250,59 @@ one: 300000 bytes
 two: EIO" ] || complain "wrong log: $(cat "$(b_work)/log")"
 }
 
+recover() { # PID
+	on a timeout -k 5 60 ferry migrate --recover "$1" ferry-b >"$TEST_TMP/recover" 2>&1
+}
+
+# The process that hands out the files is killed when the migration is long over: another takes its place.
+given_again() {
+	local pid
+	fresh
+	pid=$(start_reader) || return 1
+	must_migrate a "$pid" --files=lazy --no-background && moved a "$pid" || return 1
+	recover "$pid" && complain "--recover, but nothing is to be done" && return 1
+	on a pkill -KILL -x ferry-files
+	wait_for 10 nothing_at_home
+	# it waits for its file meanwhile
+	go "$pid" one || return 1
+	recover "$pid" || complain "--recover: $(cat "$TEST_TMP/recover")" || return 1
+	wait_for 20 grep -q '^one: 300000 bytes$' "$(seen "$pid" $work/log)" ||
+		complain "after --recover: $(cat "$(seen "$pid" $work/log)")" || return 1
+	recover "$pid" && complain "--recover, but it is done" && return 1
+	reads_the_second "$pid"
+}
+
+reads_the_second() { # PID
+	go "$1" two
+	wait_for 30 gone b "$1" || complain "does not end" || return 1
+	all_gone || return 1
+	grep -q '^two: 300000 bytes$' "$(b_work)/log" || complain "wrong log: $(cat "$(b_work)/log")"
+}
+
+# All at home is killed while memory follows: what --recover brings together includes the files.
+all_at_home_killed() {
+	local pid sender
+	fresh
+	write_reader
+	sed -i '1i memory = bytearray(open("/dev/urandom", "rb").read(24 << 20)); kept = hash(bytes(memory))' \
+		"$(a_work)/reader.py"
+	echo 'log.write("memory is right\n" if hash(bytes(memory)) == kept else "memory is wrong\n")' >>"$(a_work)/reader.py"
+	pid=$(start python3 reader.py) || return 1
+	wait_for 20 grep -q before "$(a_work)/log" || complain "does not run" || return 1
+	begin_slowly "$pid" 60mbit 30 --mode postcopy --files=lazy --no-background || return 1
+	on a pkill -KILL 'ferry|ssh$'
+	wait $sender && complain "exit status 0" && return 1
+	full_speed
+	nothing_at_home || complain "ferry-files lives" || return 1
+	go "$pid" one || return 1
+	recover "$pid" || complain "--recover: $(cat "$TEST_TMP/recover")" || return 1
+	moved a "$pid" || return 1
+	wait_for 20 grep -q '^one: 300000 bytes$' "$(seen "$pid" $work/log)" ||
+		complain "after --recover: $(cat "$(seen "$pid" $work/log)")" || return 1
+	reads_the_second "$pid" || return 1
+	grep -q '^memory is right$' "$(b_work)/log" || complain "wrong log: $(cat "$(b_work)/log")"
+}
+
 # What the program uses is brought, and what the user names; then the source is told, and is not needed any more.
 source_let_go() {
 	local pid
@@ -379,6 +433,8 @@ test_case "sqlite3 inside a transaction" sqlite
 test_case "nginx: new files, a log that is opened anew" nginx_server
 test_case "restore --lazy-files" restore_command
 test_case "the source is killed after the commit" source_killed
+test_case "who hands out the files is killed, --recover" given_again
+test_case "everything at home is killed, --recover" all_at_home_killed
 test_case "the source is let go" source_let_go
 test_case "the destination is killed before the freeze" agent_killed early
 test_case "the destination is killed before the commit" agent_killed late

@@ -50,7 +50,7 @@ all_gone() {
 	wait_for "${1:-20}" nothing_runs || complain "left: $(on a pgrep -l ferry-) $(on b pgrep -l ferry-)" || return 1
 	for host in a b; do
 		[ -z "$(ls -A "$(files_of $host)/var/tmp")" ] || complain "the cache stays on $host: $(ls -A "$(files_of $host)/var/tmp")" || return 1
-		[ -z "$(find "$(files_of $host)/run/ferry" -name '*.files' 2>/dev/null)" ] || complain "the door stays on $host" || return 1
+		[ -z "$(find "$(files_of $host)/run/ferry" -name '*.files' -o -name '*.given' 2>/dev/null)" ] || complain "the door or a record stays on $host" || return 1
 	done
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the modes of migrate are made of: the area of pre-copy rounds, lanes and their door, the record at home.
 #include "migrate/area.h"
+#include "migrate/given.h"
 #include "migrate/home.h"
 #include "migrate/kept.h"
 #include "migrate/lane.h"
@@ -328,6 +329,37 @@ static void the_record_at_home_knows_the_tree(void **state)
 	vec_free(&kept);
 }
 
+static void what_was_handed_out_is_found_when_its_process_is_gone(void **state)
+{
+	static const char data[] = "any bytes";
+	char token[WIRE_TOKEN_CHARS + 1];
+	struct given given;
+	struct err err;
+	int held;
+
+	need_records();
+	assert_int_equal(token_make(token, &err), 0);
+	assert_int_equal(given_find(token, &given, &err), 0);
+	held = given_write(token, getpid(), data, sizeof(data), &err);
+	assert_true(held >= 0);
+	assert_int_equal(given_find(token, &given, &err), 0);
+	close(held);
+	for (int by_pid = 0; by_pid < 2; by_pid++) {
+		char pid[16];
+
+		snprintf(pid, sizeof(pid), "%d", getpid());
+		assert_int_equal(given_find(by_pid ? pid : token, &given, &err), 1);
+		assert_string_equal(given.token, token);
+		assert_int_equal(given.pid, getpid());
+		assert_int_equal(given.bytes, sizeof(data));
+		assert_memory_equal(given.data, data, sizeof(data));
+		given_free(&given);
+	}
+	assert_int_equal(given_find("1", &given, &err), 0);
+	given_remove(token);
+	assert_int_equal(given_find(token, &given, &err), 0);
+}
+
 /* ---- the record of a commit ---- */
 
 static pid_t fork_sleeper(void)
@@ -416,6 +448,7 @@ int main(void)
 		cmocka_unit_test(strangers_are_no_lanes),
 		cmocka_unit_test(who_does_not_know_the_secret),
 		cmocka_unit_test(the_record_at_home_knows_the_tree),
+		cmocka_unit_test(what_was_handed_out_is_found_when_its_process_is_gone),
 		cmocka_unit_test(without_its_agent_a_tree_that_lacks_memory_is_ended),
 		cmocka_unit_test(without_its_agent_a_tree_that_has_all_goes_on),
 	};

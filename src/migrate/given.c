@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "migrate/given.h"
+
+#include "base/io.h"
+#include "migrate/record.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+
+#define GIVEN_SUFFIX ".given"
+#define GIVEN_MAGIC "ferrygv1"
+
+/* The file is for this machine and this boot: a plain struct, and the data behind it. */
+struct given_head {
+	char magic[8];
+	int32_t pid, unused;
+};
+
+enum { NAME_BYTES = WIRE_TOKEN_CHARS + 8, DATA_BYTES_MAX = 256 << 20 };
+
+static void name_of(const char *token, char out[NAME_BYTES])
+{
+	snprintf(out, NAME_BYTES, "%.*s" GIVEN_SUFFIX, WIRE_TOKEN_CHARS, token);
+}
+
+/* It appears under its name as a whole. */
+int given_write(const char *token, pid_t pid, const void *data, size_t bytes, struct err *err)
+{
+	cleanup_close int dirfd = record_directory(err), fd = -1;
+	struct given_head head = {.pid = pid};
+	char name[NAME_BYTES], link[64];
+
+	if (dirfd < 0)
+		return -1;
+	name_of(token, name);
+	memcpy(head.magic, GIVEN_MAGIC, sizeof(head.magic));
+	fd = openat(dirfd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	if (fd < 0 || flock(fd, LOCK_EX) < 0 || io_write_full(fd, &head, sizeof(head)) < 0 ||
+	    io_write_full(fd, data, bytes) < 0 || (unlinkat(dirfd, name, 0) < 0 && errno != ENOENT) ||
+	    linkat(AT_FDCWD, link, dirfd, name, AT_SYMLINK_FOLLOW) < 0)
+		return err_sys(err, "cannot write down which files are handed out");
+	return steal_fd(&fd);
+}
+
+void given_remove(const char *token)
+{
+	struct err ignored;
+	cleanup_close int dirfd = record_directory(&ignored);
+	char name[NAME_BYTES];
+
+	name_of(token, name);
+	if (dirfd >= 0)
+		unlinkat(dirfd, name, 0);
+}
+
+static int damaged(struct err *err)
+{
+	return err_set(err, EINVAL, "the record of the files that were handed out cannot be read");
+}
+
+/* 1: @name is the record of this token or pid (0: any), and nobody holds it; it is read. 0: it is not. */
+static int read_one(int dirfd, const char *name, const char *token, pid_t pid, struct given *out,
+		    struct err *err)
+{
+	cleanup_close int fd = openat(dirfd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	struct given_head head;
+	struct stat st;
+
+	if (fd < 0 || io_read_full(fd, &head, sizeof(head)) < 0 ||
+	    memcmp(head.magic, GIVEN_MAGIC, sizeof(head.magic)) != 0 ||
+	    (token ? strncmp(name, token, WIRE_TOKEN_CHARS) != 0 : head.pid != pid) ||
+	    flock(fd, LOCK_EX | LOCK_NB) < 0)
+		return 0;
+	if (fstat(fd, &st) < 0 || st.st_size < (off_t)sizeof(head) ||
+	    st.st_size - (off_t)sizeof(head) > DATA_BYTES_MAX)
+		return damaged(err);
+	snprintf(out->token, sizeof(out->token), "%.*s", WIRE_TOKEN_CHARS, name);
+	out->pid = head.pid;
+	out->bytes = (size_t)st.st_size - sizeof(head);
+	out->data = malloc(out->bytes + 1);
+	if (!out->data)
+		return err_nomem(err);
+	if (io_read_full(fd, out->data, out->bytes) < 0) {
+		given_free(out);
+		return damaged(err);
+	}
+	return 1;
+}
+
+int given_find(const char *token_or_pid, struct given *out, struct err *err)
+{
+	const char *token = wire_token_valid(token_or_pid) ? token_or_pid : NULL;
+	pid_t pid = token ? 0 : (pid_t)strtol(token_or_pid, NULL, 10);
+	cleanup_close int dirfd = record_directory(err);
+	cleanup_dir DIR *d = dirfd < 0 ? NULL : fdopendir(dup(dirfd));
+	const struct dirent *e;
+	int rc = 0;
+
+	*out = (struct given){.pid = 0};
+	if (dirfd < 0)
+		return -1;
+	while (rc == 0 && d && (e = readdir(d))) {
+		if (strlen(e->d_name) == WIRE_TOKEN_CHARS + strlen(GIVEN_SUFFIX) &&
+		    !strcmp(e->d_name + WIRE_TOKEN_CHARS, GIVEN_SUFFIX))
+			rc = read_one(dirfd, e->d_name, token, pid, out, err);
+	}
+	return rc;
+}
+
+void given_free(struct given *g)
+{
+	free(g->data);
+	*g = (struct given){.pid = 0};
+}

@@ -237,6 +237,8 @@ source_killed() {
 		complain "after the connection broke: $(cat "$(seen "$pid" $work/log)")" || return 1
 	on a pkill -KILL -x ferry-files
 	on b pkill -KILL -f 'ferry agent --join'
+	# nobody will start another
+	rm "$(files_of a)"/run/ferry/*.given || return 1
 	go "$pid" two || return 1
 	ended_without_source "$pid"
 }

@@ -21,23 +21,18 @@ struct given_head {
 	int32_t pid, unused;
 };
 
-enum { NAME_BYTES = WIRE_TOKEN_CHARS + 8, DATA_BYTES_MAX = 256 << 20 };
-
-static void name_of(const char *token, char out[NAME_BYTES])
-{
-	snprintf(out, NAME_BYTES, "%.*s" GIVEN_SUFFIX, WIRE_TOKEN_CHARS, token);
-}
+enum { DATA_BYTES_MAX = 256 << 20 };
 
 /* It appears under its name as a whole. */
 int given_write(const char *token, pid_t pid, const void *data, size_t bytes, struct err *err)
 {
 	cleanup_close int dirfd = record_directory(err), fd = -1;
 	struct given_head head = {.pid = pid};
-	char name[NAME_BYTES], link[64];
+	char name[RECORD_NAME_BYTES], link[64];
 
 	if (dirfd < 0)
 		return -1;
-	name_of(token, name);
+	record_name(token, GIVEN_SUFFIX, name);
 	memcpy(head.magic, GIVEN_MAGIC, sizeof(head.magic));
 	fd = openat(dirfd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
@@ -50,13 +45,7 @@ int given_write(const char *token, pid_t pid, const void *data, size_t bytes, st
 
 void given_remove(const char *token)
 {
-	struct err ignored;
-	cleanup_close int dirfd = record_directory(&ignored);
-	char name[NAME_BYTES];
-
-	name_of(token, name);
-	if (dirfd >= 0)
-		unlinkat(dirfd, name, 0);
+	record_remove_file(token, GIVEN_SUFFIX);
 }
 
 static int damaged(struct err *err)

@@ -34,12 +34,7 @@ struct home_space {
 	uint64_t n_ranges;
 };
 
-enum { MAX_TASKS = 1 << 20, MAX_RANGES = 1 << 26, NAME_BYTES = WIRE_TOKEN_CHARS + 8 };
-
-static void name_of(const char *token, char out[NAME_BYTES])
-{
-	snprintf(out, NAME_BYTES, "%.*s" HOME_SUFFIX, WIRE_TOKEN_CHARS, token);
-}
+enum { MAX_TASKS = 1 << 20, MAX_RANGES = 1 << 26 };
 
 static uint64_t start_time_of(pid_t pid)
 {
@@ -117,13 +112,13 @@ int home_write(const char *token, const char *host, const kept_tasks *tasks,
 {
 	cleanup_close int dirfd = record_directory(err);
 	cleanup_close int fd = -1;
-	char name[NAME_BYTES];
+	char name[RECORD_NAME_BYTES];
 	FILE *f;
 	int rc;
 
 	if (dirfd < 0)
 		return -1;
-	name_of(token, name);
+	record_name(token, HOME_SUFFIX, name);
 	fd = openat(dirfd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (fd < 0 || flock(fd, LOCK_EX) < 0)
 		return err_sys(err, "cannot make the record of the migration");
@@ -137,13 +132,7 @@ int home_write(const char *token, const char *host, const kept_tasks *tasks,
 
 void home_remove(const char *token)
 {
-	struct err ignored;
-	cleanup_close int dirfd = record_directory(&ignored);
-	char name[NAME_BYTES];
-
-	name_of(token, name);
-	if (dirfd >= 0)
-		unlinkat(dirfd, name, 0);
+	record_remove_file(token, HOME_SUFFIX);
 }
 
 /* ---- reading ---- */
@@ -218,9 +207,9 @@ static int read_home(struct home *h, struct err *err)
 /* Opens and locks the record in @h->token: 1; 0: there is none; -1. */
 static int lock_home(int dirfd, struct home *h, struct err *err)
 {
-	char name[NAME_BYTES];
+	char name[RECORD_NAME_BYTES];
 
-	name_of(h->token, name);
+	record_name(h->token, HOME_SUFFIX, name);
 	h->fd = openat(dirfd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
 	if (h->fd < 0)
 		return errno == ENOENT ? 0 : err_sys(err, "cannot open the record of the migration");

@@ -44,6 +44,22 @@ int record_directory(struct err *err)
 	return fd;
 }
 
+void record_name(const char *token, const char *what, char out[RECORD_NAME_BYTES])
+{
+	snprintf(out, RECORD_NAME_BYTES, "%.*s%s", WIRE_TOKEN_CHARS, token, what);
+}
+
+void record_remove_file(const char *token, const char *what)
+{
+	struct err ignored;
+	cleanup_close int dirfd = record_directory(&ignored);
+	char name[RECORD_NAME_BYTES];
+
+	record_name(token, what, name);
+	if (dirfd >= 0)
+		unlinkat(dirfd, name, 0);
+}
+
 static uint64_t start_time_of(pid_t pid)
 {
 	struct proc_stat st;

@@ -22,6 +22,11 @@
 /* The directory of records, opened; made if it is missing. -1 + err. The caller closes it. */
 int record_directory(struct err *err) must_check;
 
+/* Other files of a migration there are called TOKEN and what they are (".home"). */
+enum { RECORD_NAME_BYTES = WIRE_TOKEN_CHARS + 8 };
+void record_name(const char *token, const char *what, char out[RECORD_NAME_BYTES]);
+void record_remove_file(const char *token, const char *what);
+
 /*
  * Claims the token for the tree whose root is @pid. @lacking: the tasks, when they will run without all of
  * their memory, which this process fetches; else NULL. Returns a descriptor that holds the lock, or -1.

@@ -230,16 +230,25 @@ static int hear_reason(struct source *s, struct err *err)
 		       s->ch.peer);
 }
 
+/* Until there is a word of the target. */
 int source_await_built(struct source *s, struct err *err)
 {
-	switch (pages_wait(s->pages, s->ch.in, BUILT_MS, err)) {
-	case PAGES_GONE:
-		return -1;
-	case PAGES_LOST:
-		return hear_reason(s, err);
-	default:
-		return 0;
+	uint64_t end_ms = clock_ms() + BUILT_MS;
+	int rc;
+
+	while ((rc = channel_look(&s->ch, err)) == 0 && clock_ms() < end_ms) {
+		if (source_check_interrupt(s, err) < 0)
+			return -1;
+		switch (pages_wait(s->pages, s->ch.in, TICK_MS, err)) {
+		case PAGES_GONE:
+			return -1;
+		case PAGES_LOST:
+			return hear_reason(s, err);
+		default:
+			break;
+		}
 	}
+	return rc < 0 ? -1 : 0;
 }
 
 /* ---- after the commit ---- */

@@ -401,6 +401,34 @@ int channel_peek(struct channel *ch, struct frame *out, struct err *err)
 	return rc < 0 ? err_wrap(err, "%s", ch->peer) : 0;
 }
 
+int channel_look(struct channel *ch, struct err *err)
+{
+	enum wire_side peer = ch->side == WIRE_SOURCE ? WIRE_TARGET : WIRE_SOURCE;
+	struct pollfd in = {.fd = ch->in, .events = POLLIN};
+	struct frame f;
+	int rc;
+
+	if (channel_flush(ch, err) < 0)
+		return -1;
+	while ((rc = frame_peek(&ch->reader, &f, err)) >= 0) {
+		if (rc == 1 && f.type != MSG_PROGRESS)
+			return 1;
+		if (rc == 1) {
+			rc = frame_next(&ch->reader, &f, err);
+			if (rc < 0 || msg_allowed(f.type, peer, ch->stage, err) < 0)
+				break;
+			if (take_progress(ch, &f, err) < 0)
+				return -1;
+			continue;
+		}
+		if (poll(&in, 1, 0) <= 0)
+			return 0;
+		if (read_some(ch, err) < 0)
+			return -1;
+	}
+	return err_wrap(err, "%s", ch->peer);
+}
+
 /* Receives a message of this type into *f. */
 static int expect(struct channel *ch, uint16_t type, struct frame *f, struct err *err)
 {

@@ -80,6 +80,12 @@ int channel_recv(struct channel *ch, struct frame *out, struct err *err) must_ch
 /* Waits for the next message, whatever it is, and leaves it for channel_recv. */
 int channel_peek(struct channel *ch, struct frame *out, struct err *err) must_check;
 
+/*
+ * For one who waits for something else at the same time, and polls ch->in: reads what is there, without waiting. 1: a
+ * message is there, perhaps since long, so that ch->in never becomes readable for it; 0: none yet; -1. Progress is handled.
+ */
+int channel_look(struct channel *ch, struct err *err) must_check;
+
 /* The next message must be of @type. Free with protobuf_c_message_free_unpacked. NULL + err. */
 void *channel_expect(struct channel *ch, uint16_t type, struct err *err) must_check;
 

@@ -211,7 +211,7 @@ activation() {
 	END
 	python3 "$TEST_TMP/activate.py" "$TEST_TMP/agents" "$FERRY" &
 	activator=$!
-	wait_for 10 test -S "$TEST_TMP/agents" && serve --agent-socket "$TEST_TMP/agents" || return 1
+	wait_for 30 test -S "$TEST_TMP/agents" && serve --agent-socket "$TEST_TMP/agents" || return 1
 	moves activated "over TLS" --mode=hybrid
 }
 activation

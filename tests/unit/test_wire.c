@@ -324,6 +324,53 @@ static bool has_arrived(const struct pair *p)
 	return poll(&in, 1, 0) > 0;
 }
 
+static void send_progress(struct channel *ch)
+{
+	Wire__Progress msg = WIRE__PROGRESS__INIT;
+	struct err err;
+
+	msg.done_bytes = 3;
+	msg.total_bytes = 5;
+	assert_int_equal(channel_send(ch, MSG_PROGRESS, &msg.base, &err), 0);
+}
+
+/* One who polls does not wait for what was read with the message before. */
+static void what_is_here_is_seen(void **state)
+{
+	Wire__Built built = WIRE__BUILT__INIT, *got;
+	Wire__Stage done = WIRE__STAGE__INIT;
+	uint64_t sum = 0;
+	struct pollfd in;
+	struct pair p;
+	struct err err;
+
+	pair_init(&p);
+	p.source.stage = p.target.stage = WIRE_STAGE_STATE;
+	p.source.on_progress = note_progress;
+	p.source.arg = &sum;
+	assert_int_equal(channel_look(&p.source, &err), 0);
+	send_progress(&p.target);
+	assert_int_equal(channel_look(&p.source, &err), 0);
+	assert_int_equal(sum, 15);
+	/* all three are there at the first read */
+	assert_int_equal(channel_send(&p.target, MSG_DONE, &done.base, &err), 0);
+	send_progress(&p.target);
+	assert_int_equal(channel_send(&p.target, MSG_BUILT, &built.base, &err), 0);
+	assert_int_equal(channel_expect_done(&p.source, &err), 0);
+	in = (struct pollfd){.fd = p.source.in, .events = POLLIN};
+	assert_int_equal(poll(&in, 1, 0), 0);
+	assert_int_equal(channel_look(&p.source, &err), 1);
+	assert_int_equal(sum, 30);
+	got = channel_expect(&p.source, MSG_BUILT, &err);
+	assert_non_null(got);
+	wire_free(got);
+	assert_int_equal(channel_look(&p.source, &err), 0);
+	channel_finish(&p.target);
+	assert_int_equal(channel_look(&p.source, &err), -1);
+	p.target = (struct channel){.in = -1, .out = -1};
+	channel_finish(&p.source);
+}
+
 static void send_object(struct pair *p, const char *text)
 {
 	struct iovec piece = {(void *)text, strlen(text)};
@@ -401,6 +448,7 @@ int main(void)
 		cmocka_unit_test(silence_ends),
 		cmocka_unit_test(watch_ends_the_wait),
 		cmocka_unit_test(progress_on_the_way),
+		cmocka_unit_test(what_is_here_is_seen),
 		cmocka_unit_test(held_messages),
 	};
 

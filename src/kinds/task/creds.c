@@ -110,7 +110,8 @@ static uint64_t own_bounding_set(void)
 	for (int i = 0; i < 64; i++)
 		if (prctl(PR_CAPBSET_READ, i) == 1)
 			caps |= 1ULL << i;
-	return known = caps;
+	known = caps;
+	return caps;
 }
 
 bool have_capability(int cap)

@@ -84,8 +84,9 @@ static int read_one(int dirfd, const char *name, const char *token, pid_t pid, s
 
 int given_find(const char *token_or_pid, struct given *out, struct err *err)
 {
-	const char *token = wire_token_valid(token_or_pid) ? token_or_pid : NULL;
-	pid_t pid = token ? 0 : (pid_t)strtol(token_or_pid, NULL, 10);
+	const bool by_token = wire_token_valid(token_or_pid);
+	const char *token = by_token ? token_or_pid : NULL;
+	pid_t pid = by_token ? 0 : (pid_t)strtol(token_or_pid, NULL, 10);
 	cleanup_close int dirfd = record_directory(err);
 	cleanup_dir DIR *d = dirfd < 0 ? NULL : fdopendir(dup(dirfd));
 	const struct dirent *e;

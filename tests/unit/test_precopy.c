@@ -54,6 +54,9 @@ struct receiver {
 	struct page_sink sink;
 	struct page **pages;
 	size_t n;
+	/* where they are: mapped, so that children inherit nothing that a sanitizer keeps of the dead */
+	struct page *pool, **spare;
+	size_t n_used, n_spare;
 	struct map index;
 	uint64_t wrong; /* claims that it has pages which it has not */
 	uint64_t got;
@@ -91,8 +94,9 @@ static int receive_pages(struct page_sink *s, struct snap_pagemap *pm, uint64_t 
 		struct page *p = find_page(r, pm->id, vaddr);
 
 		if (!p) {
-			if (r->n == MAX_KEPT || !(p = calloc(1, sizeof(*p))))
+			if (r->n == MAX_KEPT)
 				return err_nomem(err);
+			p = r->n_spare ? r->spare[--r->n_spare] : &r->pool[r->n_used++];
 			r->pages[r->n++] = p;
 			p->id = pm->id;
 			p->vaddr = vaddr;
@@ -130,7 +134,7 @@ static int receive_end(struct page_sink *s, struct snap_pagemap *pm, struct err 
 		struct page *p = r->pages[i];
 
 		if (p->id == pm->id && !p->named)
-			free(p);
+			r->spare[r->n_spare++] = p;
 		else
 			r->pages[n++] = p;
 	}
@@ -155,14 +159,18 @@ static void receiver_init(struct receiver *r)
 	memset(r, 0, sizeof(*r));
 	r->sink.ops = &receiver_ops;
 	r->pages = calloc(MAX_KEPT, sizeof(*r->pages));
-	assert_non_null(r->pages);
+	r->spare = calloc(MAX_KEPT, sizeof(*r->spare));
+	assert_true(r->pages && r->spare);
+	r->pool = mmap(NULL, MAX_KEPT * sizeof(*r->pool), PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	assert_true(r->pool != MAP_FAILED);
 }
 
 static void receiver_finish(struct receiver *r)
 {
-	for (size_t i = 0; i < r->n; i++)
-		free(r->pages[i]);
+	munmap(r->pool, MAX_KEPT * sizeof(*r->pool));
 	free(r->pages);
+	free(r->spare);
 	map_free(&r->index);
 	malloc_trim(0); /* children inherit what is left */
 }

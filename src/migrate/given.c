@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 
 #define GIVEN_SUFFIX ".given"
 #define GIVEN_MAGIC "ferrygv1"
@@ -23,24 +24,22 @@ struct given_head {
 
 enum { DATA_BYTES_MAX = 256 << 20 };
 
-/* It appears under its name as a whole. */
 int given_write(const char *token, pid_t pid, const void *data, size_t bytes, struct err *err)
 {
-	cleanup_close int dirfd = record_directory(err), fd = -1;
+	cleanup_close int dirfd = record_directory(err);
 	struct given_head head = {.pid = pid};
-	char name[RECORD_NAME_BYTES], link[64];
+	const struct iovec pieces[] = {{&head, sizeof(head)}, {(void *)data, bytes}};
+	char name[RECORD_NAME_BYTES];
+	int fd;
 
 	if (dirfd < 0)
 		return -1;
 	record_name(token, GIVEN_SUFFIX, name);
 	memcpy(head.magic, GIVEN_MAGIC, sizeof(head.magic));
-	fd = openat(dirfd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
-	if (fd < 0 || flock(fd, LOCK_EX) < 0 || io_write_full(fd, &head, sizeof(head)) < 0 ||
-	    io_write_full(fd, data, bytes) < 0 || (unlinkat(dirfd, name, 0) < 0 && errno != ENOENT) ||
-	    linkat(AT_FDCWD, link, dirfd, name, AT_SYMLINK_FOLLOW) < 0)
-		return err_sys(err, "cannot write down which files are handed out");
-	return steal_fd(&fd);
+	/* that of a process that was killed */
+	(void)unlinkat(dirfd, name, 0);
+	fd = record_create_file(dirfd, name, pieces, ARRAY_SIZE(pieces));
+	return fd < 0 ? err_sys(err, "cannot write down which files are handed out") : fd;
 }
 
 void given_remove(const char *token)

@@ -133,9 +133,13 @@ static void use_bulk_lanes(struct lane_source *s, size_t n)
  */
 static void look_whether_to_spread(struct lane_source *s)
 {
-	uint64_t now = clock_ns(), ms = (now - s->look_ns) / 1000000;
+	uint64_t now, ms;
 
-	if (s->spread || s->n <= 2 || ms < SPREAD_LOOK_MS)
+	if (s->spread || s->n <= 2)
+		return;
+	now = clock_ns();
+	ms = (now - s->look_ns) / 1000000;
+	if (ms < SPREAD_LOOK_MS)
 		return;
 	if ((s->received_bytes - s->look_bytes) / ms >= s->spread_kb_per_s)
 		use_bulk_lanes(s, s->n - 1);

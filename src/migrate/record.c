@@ -13,6 +13,7 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <time.h>
 
 /* How long a query waits for an agent that is just committing. */
@@ -87,31 +88,39 @@ static char *print_record(const char *state, pid_t pid, const proc_pids *tasks)
 	return text;
 }
 
-static int write_record(int fd, const char *state, pid_t pid, const proc_pids *tasks)
+static int write_record(int fd, const char *state, pid_t pid)
 {
-	cleanup_free char *text = print_record(state, pid, tasks);
+	cleanup_free char *text = print_record(state, pid, NULL);
 
 	if (!text || io_pwrite_full(fd, text, strlen(text), 0) < 0)
 		return -1;
 	return ftruncate(fd, (off_t)strlen(text));
 }
 
-/*
- * A locked record with its first text, which appears under the token's name as
- * a whole or, when the name is taken, not at all: then -1 with EEXIST.
- */
-static int create_record(int dirfd, const char *token, const char *state, pid_t pid,
-			 const proc_pids *tasks)
+int record_create_file(int dirfd, const char *name, const struct iovec *pieces, size_t n)
 {
 	cleanup_close int fd = openat(dirfd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 	char link[64];
 
-	if (fd < 0 || flock(fd, LOCK_EX) < 0 || write_record(fd, state, pid, tasks) < 0)
+	if (fd < 0 || flock(fd, LOCK_EX) < 0)
 		return -1;
+	for (size_t i = 0; i < n; i++)
+		if (io_write_full(fd, pieces[i].iov_base, pieces[i].iov_len) < 0)
+			return -1;
 	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
-	if (linkat(AT_FDCWD, link, dirfd, token, AT_SYMLINK_FOLLOW) < 0)
+	if (linkat(AT_FDCWD, link, dirfd, name, AT_SYMLINK_FOLLOW) < 0)
 		return -1;
 	return steal_fd(&fd);
+}
+
+/* A record with its first text. */
+static int create_record(int dirfd, const char *token, const char *state, pid_t pid,
+			 const proc_pids *tasks)
+{
+	cleanup_free char *text = print_record(state, pid, tasks);
+	const struct iovec piece = {text, text ? strlen(text) : 0};
+
+	return text ? record_create_file(dirfd, token, &piece, 1) : -1;
 }
 
 int record_claim(const char *token, pid_t pid, const proc_pids *lacking, struct err *err)
@@ -137,7 +146,7 @@ int record_settle(int fd, pid_t pid, enum record_outcome outcome, struct err *er
 	int rc = 0;
 
 	if (outcome != RECORD_FILLING)
-		rc = write_record(fd, outcome == RECORD_FAILED ? "failed" : "running", pid, NULL);
+		rc = write_record(fd, outcome == RECORD_FAILED ? "failed" : "running", pid);
 	if (rc < 0)
 		err_sys(err, "cannot record the commit");
 	close(fd);

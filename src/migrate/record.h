@@ -28,6 +28,13 @@ void record_name(const char *token, const char *what, char out[RECORD_NAME_BYTES
 void record_remove_file(const char *token, const char *what);
 
 /*
+ * A file there, locked (flock), which appears under @name as a whole or, when the name is taken, not at all: then -1 with
+ * EEXIST. The descriptor, or -1 with errno.
+ */
+struct iovec;
+int record_create_file(int dirfd, const char *name, const struct iovec *pieces, size_t n);
+
+/*
  * Claims the token for the tree whose root is @pid. @lacking: the tasks, when they will run without all of
  * their memory, which this process fetches; else NULL. Returns a descriptor that holds the lock, or -1.
  */

@@ -75,7 +75,7 @@ strangers() {
 	end_tap
 	[ $status = 0 ] || return 1
 	[ -e "$work/tried" ] || { why="others: $(cat "$work/tap.log")" && return 1; }
-	lives away
+	says "over TLS" && lives away
 }
 strangers
 result "strangers and a replay get nothing, and nothing is disturbed"

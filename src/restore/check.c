@@ -4,6 +4,7 @@
  */
 #include "restore/session.h"
 
+#include "base/clock.h"
 #include "base/io.h"
 #define LOG_MODULE "restore"
 #include "base/log.h"
@@ -18,6 +19,8 @@
 
 /* ---- pids ---- */
 
+enum { REAP_MS = 3000, REAP_STEP_MS = 5 };
+
 static long pid_max(void)
 {
 	cleanup_free char *text = NULL;
@@ -25,7 +28,7 @@ static long pid_max(void)
 	return io_read_filef(&text, NULL, "/proc/sys/kernel/pid_max") < 0 ? 0 : atol(text);
 }
 
-/* A number is taken as long as a task, or a group named after one that is gone, has it. */
+/* A number is taken as long as a task, or a group named after one that is gone, has it. EAGAIN: perhaps not for long. */
 static int pid_free(pid_t pid, struct err *err)
 {
 	struct proc_stat st;
@@ -34,12 +37,28 @@ static int pid_free(pid_t pid, struct err *err)
 	if (kill(pid, 0) < 0 && errno == ESRCH && kill(-pid, 0) < 0 && errno == ESRCH)
 		return 0;
 	if (proc_stat(pid, &st, &unused) == 0)
-		return err_set(err, EEXIST, "pid %d is in use here, by %s", pid, st.comm);
+		return err_set(err, st.state == 'Z' ? EAGAIN : EEXIST,
+			       st.state == 'Z' ? "pid %d is in use here, by %s: it has ended, but its "
+						 "parent (pid %d) has not asked how" :
+						 "pid %d is in use here, by %s",
+			       pid, st.comm, st.ppid);
 	return err_set(err, EEXIST, "pid %d is in use here, as a process group", pid);
+}
+
+/* The task that was dumped a moment ago may still be a zombie: init takes its time. */
+static int await_pid(pid_t pid, uint64_t end_ms, struct err *err)
+{
+	while (pid_free(pid, err) < 0) {
+		if (err->no != EAGAIN || clock_ms() >= end_ms)
+			return -1;
+		nanosleep(&(struct timespec){.tv_nsec = REAP_STEP_MS * 1000000L}, NULL);
+	}
+	return 0;
 }
 
 static int pids_free(const pid_t *pids, size_t n, pid_t ours, struct err *err)
 {
+	uint64_t end_ms = clock_ms() + REAP_MS;
 	long max = pid_max();
 
 	for (size_t i = 0; i < n; i++) {
@@ -47,7 +66,7 @@ static int pids_free(const pid_t *pids, size_t n, pid_t ours, struct err *err)
 			return err_set(err, ERANGE,
 				       "pid %d is above the highest here (/proc/sys/kernel/pid_max is %ld)",
 				       pids[i], max);
-		if (pids[i] != ours && pid_free(pids[i], err) < 0)
+		if (pids[i] != ours && await_pid(pids[i], end_ms, err) < 0)
 			return -1;
 	}
 	return 0;

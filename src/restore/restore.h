@@ -98,7 +98,10 @@ struct restore *restore_state(struct restore_session *s);
  */
 int restore_check(struct restore_session *s, struct err *err) must_check;
 
-/* Is each of these pids free here? -1 names the owner (pid and command name) of the first that is not. */
+/*
+ * Is each of these pids free here? Waits up to 3 s for those whose tasks have ended but still are zombies. -1 names
+ * the owner (pid and command name) of the first that is not free.
+ */
 int restore_pids_free(const pid_t *pids, size_t n, struct err *err) must_check;
 bool restore_new_pidns(const struct restore_session *s);
 

@@ -83,6 +83,11 @@ int athome_make(struct lazyfs *fs, const struct node *dir, const char *name, mod
 
 /* ---- what a name at home leads to ---- */
 
+static bool same_file(const struct lf_ident *a, const struct lf_ident *b)
+{
+	return a->dev == b->dev && a->ino == b->ino;
+}
+
 /* Who has it open goes on reading when it has no name at home any more. */
 static int bring_open(struct lazyfs *fs, struct node *n, const struct patience *p)
 {
@@ -145,11 +150,24 @@ static void other_name(const struct lazyfs *fs, const struct node *dir, const st
 	}
 }
 
-/* After @gone was taken off at home: where the file is now. */
+/* Of a file that has lost a name, only the time of the status change is another one. */
+static struct lf_ident look_again(struct lazyfs *fs, const char *path, const struct lf_ident *id,
+				  const struct patience *p)
+{
+	struct lf_attr now;
+
+	if (ask_state(fs, path, &now, p) == 0 && same_file(&now.id, id) &&
+	    now.id.size == id->size && now.id.mtime_ns == id->mtime_ns)
+		return now.id;
+	return *id;
+}
+
+/* After @gone was taken off at home: where the file is now. @id: as it was before. */
 static void unlock_removed(struct lazyfs *fs, struct node *n, const char *gone,
-			   const struct lf_ident *id)
+			   const struct lf_ident *id, const struct patience *p)
 {
 	char path[LF_PATH_MAX + 1] = "";
+	struct lf_ident now = *id;
 
 	pthread_mutex_lock(&fs->lock);
 	if (strcmp(n->source, gone) != 0)
@@ -157,7 +175,9 @@ static void unlock_removed(struct lazyfs *fs, struct node *n, const char *gone,
 	else if (n->n_names > 1)
 		other_name(fs, &fs->root, n, gone, path);
 	pthread_mutex_unlock(&fs->lock);
-	unlock(fs, n, *path ? path : NULL, id);
+	if (*path)
+		now = look_again(fs, path, id, p);
+	unlock(fs, n, *path ? path : NULL, &now);
 }
 
 int athome_remove(struct lazyfs *fs, const struct node *dir, const char *name, struct node *n,
@@ -185,16 +205,11 @@ int athome_remove(struct lazyfs *fs, const struct node *dir, const char *name, s
 	if (error)
 		unlock(fs, n, NULL, NULL);
 	else
-		unlock_removed(fs, n, path, &now.id);
+		unlock_removed(fs, n, path, &q.want, p);
 	return for_program(error);
 }
 
 /* ---- renaming ---- */
-
-static bool same_file(const struct lf_ident *a, const struct lf_ident *b)
-{
-	return a->dev == b->dev && a->ino == b->ino;
-}
 
 static int rename_locked(struct lazyfs *fs, struct lf_request *q, struct node *n,
 			 struct node *replaced, const struct patience *p)
@@ -210,7 +225,7 @@ static int rename_locked(struct lazyfs *fs, struct lf_request *q, struct node *n
 	if (replaced && error)
 		unlock(fs, replaced, NULL, NULL);
 	else if (replaced)
-		unlock_removed(fs, replaced, q->other, &q->replaced);
+		unlock_removed(fs, replaced, q->other, &q->replaced, p);
 	if (error)
 		unlock(fs, n, NULL, NULL);
 	else

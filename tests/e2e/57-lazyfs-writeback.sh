@@ -87,6 +87,9 @@ arrives() {
 		complain "names at home" || return 1
 	[ "$(umask 027 && echo x >"$shown/made/private" && stat -c %a "$files/made/private")" = 640 ] ||
 		complain "mode of a new file" || return 1
+	# the other name of a file whose one name was taken away
+	echo new >"$shown/sub/new.tmp" && mv "$shown/sub/new.tmp" "$shown/a" && echo more >>"$shown/sub/hard" &&
+		[ "$(tail -c 5 "$files/sub/hard")" = more ] || complain "a file with two names, of which one was replaced" || return 1
 	mv "$shown/deep" "$shown/moved" && [ -e "$files/moved/log" ] && [ ! -e "$files/deep" ] ||
 		complain "a directory is not moved by copying"
 }

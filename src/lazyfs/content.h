@@ -62,12 +62,12 @@ struct content {
 
 	/* what is to go home; send.c */
 	struct blocks dirty, going; /* going: what the sender sends, or could not send */
-	uint64_t low;       /* the smallest size since the last time: what was behind it is gone */
-	bool sending;       /* somebody does, or renames it there: nothing is asked for meanwhile */
-	bool doubt;         /* an answer was missed: the file at home may be newer than id */
-	bool loose;         /* it is at home, but perhaps not on the disk there */
-	bool unsent;        /* nobody will send it any more: the cache file stays */
-	int64_t settled_ns; /* the modification time that it was given at home last */
+	uint64_t low; /* the smallest size since the last time: what was behind it is gone */
+	bool sending; /* somebody does, or renames it there: nothing is asked for meanwhile */
+	bool doubt;   /* an answer was missed: the file at home may be newer than id */
+	bool loose;   /* it is at home, but perhaps not on the disk there */
+	bool unsent;  /* nobody will send it any more: the cache file stays */
+	int64_t settling_ns; /* the modification time that it may have been given at home; 0: none */
 	uint64_t resolved_at; /* a count of connections: over which it was looked at after a doubt */
 };
 

@@ -5,8 +5,9 @@
  * somebody else has changed is left alone.
  *
  * An answer may be lost with the connection, and then nobody here knows what the file is at home ("doubt").
- * Before anything else it is settled with LF_RESUME: the source finds its mark on the file, or the
- * time that we gave it, and says what it is by now.
+ * Before anything else LF_RESUME resolves it: the source finds its mark on the file, or, if the answer to a
+ * settle was lost, the time that we gave it, and says what it is by now. That changes nothing, so it can be asked as
+ * often as it takes.
  */
 #define LOG_MODULE "lazyfs"
 #include "base/io.h"
@@ -57,16 +58,11 @@ static int ask_once(struct sending *s, struct lf_request *q)
 	return error;
 }
 
-/* The time stays the same from attempt to attempt: it is what the file is recognised by. */
 static int resolve(struct sending *s)
 {
-	struct lf_request q = {.type = LF_SETTLE, .flags = LF_RESUME};
-	int error;
+	struct lf_request q = {.type = LF_SETTLE, .flags = LF_RESUME, .time_ns = s->c->settling_ns};
+	int error = ask_once(s, &q);
 
-	if (!s->c->settled_ns)
-		s->c->settled_ns = s->mtime_ns;
-	q.time_ns = s->c->settled_ns;
-	error = ask_once(s, &q);
 	if (!error)
 		s->doubt = false;
 	return error;
@@ -104,7 +100,7 @@ static int settle(struct sending *s, bool durable)
 			       .flags = durable ? LF_DURABLE : 0,
 			       .time_ns = s->mtime_ns};
 
-	s->c->settled_ns = s->mtime_ns;
+	s->c->settling_ns = s->mtime_ns ? s->mtime_ns : 1;
 	return ask(s, &q);
 }
 
@@ -172,6 +168,8 @@ static int send_all(struct sending *s, bool durable)
 {
 	int error = s->doubt ? resolve(s) : 0;
 
+	if (!error)
+		s->c->settling_ns = 0;
 	if (!error && s->low < s->id.size)
 		error = resize(s, s->low);
 	if (!error)
@@ -244,7 +242,6 @@ static int resolve_now(struct content *c, const struct patience *p)
 	int error;
 
 	begin(c, p, &s);
-	s.mtime_ns = c->id.mtime_ns + 1; /* where none was given yet: a time that nobody else gives */
 	pthread_mutex_unlock(&c->lock);
 	error = resolve(&s);
 	pthread_mutex_lock(&c->lock);

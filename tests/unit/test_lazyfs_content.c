@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
@@ -27,6 +28,8 @@ struct fixture {
 	int ours;  /* our end of the present connection */
 	bool down; /* nobody answers */
 	unsigned int connections;
+	bool relayed; /* further connections are */
+	unsigned int lose; /* a bit for each of the next answers: it is lost, and the connection with it */
 };
 
 static const struct serve_options reads, writes = {.writes = true};
@@ -49,6 +52,61 @@ static void *serve_changes(void *arg)
 	return serve_with(&writes, (int)(intptr_t)arg);
 }
 
+struct relay {
+	struct fixture *f;
+	int client, source;
+};
+
+/* One read is one message here: the client waits for the answer before it asks again. 0: it is over. */
+static ssize_t pass_on(int from, int to)
+{
+	static _Thread_local uint8_t buf[1 << 20];
+	ssize_t n = read(from, buf, sizeof(buf));
+
+	return n > 0 && (to < 0 || io_write_full(to, buf, (size_t)n) == 0) ? n : 0;
+}
+
+/* Answers are counted from the one after "ready". */
+static void *relay(void *arg)
+{
+	struct relay *r = arg;
+	struct pollfd p[] = {{.fd = r->client, .events = POLLIN},
+			     {.fd = r->source, .events = POLLIN}};
+	bool ready = false, over = false;
+
+	while (!over && poll(p, 2, -1) > 0) {
+		if (p[0].revents)
+			over = !pass_on(r->client, r->source);
+		if (over || !p[1].revents)
+			continue;
+		if (ready) {
+			over = r->f->lose & 1;
+			r->f->lose >>= 1;
+		}
+		over = !pass_on(r->source, over ? -1 : r->client) || over;
+		ready = true;
+	}
+	close(r->client);
+	close(r->source);
+	free(r);
+	return NULL;
+}
+
+static int relay_start(struct fixture *f, int source)
+{
+	struct relay *r = malloc(sizeof(*r));
+	pthread_t thread;
+	int sv[2];
+
+	if (!r)
+		abort();
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv), 0);
+	*r = (struct relay){f, sv[0], source};
+	assert_int_equal(pthread_create(&thread, NULL, relay, r), 0);
+	pthread_detach(thread);
+	return sv[1];
+}
+
 static int link_open(void *arg, int *in_out, int *out_out, struct err *err)
 {
 	struct fixture *f = arg;
@@ -62,6 +120,8 @@ static int link_open(void *arg, int *in_out, int *out_out, struct err *err)
 			   (void *)(intptr_t)sv[1]))
 		return err_sys(err, "source");
 	pthread_detach(thread);
+	if (f->relayed)
+		sv[0] = relay_start(f, sv[0]);
 	f->ours = sv[0];
 	f->connections++;
 	*in_out = sv[0];
@@ -449,6 +509,34 @@ static void sends_home(void **state)
 	assert_true(f->connections > 6);
 }
 
+/* Any of the answers may be lost after what they answer was done: that is nobody else's change. */
+static void loses_answers(void **state)
+{
+	struct patience p = patience_start(60000, NULL, NULL);
+	cleanup_free uint8_t *model = malloc(MODEL_BYTES);
+	struct fixture *f = *state;
+	struct content *c;
+	struct lf_ident id;
+
+	f->relayed = true;
+	shutdown(f->ours, SHUT_RDWR);
+	/* write, which makes it longer; settle; and what resolves the doubts between them */
+	for (unsigned int lose = 0; lose < 32; lose++) {
+		const uint64_t size = FILE_BYTES + 5;
+
+		write_source(f, lose, model);
+		c = open_content(f);
+		assert_int_equal(content_write(c, "longer", 6, FILE_BYTES - 1, &p), 0);
+		memcpy(model + FILE_BYTES - 1, "longer", 6);
+		expect(c, 0, FILE_BYTES - 1, model);
+		f->lose = lose;
+		assert_int_equal(content_send(c, 1000000000ll * (1000 + lose), lose % 2, &p, &id), 0);
+		assert_int_equal(id.size, size);
+		expect_at_home(f, model, size);
+		content_destroy(c);
+	}
+}
+
 /* Nobody is there when it is to go home; then it goes the next time. */
 static void sends_later(void **state)
 {
@@ -505,6 +593,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(holes, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(local_files, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(sends_home, set_up_changes, tear_down),
+		cmocka_unit_test_setup_teardown(loses_answers, set_up_changes, tear_down),
 		cmocka_unit_test_setup_teardown(sends_later, set_up_changes, tear_down),
 		cmocka_unit_test_setup_teardown(conflicts, set_up_changes, tear_down),
 	};

@@ -140,4 +140,5 @@ if [ "$sum" = "$(cd "$files" && find . -type f -exec sha256sum {} + | sort)" ]; 
 else
 	not_ok "the source is as it was" "its files were changed"
 fi
+sanitizers_silent
 finish

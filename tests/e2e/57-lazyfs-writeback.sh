@@ -191,4 +191,5 @@ test_case "home has changed" home_has_changed
 test_case "the source is away" source_is_away
 test_case "unmounted without the source" unmounted_without_source
 test_case "the source does not want it" not_wanted
+sanitizers_silent
 finish

@@ -14,6 +14,29 @@ shown=$mnt$files      # the same, on the mount
 images=$TEST_TMP/images
 mkdir -p "$mnt" "$files" "$images" "$TEST_TMP/cache"
 
+# In builds with sanitizers: what the agent or the process of the mount is found at does not end unseen.
+san=$TEST_TMP/sanitizer
+export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}log_path=$san
+export UBSAN_OPTIONS=${UBSAN_OPTIONS:+$UBSAN_OPTIONS:}log_path=$san
+export TSAN_OPTIONS=${TSAN_OPTIONS:+$TSAN_OPTIONS:}log_path=$san
+
+no_mount_process() {
+	! pgrep -f "lazyfs .*$TEST_TMP/cache" >/dev/null
+}
+
+# sanitizers_silent: a result in such a build, after the last test_case.
+sanitizers_silent() {
+	ldd "$FERRY" | grep -q 'lib[at]san' || return 0
+	# leaks are looked for at the very end
+	wait_for 30 no_mount_process || true
+	if compgen -G "$san.*" >/dev/null; then
+		cat "$san".*
+		not_ok "sanitizers" "$(cat "$san".* | grep -m 3 'ERROR\|WARNING\|SUMMARY\|runtime error')"
+	else
+		ok "sanitizers"
+	fi
+}
+
 cat >"$TEST_TMP/ssh" <<END
 #!/bin/sh
 [ ! -e "$TEST_TMP/down" ] || exit 255

@@ -17,6 +17,8 @@
 
 enum {
 	FLOW_BYTES = 256 << 10,
+	NET_BYTES = 288 << 10, /* what is sent at once: the records of a full flow */
+	PAIR_BYTES = 512 << 10, /* between user and thread: the larger, the less often either has to wake the other */
 	RECORD_BYTES = 16 << 10, /* the most that one SSL_read brings */
 	HANDSHAKE_MS = 10000,
 	PARTING_MS = 1000,
@@ -43,6 +45,7 @@ struct tunnel {
 	uint64_t cut_state;
 	size_t whole;    /* bytes of what goes out that are cut already: the next record */
 	bool user_gone;  /* not only for one direction */
+	bool said_end;   /* the peer is told, or it waits with the last records */
 	bool want_write; /* libssl has something to say before it goes on */
 	atomic_uint patience_ms;
 	uint64_t look_at_ms;
@@ -121,10 +124,23 @@ static int later(SSL *ssl, int rc, short *events, struct err *err)
 	}
 }
 
+/* From now on records are gathered, and go when flush_records says so: a system call for many of them. */
+static int gather_records(struct tunnel *t, struct err *err)
+{
+	BIO *net = SSL_get_wbio(t->ssl), *gather = BIO_new(BIO_f_buffer());
+
+	if (!gather || BIO_set_write_buffer_size(gather, NET_BYTES) <= 0 || !BIO_up_ref(net)) {
+		BIO_free(gather);
+		return err_nomem(err);
+	}
+	SSL_set0_wbio(t->ssl, BIO_push(gather, net));
+	return 0;
+}
+
 /* The peer is who he should be: nothing of this changes later. */
 static int admit(struct tunnel *t, const char *host, struct err *err)
 {
-	if (tls_check_peer(t->tls, t->ssl, host, err))
+	if (tls_check_peer(t->tls, t->ssl, host, err) || gather_records(t, err))
 		return -1;
 	pthread_mutex_lock(&t->lock);
 	t->cert = SSL_get1_peer_certificate(t->ssl);
@@ -220,31 +236,44 @@ static int push_records(struct tunnel *t, struct err *err)
 	return progress;
 }
 
+/* What libssl has left in the buffer. 1: all of it has gone; 0: some has not; -1. */
+static int flush_records(struct tunnel *t, struct err *err)
+{
+	BIO *out = SSL_get_wbio(t->ssl);
+
+	errno = 0;
+	if (BIO_flush(out) > 0)
+		return 1;
+	if (!BIO_should_retry(out))
+		return errno ? err_sys(err, "the connection is broken") :
+			       err_set(err, EPIPE, "the connection was cut");
+	t->want_write = true;
+	return 0;
+}
+
 static int push_to_net(struct tunnel *t, struct err *err)
 {
 	struct flow *f = &t->out;
-	bool many = f->end - f->start > RECORD_BYTES;
 	short events = 0;
-	int rc, progress;
+	int rc, progress = push_records(t, err), flushed;
 
-	/* full segments, however short the records are */
-	if (many)
-		tcp_cork(t->net, true);
-	progress = push_records(t, err);
-	if (many)
-		tcp_cork(t->net, false);
-	if (progress < 0 || f->start < f->end)
-		return progress;
-	if (!f->ended || f->passed)
-		return progress;
-	ERR_clear_error();
-	rc = SSL_shutdown(t->ssl);
-	if (rc < 0) {
-		t->want_write = true;
-		return later(t->ssl, rc, &events, err) ? -1 : progress;
+	if (progress < 0)
+		return -1;
+	flushed = flush_records(t, err);
+	if (flushed <= 0 || f->start < f->end || !f->ended || f->passed)
+		return flushed < 0 ? -1 : progress;
+	if (!t->said_end) {
+		ERR_clear_error();
+		rc = SSL_shutdown(t->ssl);
+		if (rc < 0) {
+			t->want_write = true;
+			return later(t->ssl, rc, &events, err) ? -1 : progress;
+		}
+		t->said_end = true;
+		flushed = flush_records(t, err);
 	}
-	f->passed = true;
-	return 1;
+	f->passed = flushed > 0;
+	return flushed;
 }
 
 static int pull_from_net(struct tunnel *t, struct err *err)
@@ -445,6 +474,7 @@ static int start(struct tunnel *t, struct err *err)
 
 static int prepare(struct tunnel *t, int *user, struct err *err)
 {
+	const int pair_bytes = PAIR_BYTES;
 	int pair[2];
 
 	t->out.buf = malloc(FLOW_BYTES);
@@ -457,6 +487,8 @@ static int prepare(struct tunnel *t, int *user, struct err *err)
 		return err_sys(err, "socketpair");
 	t->inner = pair[0];
 	*user = pair[1];
+	for (size_t i = 0; i < ARRAY_SIZE(pair); i++)
+		(void)!setsockopt(pair[i], SOL_SOCKET, SO_SNDBUF, &pair_bytes, sizeof(pair_bytes));
 	t->ssl = tls_session(t->tls, t->net, err);
 	return t->ssl ? 0 : -1;
 }

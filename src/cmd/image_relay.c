@@ -17,6 +17,7 @@
 struct relay_args {
 	const char *work_dir, *address, *secret_file, *timeline;
 	uint64_t port, max_bytes;
+	unsigned int compress; /* enum compress */
 	bool plain, once;
 	struct daemon_args daemon;
 	struct log_args log;
@@ -89,6 +90,13 @@ static const struct opt_row proxy_rows[] = {
 	 .offset = offsetof(struct relay_args, port),
 	 .min = 1,
 	 .max = 65535},
+	{.long_name = "compress",
+	 .arg = "auto|none|lz4|zstd",
+	 .help = "compress what goes to the cache: as it pays, which is measured (auto, the default), never, or "
+		 "always with lz4 or zstd",
+	 .type = OPT_WORD,
+	 .offset = offsetof(struct relay_args, compress),
+	 .words = compress_words},
 	RELAY_ROWS,
 };
 
@@ -154,6 +162,7 @@ static int open_all(struct image_relay *r, struct err *err)
 	r->opt.secret = a->secret_file ? &r->secret : NULL;
 	r->opt.max_bytes = a->max_bytes;
 	r->opt.once = a->once;
+	r->opt.compress = (enum compress)a->compress;
 	r->opt.interrupted = signals_check;
 	r->opt.port = (uint16_t)a->port;
 	if (!is_cache(r))

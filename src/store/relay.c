@@ -83,6 +83,20 @@ static int last_words(struct forward *f, struct err *err)
 	return -1;
 }
 
+static void log_packing(const struct forward *f)
+{
+	struct pack_totals n;
+
+	if (!f->st.packer)
+		return;
+	packer_totals(f->st.packer, &n);
+	log_info("snapshot '%s': %llu bytes went as %llu; blocks: %llu as they are, %llu with lz4, %llu with zstd",
+		 shot_name(f->shot), (unsigned long long)n.raw_bytes,
+		 (unsigned long long)n.sent_bytes, (unsigned long long)n.messages[CODEC_NONE],
+		 (unsigned long long)n.messages[CODEC_LZ4],
+		 (unsigned long long)n.messages[CODEC_ZSTD]);
+}
+
 /* Everything that comes, until the cache has all of it and says so. */
 static int forward_items(struct forward *f, struct err *err)
 {
@@ -115,8 +129,26 @@ static void *forward_thread(void *arg)
 		err_wrap(&f->err, "image cache at %s, port %u", f->relay->opt->host,
 			 f->relay->opt->port);
 		shot_fail(f->shot, &f->err);
+	} else {
+		log_packing(f);
 	}
 	return NULL;
+}
+
+/*
+ * What goes to the cache is packed, as it pays or as was asked for: pages that are the same as others in their block go
+ * once (those that are zero have no data anyway). A cache of before that gets it as it is.
+ */
+static int forward_compress(struct forward *f, struct err *err)
+{
+	enum compress how = f->relay->opt->compress;
+
+	if (f->st.version_in >= BLOCK_VERSION_FORMS)
+		return stream_compress(&f->st, how, err);
+	if (how == COMPRESS_LZ4 || how == COMPRESS_ZSTD)
+		log_warn("image cache at %s, port %u: an older ferry, which reads nothing that is compressed: it goes as it is",
+			 f->relay->opt->host, f->relay->opt->port);
+	return 0;
 }
 
 /* Connects to the cache, which says that it is ready for this snapshot. */
@@ -133,8 +165,8 @@ static int forward_open(struct forward *f, struct relay *r, struct shot *shot, s
 		return -1;
 	snprintf(b.name, sizeof(b.name), "%s", shot_name(shot));
 	f->st.silence_ms = GREET_MS;
-	if (stream_greet_server(&f->st, r->opt->secret, err) || stream_send(&f->st, &b, err) ||
-	    stream_expect(&f->st, BLOCK_COMPLETE, &b, err))
+	if (stream_greet_server(&f->st, r->opt->secret, err) || forward_compress(f, err) ||
+	    stream_send(&f->st, &b, err) || stream_expect(&f->st, BLOCK_COMPLETE, &b, err))
 		return err_wrap(err, "image cache at %s, port %u", r->opt->host, r->opt->port);
 	f->st.silence_ms = 0;
 	f->st.heard = true;

@@ -24,6 +24,7 @@ struct relay_options {
 	uint16_t port;
 	const struct secret *secret; /* of TCP connections; NULL: they are in plain */
 	uint64_t max_bytes;          /* 0: no bound */
+	enum compress compress;      /* on the way to the cache, as far as that can read it */
 	bool once; /* ends when one snapshot has been handed on: to a cache, or to a restore whose tree runs */
 	int (*interrupted)(struct err *err);
 };

@@ -6,6 +6,8 @@
  */
 #include "store/relay.h"
 
+#include "base/le.h"
+
 #include <fcntl.h>
 #include <stdint.h>
 #include <string.h>
@@ -43,18 +45,49 @@ static void greet(const uint8_t *data, size_t size, int null)
 	close(fd);
 }
 
-/* u8 type, u8 fields, u8 length: an answer of a good form. */
+/* What a peer of bad will may have packed: its beginning is often possible, and the rest is not. */
+static void send_packed(struct stream *st, const struct block *b, uint8_t kind)
+{
+	uint8_t body[PACK_FIXED_BYTES + 2 * 3 + 255], head[BLOCK_HEADER_BYTES];
+	uint16_t n_pages = b->type == BLOCK_PAGES ? kind >> 4 & 3 : 0;
+	size_t fixed = PACK_FIXED_BYTES + 2 * (size_t)n_pages;
+	struct iovec packed = {body, fixed + b->n_data};
+	struct err err;
+
+	put_le16(body, (uint16_t)b->type);
+	body[2] = 1 + (kind & 1);
+	body[3] = 0;
+	put_le32(body + 4, b->type == BLOCK_PAGES ? 12 : kind);
+	put_le16(body + 8, n_pages);
+	for (uint16_t i = 0; i < n_pages; i++)
+		put_le16(body + PACK_FIXED_BYTES + 2 * (size_t)i, kind & 2 ? PACK_LITERAL :
+								  kind & 4 ? PACK_ZERO :
+									     0);
+	if (b->n_data)
+		memcpy(body + fixed, b->data, b->n_data);
+	if (kind & 8) /* any beginning at all */
+		memmove(body, body + fixed, b->n_data);
+	block_encode_packed(b, st->seq_out++, 0, &packed, 12 + (size_t)MAX(n_pages, 1) * PAGE_BYTES,
+			    head);
+	if (stream_send_raw(st, head, sizeof(head), &err) ||
+	    stream_send_raw(st, body, packed.iov_len, &err))
+		abort();
+}
+
+/* u8 type, u8 fields, u8 length: an answer of a good form; from type 128 on it is packed, somehow. */
 static int answers(const uint8_t *data, size_t size)
 {
 	int fd = memory_file(NULL, 0);
 	struct stream st;
 	struct block b;
 	struct err err;
+	uint8_t type;
 	size_t n;
 
 	stream_init(&st, -1, fd, NULL);
 	for (; size >= 3; data += n, size -= n) {
-		b = (struct block){.type = (enum block_type)(2 + data[0] % 8)};
+		type = data[0];
+		b = (struct block){.type = (enum block_type)(2 + type % 8)};
 		if (b.type == BLOCK_OBJECT || b.type == BLOCK_SKIP)
 			strcpy(b.name, "core-1.img");
 		b.id = data[1] & 1;
@@ -70,7 +103,9 @@ static int answers(const uint8_t *data, size_t size)
 		} else {
 			n = 0;
 		}
-		if (stream_send(&st, &b, &err))
+		if (b.data && b.type != BLOCK_FAIL && type & 128)
+			send_packed(&st, &b, type >> 3 ^ data[-2]);
+		else if (stream_send(&st, &b, &err))
 			abort();
 	}
 	stream_finish(&st);

@@ -33,6 +33,7 @@ import time
 
 from floor import floor_ms
 from overlap import Relays
+from transport import rates
 
 TOP = pathlib.Path(__file__).resolve().parent.parent
 HOSTS = TOP / "tests/hosts/hosts.sh"
@@ -516,6 +517,85 @@ def bench_precopy(mib, repetitions, folder, output):
         output.row(step, f"{gap:.1f}", f"{written:.1f}")
 
 
+def bench_tls(repetitions, output):
+    """What a tunnel carries, beside what its cipher does alone."""
+    found = rates(os.environ["BENCH_TRANSPORT"], 1024, repetitions or 5)
+    output.line("\n1 GiB over the loopback, through TLS as ferry migrate has it and over plain TCP. \"Sealing\" and \"opening\" "
+                "are by the\nprocessor's time of the tunnel's threads: what one core could carry; the ratio is to what "
+                "openssl speed says of the cipher.\n")
+    output.row("connections", "plain MB/s", "TLS MB/s", "seal MB/s", "ratio", "open MB/s", "ratio", "openssl")
+    output.row(*["---"] * 8)
+    for n in (1, 2):
+        seal, opening, cipher = found[f"tls_seal {n}"], found[f"tls_open {n}"], found["cipher"]
+        output.row(str(n), f"{found[f'plain {n}']:.0f}", f"{found[f'tls {n}']:.0f}", f"{seal:.0f}", f"{seal / cipher:.2f}",
+                   f"{opening:.0f}", f"{opening / cipher:.2f}", f"{cipher:.0f}")
+
+
+def bench_transport(mib, repetitions, folder, output):
+    """What TLS costs a migration that stops the program for all of it."""
+    bench_tls(repetitions, output)
+    ways = {"plain": ("--insecure-plain-tcp",), "TLS": ("--transport=tls",), "ssh": ("--transport=ssh",)}
+    output.line(f"\nferry migrate --mode=stop of {mib} MiB that cannot be compressed, from one host to another.\n")
+    output.row("transport", "gap ms", "x plain", "command ms", "x plain")
+    output.row(*["---"] * 5)
+    with two_hosts(folder) as hosts:
+        rounds = [{way: migrated(hosts, ("memory", str(mib)), mib, "--mode=stop", "--compress=none", *options)[0]
+                   for way, options in ways.items()} for _ in range((repetitions or 5) + 1)][1:]
+    median = {way: {figure: statistics.median(entry[way][figure] for entry in rounds) for figure in ("gap", "time")}
+              for way in ways}
+    for way, figures in median.items():
+        plain = median["plain"]
+        output.row(way, f"{figures['gap']:.1f}", f"{figures['gap'] / plain['gap']:.2f}", f"{figures['time']:.1f}",
+                   f"{figures['time'] / plain['time']:.2f}")
+
+
+COMPRESS_MIB = 64
+LINKS = {"as it is": None, "1 Gbit/s": "1gbit", "200 Mbit/s": "200mbit"}
+COMPRESS = ("none", "auto", "lz4", "zstd")
+
+
+@contextlib.contextmanager
+def shaped(hosts, rate):
+    """The way from the first host to the second is no faster than that."""
+    shaper = ("root", "tbf", "rate", rate, "burst", "256kb", "latency", "50ms")
+    if rate:
+        run_timed([*hosts[0].prefix(), "tc", "qdisc", "add", "dev", "eth0", *shaper])
+    try:
+        yield
+    finally:
+        if rate:
+            run_timed([*hosts[0].prefix(), "tc", "qdisc", "del", "dev", "eth0", "root"])
+
+
+def one_compress(hosts, arguments, compress):
+    """A migration that stops the program for all of it: its gap, ms, and what was sent, MiB."""
+    figures, text = migrated(hosts, arguments, COMPRESS_MIB, "--json", "--mode=stop", "--transport=tls",
+                             f"--compress={compress}")
+    moved = next(event for event in map(json.loads, filter(lambda line: line.startswith("{"), text.splitlines()))
+                 if event["event"] == "moved")
+    return {"gap": figures["gap"], "sent": moved["sent_bytes"] / MIB}
+
+
+def bench_compress(repetitions, folder, output):
+    """What is gained, or lost, by measuring whether compression pays."""
+    output.line(f"\nferry migrate --mode=stop --transport=tls of {COMPRESS_MIB} MiB, by link and memory: the gap in ms, and what went, "
+                "MiB.\n")
+    output.row("link", "memory", *(word for how in COMPRESS for word in (f"{how} ms", "MiB")), "auto/none", "auto/best")
+    output.row(*["---"] * (4 + 2 * len(COMPRESS)))
+    with two_hosts(folder) as hosts:
+        for link, rate in LINKS.items():
+            for memory in ("memory", "text"):
+                with shaped(hosts, rate):
+                    rounds = [{how: one_compress(hosts, (memory, str(COMPRESS_MIB)), how) for how in COMPRESS}
+                              for _ in range((repetitions or 5) + 1)][1:]
+                median = {how: {figure: statistics.median(entry[how][figure] for entry in rounds)
+                                for figure in ("gap", "sent")} for how in COMPRESS}
+                gaps = {how: figures["gap"] for how, figures in median.items()}
+                output.row(link, "noise" if memory == "memory" else memory,
+                           *(word for how in COMPRESS for word in (f"{gaps[how]:.0f}", f"{median[how]['sent']:.0f}")),
+                           f"{gaps['auto'] / gaps['none']:.2f}", f"{gaps['auto'] / min(gaps.values()):.2f}")
+
+
 def describe(tools, output):
     """What was measured, and where."""
     versions = []
@@ -534,7 +614,8 @@ def parse_options():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", action="append", choices=CASES, help="only this one; may be repeated")
     parser.add_argument("--repetitions", type=int, help="how many, besides the one thrown away")
-    parser.add_argument("--only", choices=("dump", "diskless", "overlap", "precopy", "lazy", "migrate", "modes"), help="only this part")
+    parser.add_argument("--only", choices=("dump", "diskless", "overlap", "precopy", "lazy", "migrate", "modes",
+                                           "transport", "compress"), help="only this part")
     parser.add_argument("--mib", type=int, default=1024, help="memory of the disk-less migration, and the most of the modes")
     parser.add_argument("--tool", choices=("ferry", "criu"), help="only this program")
     parser.add_argument("--dir", default="/dev/shm", help="where images are written")
@@ -567,6 +648,10 @@ def main():
             bench_migrate(cases, options.repetitions, folder, output)
         if options.only in (None, "modes") and options.tool != "criu":
             bench_modes(options.mib, options.repetitions, folder, output)
+        if options.only in (None, "transport") and options.tool != "criu":
+            bench_transport(min(options.mib, 256), options.repetitions, folder, output)
+        if options.only in (None, "compress") and options.tool != "criu":
+            bench_compress(options.repetitions, folder, output)
     except (Failure, subprocess.SubprocessError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1

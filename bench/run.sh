@@ -16,13 +16,14 @@ build=$top/${BUILD:-build}
 FERRY=${FERRY:-$build/src/cmd/ferry}
 BENCH_VICTIM=${BENCH_VICTIM:-$build/bench/bench-victim}
 BENCH_LAZY=${BENCH_LAZY:-$build/bench/bench-lazy}
-export FERRY BENCH_VICTIM BENCH_LAZY PYTHONDONTWRITEBYTECODE=1
+BENCH_TRANSPORT=${BENCH_TRANSPORT:-$build/bench/bench-transport}
+export FERRY BENCH_VICTIM BENCH_LAZY BENCH_TRANSPORT PYTHONDONTWRITEBYTECODE=1
 
 case " $* " in
 *" --help "* | *" -h "*) exec python3 "$here/bench.py" "$@" ;;
 esac
 [ "$(id -u)" = 0 ] || { echo "bench: needs root" >&2; exit 1; }
-for program in "$FERRY" "$BENCH_VICTIM" "$BENCH_LAZY"; do
+for program in "$FERRY" "$BENCH_VICTIM" "$BENCH_LAZY" "$BENCH_TRANSPORT"; do
 	[ -x "$program" ] || { echo "bench: $program is not built: run make first" >&2; exit 1; }
 done
 

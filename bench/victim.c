@@ -5,6 +5,8 @@
  *	bench-victim DIR tasks N	N tasks in all: this one and N - 1 sleeping children
  *	bench-victim DIR threads N	one task with N threads, all but one asleep in a futex
  *	bench-victim DIR memory MIB	one task with MIB MiB of filled anonymous memory
+ *	bench-victim DIR text MIB	the same, but a quarter of each word is filled, as it is with what
+ *					can be compressed
  *	bench-victim DIR writing MIB RATE	the same, and a thread that writes pages all over it, RATE
  *					MB of pages a second (what it writes is what was there)
  *
@@ -37,6 +39,7 @@ static const char *dir;
 static pid_t *children;
 static long children_nr;
 static uint64_t *memory;
+static uint64_t memory_mask = UINT64_MAX; /* of each word, what is filled */
 static size_t memory_bytes;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t started_cond = PTHREAD_COND_INITIALIZER;
@@ -138,7 +141,7 @@ static void make_memory(size_t bytes)
 		die("mmap");
 	memory_bytes = bytes;
 	for (size_t i = 0; i < bytes / sizeof(*memory); i++)
-		memory[i] = value = scramble(value);
+		memory[i] = (value = scramble(value)) & memory_mask;
 }
 
 static void *writer(void *arg)
@@ -183,7 +186,7 @@ static const char *check(void)
 
 	for (size_t i = 0; i < memory_bytes / sizeof(*memory); i++) {
 		value = scramble(value);
-		if (memory[i] != value)
+		if (memory[i] != (value & memory_mask))
 			return "memory has changed";
 	}
 	for (long i = 0; i < children_nr; i++)
@@ -258,7 +261,7 @@ int main(int argc, char **argv)
 
 	if (nr < 1 || (argc == 5) != (strcmp(argv[2], "writing") == 0)) {
 		fprintf(stderr,
-			"usage: bench-victim DIR tasks|threads|memory NUMBER | writing MIB RATE\n");
+			"usage: bench-victim DIR tasks|threads|memory|text NUMBER | writing MIB RATE\n");
 		return 2;
 	}
 	dir = realpath(argv[1], NULL);
@@ -272,7 +275,9 @@ int main(int argc, char **argv)
 		make_children(nr - 1);
 	else if (strcmp(argv[2], "threads") == 0)
 		make_threads(nr - 1);
-	else
+	if (strcmp(argv[2], "text") == 0)
+		memory_mask = 0xffff;
+	if (strcmp(argv[2], "tasks") != 0 && strcmp(argv[2], "threads") != 0)
 		make_memory((size_t)nr << 20);
 	if (rate)
 		start_writing(rate);

@@ -18,6 +18,12 @@ enum {
 	TRY_SOON = 16, /* messages until a codec that did not pay is tried again, doubled each time */
 	TRY_LATE = 256,
 	LITTLE_BYTES = 128 << 10, /* gone before a codec is tried at all: to try one costs more than these gain */
+	PIECES_MAX = 4,
+	PROBE_SOON = 4,
+	PROBE_LATE = 64,
+	PROBE_FULL = 2, /* messages for which the link is full: the first may have found room that was left */
+	PROBE_MESSAGES = 4,
+	SAMPLE_BYTES = 16 * PACK_PAGE_BYTES, /* of a message, to try a codec with */
 };
 
 static_assert(SLOTS > 2 * PACK_PAGES_MAX, "the table has room");
@@ -62,7 +68,7 @@ const struct pack_types pack_messages = {message_can_be_packed, message_has_page
 struct measured {
 	double ns_per_byte;      /* of what goes in */
 	double ratio;            /* what comes out, of it */
-	unsigned int wait, left; /* messages until it is tried again */
+	unsigned int wait, left; /* messages until it is tried again, when it is not in use */
 	bool known;
 };
 
@@ -73,6 +79,12 @@ struct packer {
 	struct measured of[CODECS];
 	double send_ns_per_byte;
 	bool send_known;
+	double least_ns_per_byte; /* what the link takes at least, by what was seen while a codec was in use */
+	struct {
+		unsigned int wait, left; /* messages until the next one */
+		unsigned int sent, full; /* of this one */
+		bool on;
+	} probe;          /* of the link, with messages as they are, while a codec is in use */
 	uint64_t pack_ns; /* of the message that goes now */
 	enum codec used;
 	size_t raw_bytes;
@@ -123,59 +135,92 @@ void packer_free(struct packer *p)
 /* ---- which codec ---- */
 
 /*
- * Time for a byte, as far as it limits: while the link works off what is buffered the next message is
- * compressed, so the slower of the two counts, and a little of the other.
+ * Time for a byte that goes in. That the link works off what is buffered while the next message is compressed is not
+ * counted on: where both ends are busy, or the codec's time is taken from whoever seals and sends, it is not so. It would make a
+ * difference only where little is gained either way.
  */
 static double cost(const struct packer *p, enum codec codec)
 {
 	const struct measured *m = &p->of[codec];
-	double send = p->send_ns_per_byte, pack;
 
 	if (codec == CODEC_NONE)
-		return send;
-	pack = m->ns_per_byte;
-	send *= m->ratio;
-	return MAX(pack, send) + MIN(pack, send) / 8;
+		return p->send_ns_per_byte;
+	return m->ns_per_byte + p->send_ns_per_byte * m->ratio;
 }
 
-/* The one to try again, as it is time to; CODEC_NONE: none. */
-static enum codec due(struct packer *p)
+/* What gains little is not worth the processor's time. */
+static bool pays(const struct packer *p, enum codec codec)
 {
+	return p->send_known && cost(p, codec) < 0.9 * cost(p, CODEC_NONE);
+}
+
+/* The one that is worth while; CODEC_NONE: none is. */
+static enum codec best(const struct packer *p)
+{
+	enum codec found = CODEC_NONE;
+
+	for (enum codec c = CODEC_LZ4; c < CODECS; c++)
+		if ((p->codecs & 1u << c) && p->of[c].known && pays(p, c) &&
+		    cost(p, c) < cost(p, found))
+			found = c;
+	return found;
+}
+
+/*
+ * Is the codec in use only because the link is as slow as it was once? With one in use, that the link has become
+ * faster, or never was what limits, does not show.
+ */
+static bool is_doubtful(const struct packer *p, enum codec codec)
+{
+	const struct measured *m = &p->of[codec];
+
+	return m->ns_per_byte + p->least_ns_per_byte * m->ratio >= 0.9 * p->least_ns_per_byte;
+}
+
+static bool probes(struct packer *p, enum codec codec)
+{
+	if (p->probe.on)
+		return true;
+	if (!is_doubtful(p, codec))
+		return false;
+	if (p->probe.left) {
+		p->probe.left--;
+		return false;
+	}
+	p->probe.wait = MIN(MAX(2 * p->probe.wait, (unsigned int)PROBE_SOON),
+			    (unsigned int)PROBE_LATE);
+	p->probe.left = p->probe.wait;
+	p->probe.sent = p->probe.full = 0;
+	p->probe.on = true;
+	return true;
+}
+
+static void note_probe(struct packer *p, double ns_per_byte, bool full)
+{
+	p->probe.sent++;
+	p->probe.full += full;
+	if (p->probe.full < PROBE_FULL && p->probe.sent < PROBE_MESSAGES)
+		return;
+	p->send_ns_per_byte = ns_per_byte;
+	p->probe.on = false;
+}
+
+/* One that it is time to try, besides @used; CODEC_NONE: none. */
+static enum codec due(struct packer *p, enum codec used)
+{
+	enum codec found = CODEC_NONE;
+
 	for (enum codec c = CODEC_LZ4; c < CODECS; c++) {
 		struct measured *m = &p->of[c];
 
-		if (!(p->codecs & 1u << c))
+		if (!(p->codecs & 1u << c) || c == used)
 			continue;
-		if (!m->known)
-			return c;
-		if (m->left == 0)
-			return c;
-		m->left--;
+		if (m->left)
+			m->left--;
+		else if (found == CODEC_NONE)
+			found = c;
 	}
-	return CODEC_NONE;
-}
-
-static enum codec choose(struct packer *p)
-{
-	enum codec best = CODEC_NONE;
-
-	if (!p->measure)
-		return p->codecs & 1u << CODEC_LZ4 ? CODEC_LZ4 : CODEC_ZSTD;
-	if (!p->send_known || p->totals.raw_bytes < LITTLE_BYTES)
-		return CODEC_NONE;
-	for (enum codec c = CODEC_LZ4; c < CODECS; c++)
-		if ((p->codecs & 1u << c) && p->of[c].known && cost(p, c) < cost(p, best))
-			best = c;
-	/* what gains little is not worth the processor's time */
-	if (best != CODEC_NONE && cost(p, best) > 0.9 * cost(p, CODEC_NONE))
-		best = CODEC_NONE;
-	if (best == CODEC_NONE || p->of[best].left == 0) {
-		enum codec next = due(p);
-
-		return next != CODEC_NONE ? next : best;
-	}
-	p->of[best].left--;
-	return best;
+	return found;
 }
 
 static double mix(bool known, double before, double now)
@@ -183,31 +228,48 @@ static double mix(bool known, double before, double now)
 	return known ? before + (now - before) / 8 : now;
 }
 
-/* What a codec has done with a message; @packed: nothing was gained if it is not smaller. */
-static void note_codec(struct packer *p, enum codec codec, size_t raw, size_t packed)
+/* What a codec has done with @raw bytes in @ns; @packed: nothing was gained if it is not smaller. */
+static void note_codec(struct packer *p, enum codec codec, size_t raw, size_t packed, uint64_t ns)
 {
 	struct measured *m = &p->of[codec];
-	bool pays;
 
-	m->ns_per_byte = mix(m->known, m->ns_per_byte, (double)p->pack_ns / (double)raw);
+	m->ns_per_byte = mix(m->known, m->ns_per_byte, (double)ns / (double)raw);
 	m->ratio = mix(m->known, m->ratio, MIN((double)packed / (double)raw, 1.0));
 	m->known = true;
-	pays = p->send_known && cost(p, codec) < 0.9 * cost(p, CODEC_NONE);
-	m->wait = pays ? TRY_SOON :
-			 MIN(MAX(2 * m->wait, (unsigned int)TRY_SOON), (unsigned int)TRY_LATE);
+	m->wait = pays(p, codec) ?
+			  TRY_SOON :
+			  MIN(MAX(2 * m->wait, (unsigned int)TRY_SOON), (unsigned int)TRY_LATE);
 	m->left = m->wait;
+}
+
+/*
+ * With a codec in use only the limits of what the link takes are seen: a full one may have been busy while we
+ * compressed, too, or not for all of that time. If we took it to be, a codec that is slower than the link would make that look slow,
+ * and so the codec good.
+ */
+static void note_link(struct packer *p, double least, double most, bool full)
+{
+	double now = least;
+
+	if (p->used == CODEC_NONE && p->probe.on) {
+		note_probe(p, least, full);
+		return;
+	}
+	if (p->used != CODEC_NONE) {
+		least = full ? least : 0;
+		p->least_ns_per_byte = mix(p->totals.messages[p->used] > 0, p->least_ns_per_byte,
+					   least);
+		now = MIN(MAX(p->send_ns_per_byte, least), most);
+	}
+	p->send_ns_per_byte = mix(p->send_known, p->send_ns_per_byte, now);
+	p->send_known = true;
 }
 
 void packer_sent(struct packer *p, size_t bytes, uint64_t ns, bool full)
 {
-	double now;
-
 	if (!p->raw_bytes || !bytes)
 		return;
-	/* a full link was also busy while we compressed */
-	now = (double)(full ? ns + p->pack_ns : ns) / (double)bytes;
-	p->send_ns_per_byte = mix(p->send_known, p->send_ns_per_byte, now);
-	p->send_known = true;
+	note_link(p, (double)ns / (double)bytes, (double)(ns + p->pack_ns) / (double)bytes, full);
 	p->totals.raw_bytes += p->raw_bytes;
 	p->totals.sent_bytes += bytes;
 	p->totals.messages[p->used]++;
@@ -332,11 +394,53 @@ static size_t pack_with(struct packer *p, enum codec codec, uint16_t type,
 	return packed ? fixed + packed : 0;
 }
 
+/* Packs, and notes what that has brought. */
+static size_t pack_measured(struct packer *p, enum codec codec, uint16_t type,
+			    const struct iovec *pieces, size_t n, size_t raw)
+{
+	uint64_t start = clock_ns(), ns;
+	size_t packed = pack_with(p, codec, type, pieces, n, raw);
+
+	ns = clock_ns() - start;
+	p->pack_ns += ns;
+	note_codec(p, codec, raw, packed ? packed : raw, ns);
+	return packed;
+}
+
+/* Tries a codec with the beginning of a message, which takes a small part of what it would with all of it. */
+static void sample(struct packer *p, enum codec codec, uint16_t type, const struct iovec *pieces,
+		   size_t n, size_t raw)
+{
+	struct iovec last = pieces[n - 1], few[PIECES_MAX];
+	size_t cut = last.iov_len > SAMPLE_BYTES ? last.iov_len - SAMPLE_BYTES : 0;
+
+	memcpy(few, pieces, n * sizeof(*few));
+	if (p->types->has_pages(type)) /* the head stays, and whole pages */
+		cut -= cut % PACK_PAGE_BYTES;
+	few[n - 1].iov_len = last.iov_len - cut;
+	(void)pack_measured(p, codec, type, few, n, raw - cut);
+}
+
+static enum codec choose(struct packer *p, uint16_t type, const struct iovec *pieces, size_t n,
+			 size_t raw)
+{
+	enum codec next;
+
+	if (!p->measure)
+		return p->codecs & 1u << CODEC_LZ4 ? CODEC_LZ4 : CODEC_ZSTD;
+	if (!p->send_known || p->totals.raw_bytes < LITTLE_BYTES || n > PIECES_MAX)
+		return CODEC_NONE;
+	next = due(p, best(p));
+	if (next != CODEC_NONE)
+		sample(p, next, type, pieces, n, raw);
+	next = best(p);
+	return next == CODEC_NONE || probes(p, next) ? CODEC_NONE : next;
+}
+
 int packer_pack(struct packer *p, uint16_t type, const struct iovec *pieces, size_t n,
 		struct iovec *out)
 {
 	size_t raw = 0, packed;
-	uint64_t start;
 	enum codec codec;
 
 	for (size_t i = 0; i < n; i++)
@@ -348,13 +452,10 @@ int packer_pack(struct packer *p, uint16_t type, const struct iovec *pieces, siz
 	    pieces[n - 1].iov_len > (size_t)PACK_PAGES_MAX * PACK_PAGE_BYTES)
 		return 0;
 	p->raw_bytes = raw;
-	codec = choose(p);
+	codec = choose(p, type, pieces, n, raw);
 	if (codec == CODEC_NONE)
 		return 0;
-	start = clock_ns();
-	packed = pack_with(p, codec, type, pieces, n, raw);
-	p->pack_ns = clock_ns() - start;
-	note_codec(p, codec, raw, packed ? packed : raw);
+	packed = pack_measured(p, codec, type, pieces, n, raw);
 	if (!packed)
 		return 0;
 	p->used = codec;

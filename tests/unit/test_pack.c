@@ -193,6 +193,27 @@ static void slow_links_pack_and_fast_ones_do_not(void **state)
 	assert_int_equal(packed_on(1000), 0);
 }
 
+/* It has been slow, and is fast now, but always full: there is somebody who is slow to read, say. */
+static void a_codec_does_not_make_the_link_look_slow(void **state)
+{
+	struct packer *p = make_packer(PACK_CODECS, true);
+	struct pack_totals totals;
+
+	fill(TEXT);
+	for (int i = 0; i < 300; i++) {
+		struct iovec out;
+		size_t bytes = sizeof(head) + sizeof(pages);
+
+		if (packer_pack(p, MSG_ROUND_PAGES, pieces, 2, &out))
+			bytes = out.iov_len;
+		packer_sent(p, bytes, i < 100 ? (uint64_t)bytes * 1000 : bytes / 100, true);
+	}
+	packer_totals(p, &totals);
+	assert_in_range(totals.messages[CODEC_NONE], 50, 210);
+	assert_in_range(totals.messages[CODEC_LZ4] + totals.messages[CODEC_ZSTD], 90, 250);
+	packer_free(p);
+}
+
 /* ---- over a channel ---- */
 
 static void *send_main(void *arg)
@@ -252,6 +273,7 @@ int main(void)
 		cmocka_unit_test(small_and_other_messages_go_as_they_are),
 		cmocka_unit_test(what_was_not_packed_so),
 		cmocka_unit_test(slow_links_pack_and_fast_ones_do_not),
+		cmocka_unit_test(a_codec_does_not_make_the_link_look_slow),
 		cmocka_unit_test(through_a_channel),
 	};
 

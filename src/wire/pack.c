@@ -19,8 +19,8 @@ enum {
 	TRY_LATE = 256,
 	LITTLE_BYTES = 128 << 10, /* gone before a codec is tried at all: to try one costs more than these gain */
 	PIECES_MAX = 4,
-	PROBE_SOON = 4,
-	PROBE_LATE = 64,
+	PROBE_SOON = 16, /* messages that are in doubt before the first one, which costs as much as several of them */
+	PROBE_LATE = 256,
 	PROBE_FULL = 2, /* messages for which the link is full: the first may have found room that was left */
 	PROBE_MESSAGES = 4,
 	SAMPLE_BYTES = 16 * PACK_PAGE_BYTES, /* of a message, to try a codec with */
@@ -183,12 +183,13 @@ static bool probes(struct packer *p, enum codec codec)
 		return true;
 	if (!is_doubtful(p, codec))
 		return false;
+	if (!p->probe.wait)
+		p->probe.wait = p->probe.left = PROBE_SOON;
 	if (p->probe.left) {
 		p->probe.left--;
 		return false;
 	}
-	p->probe.wait = MIN(MAX(2 * p->probe.wait, (unsigned int)PROBE_SOON),
-			    (unsigned int)PROBE_LATE);
+	p->probe.wait = MIN(2 * p->probe.wait, (unsigned int)PROBE_LATE);
 	p->probe.left = p->probe.wait;
 	p->probe.sent = p->probe.full = 0;
 	p->probe.on = true;

@@ -135,17 +135,18 @@ void packer_free(struct packer *p)
 /* ---- which codec ---- */
 
 /*
- * Time for a byte that goes in. That the link works off what is buffered while the next message is compressed is not
- * counted on: where both ends are busy, or the codec's time is taken from whoever seals and sends, it is not so. It would make a
- * difference only where little is gained either way.
+ * Time for a byte that goes in, as far as it limits: while the link works off what is buffered the next message is
+ * compressed, so the slower of the two counts, and a little of the other.
  */
 static double cost(const struct packer *p, enum codec codec)
 {
 	const struct measured *m = &p->of[codec];
+	double send;
 
 	if (codec == CODEC_NONE)
 		return p->send_ns_per_byte;
-	return m->ns_per_byte + p->send_ns_per_byte * m->ratio;
+	send = p->send_ns_per_byte * m->ratio;
+	return MAX(m->ns_per_byte, send) + MIN(m->ns_per_byte, send) / 8;
 }
 
 /* What gains little is not worth the processor's time. */

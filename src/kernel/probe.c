@@ -60,13 +60,16 @@ static int in_child(int (*fn)(void))
 /* Seizes a sleeping child, stops it and runs @fn on it. */
 static int on_tracee(int (*fn)(pid_t pid))
 {
-	pid_t child = fork();
+	pid_t self = getpid(), child = fork();
 	int status, rc = 0;
 
 	if (child < 0)
 		return errno;
 	if (child == 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		/* killed before that, we would leave it for ever, with our end of ssh's pipes */
+		if (getppid() != self)
+			_exit(1);
 		for (;;)
 			pause();
 	}

@@ -529,6 +529,27 @@ def bench_tls(repetitions, output):
         seal, opening, cipher = found[f"tls_seal {n}"], found[f"tls_open {n}"], found["cipher"]
         output.row(str(n), f"{found[f'plain {n}']:.0f}", f"{found[f'tls {n}']:.0f}", f"{seal:.0f}", f"{seal / cipher:.2f}",
                    f"{opening:.0f}", f"{opening / cipher:.2f}", f"{cipher:.0f}")
+    bench_ceiling(found, output)
+
+
+def bench_ceiling(found, output):
+    """What a program that does nothing but call libssl and the kernel reaches, and how far a tunnel is below it."""
+    def chain(*rates):
+        return 1 / sum(1 / rate for rate in rates)
+
+    cipher = found["cipher"]
+    ends = [("sending", found["tls_seal 1"], "send", "receive"), ("receiving", found["tls_open 1"], "receive", "send")]
+    output.line("\nThe same by a loop that does nothing else, in one thread at each end, with 16 MiB of buffers in the kernel: "
+                "\"copy\" is\nwrite(2) or read(2) of the same bytes, \"a record\" SSL_write or SSL_read by itself, \"256 KiB\" "
+                "the same with as much\nfor a system call: the ceiling. \"Hop\" is the ceiling with the copy between the tunnel's "
+                "thread and its user.\n")
+    output.row("end", "copy MB/s", "a record", "256 KiB", "x openssl", "hop", "ferry", "x 256 KiB", "x hop")
+    output.row(*["---"] * 9)
+    for name, ferry, way, other in ends:
+        copy, record, ceiling = (found[f"{kind}_{way} 1"] for kind in ("copy", "record", "gather"))
+        hop = chain(ceiling, found[f"hop_{other} 1"])
+        output.row(name, f"{copy:.0f}", f"{record:.0f}", f"{ceiling:.0f}", f"{ceiling / cipher:.2f}", f"{hop:.0f}",
+                   f"{ferry:.0f}", f"{ferry / ceiling:.2f}", f"{ferry / hop:.2f}")
 
 
 def bench_transport(mib, repetitions, folder, output):

@@ -38,6 +38,30 @@ no_images
 result no-image-on-any-disk
 end_relays
 
+# By the kernel's count of what is to go to a disk, of this shell and all whose end it has seen: no memory, in any place.
+to_disk_of_shell() { # KiB
+	awk '/^write_bytes/ { print int($2 / 1024) }' "/proc/$$/io"
+}
+disk() {
+	local before wrote counted
+	before=$(to_disk_of_shell)
+	relays disk && start_victim memory_writers 24 && remote_dump "$pid" && wait_gone "$pid" && remote_restore && verdict || return 1
+	kill_tree "$pid"
+	end_relays
+	wrote=$(($(to_disk_of_shell) - before))
+	before=$(to_disk_of_shell)
+	head -c 8M /dev/zero >"$dst/counted"
+	counted=$(($(to_disk_of_shell) - before))
+	[ "$counted" -ge 8192 ] || return 77
+	[ "$wrote" -le 4096 ] || { why="$wrote KiB went to a disk" && return 1; }
+}
+disk
+case $? in
+77) skip nothing-to-a-disk "what $TEST_TMP is on has no counters" ;;
+0) ok nothing-to-a-disk ;;
+*) not_ok nothing-to-a-disk "${why:-}" ;;
+esac
+
 # Dump and restore at the same time: the first task is made before the dump has ended. The connection is slow
 # enough for that: the proxy holds little, and the restore takes what it gets. By the order of events, not by durations.
 overlap() {

@@ -9,14 +9,17 @@
 #include "base/log.h"
 #include "cmd/common.h"
 #include "cmd/tls_args.h"
+#include "lazyfs/proto.h"
 #include "migrate/source.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/openat2.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 
 struct migrate_args {
 	const char *ssh, *remote_ferry, *recover;
@@ -24,7 +27,8 @@ struct migrate_args {
 	uint64_t timeout_s, files_timeout_s, unknown_after_s, max_rounds, max_downtime_ms,
 		bandwidth, connections, dead_after_s;
 	unsigned int mode, transport, compress;
-	bool plain_tcp, overwrite_files, no_background, json, quiet;
+	bool plain_tcp, overwrite_files, no_background, detach_files, json, quiet;
+	struct opt_list with;
 	struct tls_args tls;
 	struct log_args log;
 	struct kind_args kinds;
@@ -87,6 +91,16 @@ static const struct opt_row rows[] = {
 	 .help = "with --files=lazy: fetch only what is used",
 	 .type = OPT_FLAG,
 	 .offset = offsetof(struct migrate_args, no_background)},
+	{.long_name = "detach-files",
+	 .help = "with --files=lazy: when all that the tree uses has come, this host is needed no more; what has "
+		 "not come by then cannot be opened",
+	 .type = OPT_FLAG,
+	 .offset = offsetof(struct migrate_args, detach_files)},
+	{.long_name = "with",
+	 .arg = "PATH",
+	 .help = "with --detach-files: fetch this, too, with all that is below it; may be given many times",
+	 .type = OPT_LIST,
+	 .offset = offsetof(struct migrate_args, with)},
 	{.long_name = "overwrite-files",
 	 .help = "let copied files replace files with other content",
 	 .type = OPT_FLAG,
@@ -281,6 +295,58 @@ static unsigned int usual_connections(void)
 	return (unsigned int)MAX(1, MIN(processors / 2, 4));
 }
 
+/* As lazy files will look for it: a path of the tree's without any link. */
+static int check_whole(pid_t pid, const char *path, struct err *err)
+{
+	const struct open_how how = {.flags = O_PATH | O_NOFOLLOW | O_CLOEXEC,
+				     .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS};
+	cleanup_close int root = -1;
+	cleanup_close int found = -1;
+	char text[64];
+
+	if (!lf_path_valid(path))
+		return err_set(err, EINVAL,
+			       "--with %.200s: an absolute path, without '.', '..' and double slashes, is needed",
+			       path);
+	if (!path[1])
+		return err_set(err, EINVAL, "--with /: that is all of this host's disk");
+	snprintf(text, sizeof(text), "/proc/%d/root", pid);
+	root = open(text, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (root < 0)
+		return err_sys(err, "%s", text);
+	found = (int)syscall(SYS_openat2, root, path + 1, &how, sizeof(how));
+	if (found >= 0)
+		return 0;
+	return err_sys(err,
+		       errno == ELOOP ?
+			       "--with %.200s: there is a symbolic link in it; give the path that it leads to" :
+			       "--with %.200s",
+		       path);
+}
+
+static int fill_detach(const struct migrate_args *args, struct migrate_options *opt, struct err *err)
+{
+	if (args->with.n && !args->detach_files)
+		return err_set(err, 0, "--with is for --detach-files");
+	if (!args->detach_files)
+		return 0;
+	if (args->recover)
+		return err_set(err, 0,
+			       "--detach-files says how a tree moves, which --recover finds done");
+	if (opt->files.mode != WIRE_FILES_LAZY)
+		return err_set(err, 0,
+			       "--detach-files is for --files=lazy: with the others no file stays here");
+	if (args->no_background)
+		return err_set(err, 0, "--detach-files and --no-background exclude each other");
+	for (size_t i = 0; i < args->with.n; i++)
+		if (check_whole(opt->pid, args->with.v[i], err) < 0)
+			return -1;
+	opt->files.detach = true;
+	opt->files.whole = args->with.v;
+	opt->files.n_whole = args->with.n;
+	return 0;
+}
+
 static int fill_options(const struct migrate_args *args, const struct opt_rest *rest,
 			struct migrate_options *opt, struct err *err)
 {
@@ -305,6 +371,8 @@ static int fill_options(const struct migrate_args *args, const struct opt_rest *
 	opt->files.timeout_ms = args->files_timeout_s * 1000;
 	opt->files.fill = !args->no_background;
 	opt->files.overwrite = args->overwrite_files;
+	if (fill_detach(args, opt, err) < 0)
+		return -1;
 	opt->pids = (enum pids_mode)args->pids;
 	opt->mode_wanted = args->mode != NOT_SAID;
 	opt->mode = opt->mode_wanted ? modes[args->mode] : WIRE_MODE_HYBRID;

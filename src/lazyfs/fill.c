@@ -20,11 +20,10 @@ enum {
 static void rest(struct lazyfs *fs, unsigned int ms)
 {
 	uint64_t end = clock_ms() + ms, now;
-	const bool detach = atomic_load(&fs->detach);
+	const bool hurry = atomic_load(&fs->hurry);
 
 	pthread_mutex_lock(&fs->lock);
-	while (!atomic_load(&fs->stop) && atomic_load(&fs->detach) == detach &&
-	       (now = clock_ms()) < end)
+	while (!atomic_load(&fs->stop) && atomic_load(&fs->hurry) == hurry && (now = clock_ms()) < end)
 		wait_step(&fs->cond, &fs->lock, (unsigned int)(end - now));
 	pthread_mutex_unlock(&fs->lock);
 }
@@ -314,7 +313,8 @@ static void complete(struct lazyfs *fs)
 
 /* ---- passes ---- */
 
-static int run_pass(struct lazyfs *fs, bool polite)
+/* @last: of a source that is to be let go after it. */
+static int run_pass(struct lazyfs *fs, bool polite, bool last)
 {
 	struct pass pass = {.fs = fs, .polite = polite};
 
@@ -324,7 +324,7 @@ static int run_pass(struct lazyfs *fs, bool polite)
 	if (!fs->opt.everything)
 		fill_dir(&pass, &fs->root);
 	fill_contents(&pass);
-	if (fs->opt.everything && !polite) {
+	if (fs->opt.everything && last) {
 		fill_used_dir(&pass, &fs->root);
 		fill_whole(&pass);
 	}
@@ -335,7 +335,7 @@ static int run_pass(struct lazyfs *fs, bool polite)
 
 int fill_now(struct lazyfs *fs)
 {
-	int error = atomic_load(&fs->complete) ? 0 : run_pass(fs, false);
+	int error = atomic_load(&fs->complete) ? 0 : run_pass(fs, false, true);
 
 	if (!error)
 		atomic_store(&fs->complete, true);
@@ -349,9 +349,9 @@ static void *run(void *arg)
 
 	while (!atomic_load(&fs->stop)) {
 		/* where all of the source may be asked for there is no end, unless somebody sets one */
-		bool ends = !fs->opt.everything || atomic_load(&fs->detach);
+		bool detach = atomic_load(&fs->detach), ends = !fs->opt.everything || detach;
 
-		error = run_pass(fs, !atomic_load(&fs->detach));
+		error = run_pass(fs, !atomic_load(&fs->hurry), detach);
 		atomic_store(&fs->fill_error, error);
 		if (!error && ends)
 			complete(fs);
@@ -365,7 +365,7 @@ static void *run(void *arg)
 	return NULL;
 }
 
-int lazyfs_detach(struct lazyfs *fs, const char *paths, size_t bytes)
+int lazyfs_detach(struct lazyfs *fs, const char *paths, size_t bytes, bool hurry)
 {
 	struct err err;
 	int error = 0;
@@ -384,6 +384,8 @@ int lazyfs_detach(struct lazyfs *fs, const char *paths, size_t bytes)
 	}
 	if (!error) {
 		atomic_store(&fs->detach, true);
+		if (hurry)
+			atomic_store(&fs->hurry, true);
 		pthread_cond_broadcast(&fs->cond); /* the one who rests */
 		if (!fs->filling && fill_start(fs, &err) < 0)
 			error = err.no;

@@ -91,8 +91,11 @@ void lazyfs_warm(struct lazyfs *fs, const struct lazyfs_part *parts, size_t n);
 /* Begins to bring what @want names in the background; where opt.fill is set, lazyfs_run does. */
 int lazyfs_fill(struct lazyfs *fs, struct err *err) must_check;
 
-/* See LAZYFS_DETACH_XATTR. 0 or an errno value. */
-int lazyfs_detach(struct lazyfs *fs, const char *paths, size_t bytes);
+/*
+ * See LAZYFS_DETACH_XATTR; @hurry: somebody waits for it, else programs that wait for a block go first.
+ * 0 or an errno value.
+ */
+int lazyfs_detach(struct lazyfs *fs, const char *paths, size_t bytes, bool hurry);
 
 /* Asks the source whether it is there, so that either side notices a dead connection. 0 or an errno value. */
 int lazyfs_ping(struct lazyfs *fs, bool (*interrupted)(void *arg), void *arg);

@@ -75,6 +75,7 @@ struct lazyfs {
 	bool filling; /* the thread was started */
 	atomic_bool stop, complete;
 	atomic_bool detach;         /* what is used is to be brought, and the source to be let go */
+	atomic_bool hurry;          /* somebody waits for that */
 	atomic_int fill_error;      /* of the last pass */
 	VEC(char *) whole;          /* with the lock: what is to be brought beside that */
 	atomic_bool named_complete; /* the files of the tree itself are */

@@ -272,7 +272,7 @@ static int obey(struct lazyfs *fs, const char *name, const char *value, size_t b
 	if (!fs->opt.everything)
 		return EPERM;
 	if (!strcmp(name, LAZYFS_DETACH_XATTR))
-		return lazyfs_detach(fs, value, bytes);
+		return lazyfs_detach(fs, value, bytes, true);
 	if (strcmp(name, LAZYFS_MOVED_XATTR) != 0)
 		return EPERM;
 	atomic_store(&fs->moved, true);

@@ -175,10 +175,24 @@ static int prime(struct attendant *a, struct lazyfs *fs, char *text, size_t byte
 	return error;
 }
 
+/* The tree has its files also when nothing is brought ahead: no failure of it is one of the migration. */
+static void begin_fill(const struct treeroot_options *opt, struct lazyfs *fs)
+{
+	struct err err;
+	int error;
+
+	if (opt->detach) {
+		error = lazyfs_detach(fs, opt->whole, opt->whole_bytes, false);
+		if (error)
+			log_warn("the source will not be let go: %s", strerror(error));
+	} else if (opt->fill && lazyfs_fill(fs, &err) < 0) {
+		log_warn("%s", err.text);
+	}
+}
+
 static int obey(struct attendant *a, enum order order, char *text, size_t bytes)
 {
 	struct lazyfs *fs = atomic_load(&a->fs);
-	struct err err;
 
 	if (!fs)
 		return EPROTO;
@@ -190,8 +204,7 @@ static int obey(struct attendant *a, enum order order, char *text, size_t bytes)
 		return lazyfs_take_carried(fs, (const uint8_t *)text, bytes);
 	case ORDER_COMMIT:
 		atomic_store(&a->committed, true);
-		if (a->opt->fill && lazyfs_fill(fs, &err) < 0)
-			log_warn("%s", err.text);
+		begin_fill(a->opt, fs);
 		return 0;
 	case ORDER_ABANDON:
 		atomic_store(&a->committed, false);

@@ -14,7 +14,9 @@ struct files_door_options {
 	const char *token;
 	const char *source;  /* the other host, for the status */
 	uint64_t timeout_ms; /* see lazyfs_options */
-	bool fill;
+	bool fill, detach;   /* see treeroot_options */
+	char *const *whole;
+	size_t n_whole;
 };
 
 /* Opens the door and starts the process behind it, which waits for a connection. */

@@ -189,10 +189,15 @@ void progress_moved(struct progress *p, const struct progress_summary *s)
 	       s->host, seconds(clock_ns() - p->start_ns), frozen,
 	       human(sent, sizeof(sent), (double)s->sent_bytes), files);
 	tell_modes(s);
+	if (s->kept_list && s->detaches)
+		printf("its files come from here until all that it uses is there, as 'ferry lazyfs --status /proc/%d/root' says there;\n",
+		       s->new_pid);
+	else if (s->kept_list)
+		printf("its files come from here when it uses them, until 'ferry lazyfs --detach /proc/%d/root' there;\n",
+		       s->new_pid);
 	if (s->kept_list)
-		printf("its files come from here when it uses them, until 'ferry lazyfs --detach /proc/%d/root' there;\n"
-		       "what it changes becomes files of %s when it has ended, listed in %s\n",
-		       s->new_pid, s->host, s->kept_list);
+		printf("what it changes becomes files of %s when it has ended, listed in %s\n",
+		       s->host, s->kept_list);
 	fflush(stdout);
 }
 

@@ -83,6 +83,9 @@ static void add_options(const struct source *s, Wire__Needs *msg)
 	msg->files_mode = opt->files.mode;
 	msg->files_timeout_ms = opt->files.timeout_ms;
 	msg->files_fill = opt->files.fill;
+	msg->has_files_detach = msg->files_detach = opt->files.detach;
+	msg->files_whole = (char **)opt->files.whole;
+	msg->n_files_whole = opt->files.n_whole;
 	msg->has_patience_ms = true;
 	msg->patience_ms = opt->patience_ms;
 	msg->codecs = compress_codecs(opt->compress);
@@ -454,6 +457,7 @@ static void tell_moved(struct source *s)
 	if (s->files_mode == WIRE_FILES_LAZY) {
 		snprintf(list, sizeof(list), "%s/%s.txt", TREEROOT_KEPT_DIR, s->opt->settle.token);
 		sum.kept_list = list;
+		sum.detaches = s->opt->files.detach;
 	}
 	log_packed(s->ch.packer);
 	file_source_totals(s->files, &files);

@@ -151,13 +151,20 @@ static int find_unservable(const Wire__FileList *list, struct err *err)
 static int begin_lazy(struct source *s, struct err *err)
 {
 	Wire__Doors *door;
+	bool agreed;
 
 	if (channel_send(&s->ch, MSG_LAZY_ROOT, NULL, err) < 0)
 		return -1;
 	door = source_hear_doors(s, err);
 	if (!door)
 		return -1;
+	agreed = door->detaches || !s->opt->files.detach;
 	wire_free(door);
+	if (!agreed)
+		return err_set(err, EOPNOTSUPP,
+			       "%s has an older ferry, which would not let the files here go by itself; "
+			       "update it, or leave out --detach-files",
+			       s->opt->settle.remote->host);
 	return files_home_start(s->opt->settle.remote, s->opt->settle.token, &s->view,
 				&s->files_home, err);
 }

@@ -56,6 +56,9 @@ static int begin_lazy(struct target *t, struct err *err)
 		.source = host,
 		.timeout_ms = t->needs->files_timeout_ms,
 		.fill = t->needs->files_fill,
+		.detach = t->needs->files_detach,
+		.whole = t->needs->files_whole,
+		.n_whole = t->needs->n_files_whole,
 	};
 	Wire__Doors doors = WIRE__DOORS__INIT;
 	struct err why;
@@ -69,6 +72,7 @@ static int begin_lazy(struct target *t, struct err *err)
 		return channel_send(&t->ch, MSG_DOORS, &doors.base, err);
 	}
 	t->lazy_root = true;
+	doors.has_detaches = doors.detaches = opt.detach;
 	t->restore_opt.root_mount = &t->root.mount;
 	return channel_send(&t->ch, MSG_DOORS, &doors.base, err) < 0 ? -1 : await_lazy(t, err);
 }

@@ -323,6 +323,45 @@ source_let_go() {
 	ended_without_source "$pid"
 }
 
+# The same without a word of anybody's after the migration; then the cable is pulled out, and all is read, by paths that
+# were never opened before.
+source_goes_by_itself() {
+	local pid status
+	fresh
+	pid=$(start_reader) || return 1
+	detach_refused "$pid" || return 1
+	must_migrate a "$pid" --files=lazy --detach-files --with $work/late && moved a "$pid" || return 1
+	wait_for 60 nothing_at_home || complain "the process at home stays: $(on b timeout 20 ferry lazyfs --status --json "/proc/$pid/root")" || return 1
+	[ -z "$(find "$(files_of a)/run/ferry" -name '*.given')" ] || complain "the record at home stays" || return 1
+	hosts_link "$dir" down
+	reads_without_cable "$pid"
+	status=$?
+	hosts_link "$dir" up
+	return $status
+}
+
+reads_without_cable() { # PID
+	field_is "$1" state complete || complain "not complete: $(field "$1" state)" || return 1
+	go "$1" one && go "$1" two || return 1
+	wait_for 30 gone b "$1" || complain "hangs without its source" || return 1
+	all_gone || return 1
+	[ "$(cat "$(b_work)/log")" = "before
+one: 300000 bytes
+two: 300000 bytes" ] || complain "wrong log: $(cat "$(b_work)/log")"
+}
+
+# What could not be done is said before anything is.
+detach_refused() { # PID
+	ln -s late "$(a_work)/link"
+	refused "--files=lazy" a "$1" --files=copy --detach-files &&
+		refused "--no-background" a "$1" --no-background --detach-files &&
+		refused "--detach-files" a "$1" --with $work/late &&
+		refused "$work/none such" a "$1" --detach-files --with $work/none &&
+		refused "$work/link/one.data symbolic" a "$1" --detach-files --with $work/link/one.data &&
+		refused "absolute" a "$1" --detach-files --with late &&
+		refused "disk" a "$1" --detach-files --with / && at_home a "$1" && nothing_runs
+}
+
 nothing_at_home() {
 	! running a ferry-files
 }
@@ -438,6 +477,7 @@ test_case "the source is killed after the commit" source_killed
 test_case "who hands out the files is killed, --recover" given_again
 test_case "everything at home is killed, --recover" all_at_home_killed
 test_case "the source is let go" source_let_go
+test_case "the source goes by itself, and the cable is pulled out" source_goes_by_itself
 test_case "the destination is killed before the freeze" agent_killed early
 test_case "the destination is killed before the commit" agent_killed late
 test_case "no FUSE at the destination" no_fuse

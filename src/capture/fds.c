@@ -103,7 +103,7 @@ static struct fd_facts *look_at(struct capture_session *s, struct live_task *t, 
 		facts_free(f);
 		return NULL;
 	}
-	if (!vec_push(&f->holders, h) || read_text(s, f, t->facts.pid, fd, err)) {
+	if ((!vec_push(&f->holders, h) && err_nomem(err)) || read_text(s, f, t->facts.pid, fd, err)) {
 		facts_free(f);
 		return NULL;
 	}

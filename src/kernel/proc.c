@@ -60,6 +60,14 @@ int parse_stat(const char *text, struct proc_stat *out)
 	return 0;
 }
 
+/* A parser has failed; errno tells whether memory is what was missing. Returns -1. */
+static int not_understood(pid_t tid, const char *file, struct err *err)
+{
+	if (errno == ENOMEM)
+		return err_nomem(err);
+	return err_set(err, EPROTO, "/proc/%d/%s is not as proc(5) says", tid, file);
+}
+
 int proc_stat(pid_t tid, struct proc_stat *out, struct err *err)
 {
 	cleanup_free char *text = NULL;
@@ -190,8 +198,9 @@ int proc_status(pid_t tid, struct proc_status *out, struct err *err)
 	memset(out, 0, sizeof(*out));
 	if (io_read_filef(&text, NULL, "/proc/%d/status", tid))
 		return err_sys(err, "cannot read /proc/%d/status", tid);
+	errno = 0;
 	if (parse_status(text, out))
-		return err_set(err, EPROTO, "/proc/%d/status is not as proc(5) says", tid);
+		return not_understood(tid, "status", err);
 	return 0;
 }
 
@@ -300,9 +309,11 @@ int proc_vmas_read(pid_t pid, bool with_flags, proc_vmas *out, struct err *err)
 	memset(out, 0, sizeof(*out));
 	if (io_read_filef(&text, NULL, "/proc/%d/%s", pid, file))
 		return err_sys(err, "cannot read /proc/%d/%s", pid, file);
+	errno = 0;
 	if (parse_vmas(text, out)) {
+		not_understood(pid, file, err);
 		proc_vmas_finish(out);
-		return err_set(err, EPROTO, "cannot make sense of /proc/%d/%s", pid, file);
+		return -1;
 	}
 	return 0;
 }

@@ -268,13 +268,16 @@ static int may_go_on(void *arg, struct err *err)
 	const struct rslot *rs = w->rs;
 	pid_t pid = rs->task->pid;
 	struct proc_stat st;
-	int status;
+	int status, rc;
 
 	if (w->s->opt.interrupted && w->s->opt.interrupted(err) < 0)
 		return -1;
 	if (!pid)
 		return 0; /* about to be born; whoever makes it reports failures */
-	if (proc_stat(pid, &st, err) < 0 || st.state == 'Z' || st.state == 'X')
+	rc = proc_stat(pid, &st, err);
+	if (rc < 0 && err->no == ENOMEM)
+		return -1;
+	if (rc < 0 || st.state == 'Z' || st.state == 'X')
 		return err_set(err, ESRCH, "the half-built task died; was it killed?");
 	if (st.state != 't' || !rs->task->seized)
 		return 0;

@@ -201,9 +201,12 @@ ProtobufCMessage *msg_unpack(uint16_t type, const uint8_t *body, size_t bytes, s
 	const struct msg_info *info = msg_info(type);
 	ProtobufCMessage *msg = NULL;
 
+	errno = 0;
 	if (info && info->body)
 		msg = protobuf_c_message_unpack(info->body, NULL, bytes, body);
-	if (!msg)
+	if (!msg && errno == ENOMEM)
+		err_nomem(err);
+	else if (!msg)
 		err_set(err, EPROTO, "message %s: its %zu bytes cannot be decoded",
 			info ? info->name : "?", bytes);
 	return msg;

@@ -139,10 +139,14 @@ static struct tls *create(enum tls_role role, struct err *err)
 		return NULL;
 	}
 	t->role = role;
+	errno = 0;
 	t->ctx = SSL_CTX_new(role == TLS_SERVER ? TLS_server_method() : TLS_client_method());
 	if (!t->ctx || !SSL_CTX_set_min_proto_version(t->ctx, TLS1_2_VERSION) ||
 	    !SSL_CTX_set_num_tickets(t->ctx, 0)) {
-		err_set(err, ENOTSUP, "libssl cannot be set up");
+		char reason[200];
+
+		err_set(err, ENOTSUP, "libssl cannot be set up: %s",
+			errno == ENOMEM ? "out of memory" : newest_reason(reason, sizeof(reason)));
 		tls_free(t);
 		return NULL;
 	}

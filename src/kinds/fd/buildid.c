@@ -10,7 +10,7 @@
 #include <elf.h>
 #include <string.h>
 
-enum { MAX_PHDRS = 128, MAX_NOTES_BYTES = 64 * 1024 };
+enum { MAX_PHDRS = 128, MAX_NOTES_BYTES = 32 * 1024 };
 
 /* Looks for the build-id note in a block of notes; its length in bytes, 0 if there is none. */
 static size_t find_note(const uint8_t *notes, size_t bytes, const uint8_t **id_out)
@@ -37,14 +37,13 @@ static size_t find_note(const uint8_t *notes, size_t bytes, const uint8_t **id_o
 
 static size_t read_notes(int fd, const Elf64_Phdr *ph, uint32_t words[BUILD_ID_MAX_WORDS])
 {
-	cleanup_free uint8_t *notes = NULL;
+	uint8_t notes[MAX_NOTES_BYTES]; /* not of the heap: "out of memory" must not look like "no build id" */
 	const uint8_t *id = NULL;
 	size_t bytes;
 
 	if (ph->p_filesz > MAX_NOTES_BYTES || ph->p_filesz < sizeof(Elf64_Nhdr))
 		return 0;
-	notes = malloc(ph->p_filesz);
-	if (!notes || io_pread_full(fd, notes, ph->p_filesz, (off_t)ph->p_offset))
+	if (io_pread_full(fd, notes, ph->p_filesz, (off_t)ph->p_offset))
 		return 0;
 	bytes = find_note(notes, ph->p_filesz, &id);
 	if (!bytes || bytes > BUILD_ID_MAX_WORDS * sizeof(uint32_t))

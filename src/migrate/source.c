@@ -424,20 +424,6 @@ int source_farewell(struct source *s, struct err *err)
 
 /* ---- all of it ---- */
 
-static void log_packed(const struct packer *packer)
-{
-	struct pack_totals t;
-
-	if (!packer)
-		return;
-	packer_totals(packer, &t);
-	log_info("packed: %llu bytes went as %llu; messages as they were %llu, lz4 %llu, zstd %llu",
-		 (unsigned long long)t.raw_bytes, (unsigned long long)t.sent_bytes,
-		 (unsigned long long)t.messages[CODEC_NONE],
-		 (unsigned long long)t.messages[CODEC_LZ4],
-		 (unsigned long long)t.messages[CODEC_ZSTD]);
-}
-
 static void tell_moved(struct source *s)
 {
 	struct progress_summary sum = {.pid = s->opt->pid,
@@ -459,7 +445,7 @@ static void tell_moved(struct source *s)
 		sum.kept_list = list;
 		sum.detaches = s->opt->files.detach;
 	}
-	log_packed(s->ch.packer);
+	packer_log(s->ch.packer, "packed");
 	file_source_totals(s->files, &files);
 	sum.files = files.files;
 	sum.file_bytes = files.bytes;

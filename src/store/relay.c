@@ -85,16 +85,10 @@ static int last_words(struct forward *f, struct err *err)
 
 static void log_packing(const struct forward *f)
 {
-	struct pack_totals n;
+	char what[256];
 
-	if (!f->st.packer)
-		return;
-	packer_totals(f->st.packer, &n);
-	log_info("snapshot '%s': %llu bytes went as %llu; blocks: %llu as they are, %llu with lz4, %llu with zstd",
-		 shot_name(f->shot), (unsigned long long)n.raw_bytes,
-		 (unsigned long long)n.sent_bytes, (unsigned long long)n.messages[CODEC_NONE],
-		 (unsigned long long)n.messages[CODEC_LZ4],
-		 (unsigned long long)n.messages[CODEC_ZSTD]);
+	snprintf(what, sizeof(what), "snapshot '%s'", shot_name(f->shot));
+	packer_log(f->st.packer, what);
 }
 
 /* Everything that comes, until the cache has all of it and says so. */

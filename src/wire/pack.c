@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
+#define LOG_MODULE "pack"
 #include "wire/pack.h"
 
 #include "base/clock.h"
 #include "base/le.h"
+#include "base/log.h"
 #include "wire/msg.h"
 
 #include <errno.h>
@@ -281,6 +283,18 @@ void packer_sent(struct packer *p, size_t bytes, uint64_t ns, bool full)
 void packer_totals(const struct packer *p, struct pack_totals *out)
 {
 	*out = p->totals;
+}
+
+void packer_log(const struct packer *p, const char *what)
+{
+	const struct pack_totals *t = p ? &p->totals : NULL;
+
+	if (t)
+		log_info("%s: %llu bytes went as %llu: %llu pieces as they are, %llu with lz4, %llu with zstd",
+			 what, (unsigned long long)t->raw_bytes, (unsigned long long)t->sent_bytes,
+			 (unsigned long long)t->messages[CODEC_NONE],
+			 (unsigned long long)t->messages[CODEC_LZ4],
+			 (unsigned long long)t->messages[CODEC_ZSTD]);
 }
 
 /* ---- pages ---- */

@@ -90,6 +90,8 @@ struct pack_totals {
 };
 
 void packer_totals(const struct packer *p, struct pack_totals *out);
+/* Logs them, as those of @what; nothing if @p is NULL. */
+void packer_log(const struct packer *p, const char *what);
 
 /* ---- and back ---- */
 

@@ -107,6 +107,11 @@ static int say_detach(const char *mountpoint, const struct opt_list *with, struc
 			       "%.200s: only root can let the source go, and only that of a migrated "
 			       "tree's root directory (/proc/PID/root)",
 			       mountpoint);
+	if (errno == EBUSY)
+		return err_set(err, EBUSY,
+			       "%.200s: what is changed here goes home (--writeback): the source is needed "
+			       "as long as the tree runs",
+			       mountpoint);
 	return err_sys(err, "%.200s: cannot let the source go", mountpoint);
 }
 

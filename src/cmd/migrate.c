@@ -27,7 +27,7 @@ struct migrate_args {
 	uint64_t timeout_s, files_timeout_s, unknown_after_s, max_rounds, max_downtime_ms,
 		bandwidth, connections, dead_after_s;
 	unsigned int mode, transport, compress;
-	bool plain_tcp, overwrite_files, no_background, detach_files, json, quiet;
+	bool plain_tcp, overwrite_files, no_background, detach_files, writeback, json, quiet;
 	struct opt_list with;
 	struct tls_args tls;
 	struct log_args log;
@@ -96,6 +96,11 @@ static const struct opt_row rows[] = {
 		 "not come by then cannot be opened",
 	 .type = OPT_FLAG,
 	 .offset = offsetof(struct migrate_args, detach_files)},
+	{.long_name = "writeback",
+	 .help = "with --files=lazy: what the tree changes there goes home at fsync and close, not only what it "
+		 "leaves there",
+	 .type = OPT_FLAG,
+	 .offset = offsetof(struct migrate_args, writeback)},
 	{.long_name = "with",
 	 .arg = "PATH",
 	 .help = "with --detach-files: fetch this, too, with all that is below it; may be given many times",
@@ -347,6 +352,28 @@ static int fill_detach(const struct migrate_args *args, struct migrate_options *
 	return 0;
 }
 
+static int fill_writeback(const struct migrate_args *args, struct migrate_options *opt,
+			  struct err *err)
+{
+	if (!args->writeback)
+		return 0;
+	if (args->recover)
+		return err_set(err, 0,
+			       "--writeback says how a tree moves, which --recover finds done");
+	if (opt->files.mode != WIRE_FILES_LAZY)
+		return err_set(err, 0,
+			       "--writeback is for --files=lazy: with the others the tree has no file of "
+			       "this host's there");
+	if (args->detach_files)
+		return err_set(err, 0,
+			       "--writeback and --detach-files exclude each other: what is changed there "
+			       "comes here as long as the tree runs");
+	/* copies would go nowhere */
+	opt->files.wanted = true;
+	opt->files.writeback = true;
+	return 0;
+}
+
 static int fill_options(const struct migrate_args *args, const struct opt_rest *rest,
 			struct migrate_options *opt, struct err *err)
 {
@@ -371,7 +398,7 @@ static int fill_options(const struct migrate_args *args, const struct opt_rest *
 	opt->files.timeout_ms = args->files_timeout_s * 1000;
 	opt->files.fill = !args->no_background;
 	opt->files.overwrite = args->overwrite_files;
-	if (fill_detach(args, opt, err) < 0)
+	if (fill_detach(args, opt, err) < 0 || fill_writeback(args, opt, err) < 0)
 		return -1;
 	opt->pids = (enum pids_mode)args->pids;
 	opt->mode_wanted = args->mode != NOT_SAID;

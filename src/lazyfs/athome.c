@@ -14,7 +14,7 @@ enum { STEP_BYTES = 1024 * 1024, LAST_MS = 60000 };
 
 bool athome_dir(const struct lazyfs *fs, const struct node *dir)
 {
-	return fs->opt.writeback && dir->source &&
+	return atomic_load(&fs->sends) && dir->source &&
 	       scope_place(&fs->scope, dir->source) == SCOPE_INSIDE;
 }
 
@@ -275,7 +275,7 @@ int athome_send(struct lazyfs *fs, struct node *n, bool durable, const struct pa
 	int error;
 
 	pthread_mutex_lock(&fs->lock);
-	c = fs->opt.writeback ? n->content : NULL;
+	c = atomic_load(&fs->sends) ? n->content : NULL;
 	mtime_ns = n->attr.id.mtime_ns;
 	pthread_mutex_unlock(&fs->lock);
 	if (!c)
@@ -325,6 +325,43 @@ static void keep_unsent(const struct lazyfs *fs, struct node *n, int error)
 		(void)fclose(list);
 }
 
+void athome_send_all(struct lazyfs *fs)
+{
+	struct patience p = node_patience(fs, NULL);
+	VEC(struct node *) nodes = {0};
+	struct content_state cs;
+
+	pthread_mutex_lock(&fs->lock);
+	for (struct node *n = atomic_load(&fs->sends) ? fs->contents : NULL; n; n = n->next_content) {
+		content_get_state(n->content, &cs);
+		if (cs.modified && n->source && vec_push(&nodes, n))
+			n->pins++;
+	}
+	pthread_mutex_unlock(&fs->lock);
+	vec_foreach (n, &nodes) {
+		int error = athome_send(fs, *n, false, &p);
+
+		if (error)
+			log_warn("what was written cannot be sent home yet: %s", strerror(error));
+		node_unpin(fs, *n);
+	}
+	vec_free(&nodes);
+}
+
+static int all_sent(const struct lazyfs *fs, unsigned int failures, struct err *err)
+{
+	if (!failures)
+		return 0;
+	if (fs->opt.held)
+		return err_set(err, EIO,
+			       "the changes of %u files could not be sent home and are kept here",
+			       failures);
+	return err_set(err, EIO,
+		       "the changes of %u files could not be sent home and stay in the cache: " LAZYFS_UNSENT
+		       " there lists them",
+		       failures);
+}
+
 int athome_send_rest(struct lazyfs *fs, struct err *err)
 {
 	struct patience p = patience_start(fs->opt.timeout_ms ? fs->opt.timeout_ms : LAST_MS, NULL,
@@ -332,7 +369,7 @@ int athome_send_rest(struct lazyfs *fs, struct err *err)
 	unsigned int failures = 0;
 
 	/* nobody else uses it any more but the filler, which changes nothing in this list */
-	for (struct node *n = fs->opt.writeback ? fs->contents : NULL; n; n = n->next_content) {
+	for (struct node *n = atomic_load(&fs->sends) ? fs->contents : NULL; n; n = n->next_content) {
 		struct content_state cs;
 		int error;
 
@@ -340,15 +377,12 @@ int athome_send_rest(struct lazyfs *fs, struct err *err)
 		error = cs.modified ? athome_send(fs, n, true, &p) : 0;
 		if (!error)
 			continue;
+		failures++;
+		if (fs->opt.held)
+			continue;
 		pthread_mutex_lock(&fs->lock);
 		keep_unsent(fs, n, error);
 		pthread_mutex_unlock(&fs->lock);
-		failures++;
 	}
-	if (failures)
-		return err_set(err, EIO,
-			       "the changes of %u files could not be sent home and stay in the cache: " LAZYFS_UNSENT
-			       " there lists them",
-			       failures);
-	return 0;
+	return all_sent(fs, failures, err);
 }

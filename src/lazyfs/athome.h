@@ -38,8 +38,11 @@ int athome_send(struct lazyfs *fs, struct node *n, bool durable, const struct pa
 /* fsync(2) of a directory. */
 int athome_settle_dir(struct lazyfs *fs, const struct node *dir, const struct patience *p);
 
+/* Sends all that is not at home yet, as close(2) does. What cannot be sent is logged, and stays changed here. */
+void athome_send_all(struct lazyfs *fs);
+
 /*
- * After the last request: sends what is not at home yet. -1: not all could be. Then LAZYFS_UNSENT in the cache
+ * After the last request: sends what is not at home yet. -1: not all could be. Then, without opt.held, LAZYFS_UNSENT in the cache
  * lists the cache files that have the changes, and both stay.
  */
 int athome_send_rest(struct lazyfs *fs, struct err *err) must_check;

@@ -4,6 +4,7 @@
 
 #include "base/le.h"
 #include "base/log.h"
+#include "lazyfs/athome.h"
 #include "lazyfs/node.h"
 #include "lazyfs/scope.h"
 
@@ -53,6 +54,8 @@ void carried_note_base(struct lazyfs *fs, const struct node *dir, const struct n
 	const struct node *n = name->node;
 	char path[LF_PATH_MAX + 1];
 
+	if (atomic_load(&fs->sends))
+		return; /* it is done at home, too */
 	if (!name->from_source || !n || n->carried || !dir->source || S_ISDIR(n->attr.mode) ||
 	    scope_join(path, dir->source, name->text) < 0)
 		return;
@@ -143,6 +146,11 @@ static void put_record(struct listing *l, const char *path, const struct lf_iden
 	memcpy(at, path, text);
 }
 
+bool carried_is_name_at_home(const struct lazyfs *fs, const struct name *name)
+{
+	return name->from_source || (fs->opt.writeback && name->node && name->node->source);
+}
+
 bool carried_changed(struct node *n)
 {
 	struct content_state cs = {0};
@@ -155,7 +163,7 @@ bool carried_changed(struct node *n)
 struct entry {
 	struct node *node;
 	char *text;
-	bool from_source;
+	bool at_home;
 };
 
 struct entries {
@@ -166,7 +174,7 @@ static void pin_entries(struct listing *l, struct node *dir, struct entries *out
 {
 	pthread_mutex_lock(&l->fs->lock);
 	for (const struct name *e = dir->names.first; e && !l->error; e = e->next) {
-		struct entry one = {.node = e->node, .from_source = e->from_source};
+		struct entry one = {.node = e->node, .at_home = carried_is_name_at_home(l->fs, e)};
 
 		if (!e->node)
 			continue;
@@ -183,10 +191,30 @@ static void pin_entries(struct listing *l, struct node *dir, struct entries *out
 
 static void list_dir(struct listing *l, struct node *dir, bool all);
 
+/*
+ * A file that was sent home has other times there than the writes had here. Where the tree ends at home, it is those that tell
+ * whether somebody has touched the file since (keep.c). The kernel remembers others.
+ */
+static void show_times_of_home(struct lazyfs *fs, struct node *n)
+{
+	bool differ;
+
+	pthread_mutex_lock(&fs->lock);
+	differ = n->source && (n->attr.id.ctime_ns != n->origin.ctime_ns ||
+			       n->attr.id.mtime_ns != n->origin.mtime_ns);
+	if (differ) {
+		n->attr.id.mtime_ns = n->origin.mtime_ns;
+		n->attr.id.ctime_ns = n->origin.ctime_ns;
+	}
+	pthread_mutex_unlock(&fs->lock);
+	if (differ)
+		(void)fuse_lowlevel_notify_inval_inode(fs->session, ino_of(fs, n), -1, 0);
+}
+
 /* @all: the directory is not the source's. */
 static void list_entry(struct listing *l, const struct entry *e, bool all)
 {
-	const bool is_dir = S_ISDIR(e->node->attr.mode), other = all || !e->from_source;
+	const bool is_dir = S_ISDIR(e->node->attr.mode), other = all || !e->at_home;
 
 	if (want_local(l->path) || S_ISSOCK(e->node->attr.mode))
 		return;
@@ -194,6 +222,8 @@ static void list_entry(struct listing *l, const struct entry *e, bool all)
 		put_record(l, l->path, NULL);
 		if (!other && !is_dir && !e->node->carried)
 			put_record(l, l->path, &e->node->origin);
+	} else if (!is_dir && l->fs->opt.writeback) {
+		show_times_of_home(l->fs, e->node);
 	}
 	if (is_dir)
 		list_dir(l, e->node, other || e->node->carried);
@@ -224,6 +254,8 @@ int carried_list(struct lazyfs *fs, uint8_t **out, size_t *bytes_out)
 {
 	struct listing l = {.fs = fs};
 
+	/* what is at home need not be carried there */
+	athome_send_all(fs);
 	list_dir(&l, &fs->root, false);
 	pthread_mutex_lock(&fs->lock);
 	vec_foreach (b, &fs->bases.all)

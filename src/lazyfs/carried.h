@@ -58,10 +58,13 @@ int carried_parse(const uint8_t *data, size_t bytes,
 /* With the lock: @name of @dir will mean something else than at the source. Without memory that is forgotten: see keep.c. */
 void carried_note_base(struct lazyfs *fs, const struct node *dir, const struct name *name);
 
+/* With the lock: is there such a name where the files come from? With writeback those that were made here are. */
+bool carried_is_name_at_home(const struct lazyfs *fs, const struct name *name);
+
 /* Did programs make or change it, here or before it came here? */
 bool carried_changed(struct node *n);
 
-/* The list. The caller frees *out. 0 or an errno value. */
+/* The list; with writeback, after all was sent home that can be. The caller frees *out. 0 or an errno value. */
 int carried_list(struct lazyfs *fs, uint8_t **out, size_t *bytes_out);
 
 /* @arg: the list from the host that the tree comes from. 0 or an errno value. */

@@ -372,6 +372,8 @@ int lazyfs_detach(struct lazyfs *fs, const char *paths, size_t bytes, bool hurry
 
 	if (bytes && paths[bytes - 1])
 		return EINVAL;
+	if (fs->opt.writeback)
+		return EBUSY;
 	pthread_mutex_lock(&fs->lock);
 	for (const char *p = paths; p < paths + bytes && !error; p += strlen(p) + 1) {
 		char *copy = lf_path_valid(p) ? strdup(p) : NULL;

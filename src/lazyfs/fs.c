@@ -107,6 +107,7 @@ struct lazyfs *lazyfs_create(const struct remote_link *link, const struct want *
 	fs->env.local_root = opt->local_root;
 	fs->env.refetch = opt->refetch;
 	fs->env.writes = opt->writeback;
+	atomic_store(&fs->sends, opt->writeback && !opt->held);
 	pthread_mutex_init(&fs->lock, NULL);
 	wait_cond_init(&fs->cond);
 	fs->remote = remote_open(link, &want->hello, err);
@@ -212,6 +213,11 @@ static int finish(struct lazyfs *fs, struct err *err)
 	if (error)
 		return err_sysno(err, error, "not everything could be fetched; no file was placed");
 	return place_all(fs, err);
+}
+
+void lazyfs_send_home(struct lazyfs *fs, bool on)
+{
+	atomic_store(&fs->sends, on && fs->opt.writeback);
 }
 
 int lazyfs_fill(struct lazyfs *fs, struct err *err)

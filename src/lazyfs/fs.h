@@ -37,7 +37,9 @@ struct lazyfs_options {
 	uint64_t timeout_ms; /* of silence after which a read fails with EIO; 0: it waits */
 	bool refetch;        /* what was changed at the source is fetched anew */
 	bool writeback;      /* what is changed here is sent home; @want's hello asks for it */
-	bool fill;           /* bring everything in the background */
+	/* with writeback: not before lazyfs_send_home, and what is left at the end is for lazyfs_keep_changes */
+	bool held;
+	bool fill;  /* bring everything in the background */
 	bool place; /* when it is unmounted, bring the rest and leave the files in the directory */
 	bool everything;  /* the scope is all of the source's root */
 	bool allow_other; /* other users than ours may use it */
@@ -97,6 +99,9 @@ int lazyfs_fill(struct lazyfs *fs, struct err *err) must_check;
  */
 int lazyfs_detach(struct lazyfs *fs, const char *paths, size_t bytes, bool hurry);
 
+/* With opt.held: from now on changes go home, those made until now with them, or no more. */
+void lazyfs_send_home(struct lazyfs *fs, bool on);
+
 /* Asks the source whether it is there, so that either side notices a dead connection. 0 or an errno value. */
 int lazyfs_ping(struct lazyfs *fs, bool (*interrupted)(void *arg), void *arg);
 
@@ -106,7 +111,8 @@ void lazyfs_tune(dev_t dev);
 /*
  * After lazyfs_run: what programs made or changed becomes plain files of this host, where their paths
  * are free, and else below @kept, a directory that is made for it; a list of it all is @kept.txt. What
- * is missing of them is fetched. -1: something could not be written or is not complete; the list says what.
+ * is missing of them is fetched. With opt.writeback only what is not at home.
+ * -1: something could not be written or is not complete; the list says what.
  */
 int lazyfs_keep_changes(struct lazyfs *fs, const char *kept, struct err *err) must_check;
 

@@ -315,7 +315,8 @@ static void walk(struct keeping *k, struct node *dir, bool all)
 			k->path[end] = '\0'; /* where the host's own is shown */
 			continue;
 		}
-		changed = all || !e->from_source || (S_ISDIR(n->attr.mode) && n->carried);
+		changed = all || !carried_is_name_at_home(k->fs, e) ||
+			  (S_ISDIR(n->attr.mode) && n->carried);
 		if (changed || (!S_ISDIR(n->attr.mode) && carried_changed(n)))
 			keep_one(k, n);
 		if (S_ISDIR(n->attr.mode))

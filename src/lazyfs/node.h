@@ -80,6 +80,7 @@ struct lazyfs {
 	VEC(char *) whole;          /* with the lock: what is to be brought beside that */
 	atomic_bool named_complete; /* the files of the tree itself are */
 	atomic_bool moved;          /* the tree is elsewhere, and has what it changed */
+	atomic_bool sends;          /* with writeback: changes go home */
 
 	struct carried_bases bases;
 	uint8_t *carried; /* the list that is being read, with the lock */

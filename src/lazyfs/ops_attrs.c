@@ -276,6 +276,7 @@ static int obey(struct lazyfs *fs, const char *name, const char *value, size_t b
 	if (strcmp(name, LAZYFS_MOVED_XATTR) != 0)
 		return EPERM;
 	atomic_store(&fs->moved, true);
+	lazyfs_send_home(fs, false);
 	return 0;
 }
 

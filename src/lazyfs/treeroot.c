@@ -204,9 +204,11 @@ static int obey(struct attendant *a, enum order order, char *text, size_t bytes)
 		return lazyfs_take_carried(fs, (const uint8_t *)text, bytes);
 	case ORDER_COMMIT:
 		atomic_store(&a->committed, true);
+		lazyfs_send_home(fs, a->opt->writeback);
 		begin_fill(a->opt, fs);
 		return 0;
 	case ORDER_ABANDON:
+		lazyfs_send_home(fs, false);
 		atomic_store(&a->committed, false);
 		return 0;
 	}
@@ -284,6 +286,8 @@ static struct lazyfs *set_up(struct attendant *a, struct err *err)
 		.cache_fd = a->cache_fd,
 		.local_root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC),
 		.timeout_ms = t->timeout_ms,
+		.writeback = t->writeback,
+		.held = t->writeback,
 		.everything = true,
 		.allow_other = true,
 	};

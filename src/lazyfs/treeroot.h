@@ -25,8 +25,9 @@ struct treeroot_options {
 	const char *kept;      /* absolute: see lazyfs_keep_changes */
 	uint64_t timeout_ms;   /* see lazyfs_options */
 	bool fill;             /* after the commit, bring the files of the tree */
-	bool detach;           /* and then let the source go: lazyfs_detach, without hurry */
-	const char *whole;     /* its paths */
+	bool writeback; /* after the commit, what the tree changes goes home; @want's hello asks for it */
+	bool detach;       /* and then let the source go: lazyfs_detach, without hurry */
+	const char *whole; /* its paths */
 	size_t whole_bytes;
 	bool ping;      /* ask the source now and then whether it is there */
 	const int *fds; /* that the link needs; all others are closed in the new process */

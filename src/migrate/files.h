@@ -26,6 +26,7 @@ struct file_policy {
 	bool wanted;    /* the mode is the user's word: refuse rather than do it in another way */
 	uint64_t timeout_ms; /* lazy: see lazyfs_options */
 	bool fill;
+	bool writeback;           /* lazy: what the tree changes there goes home */
 	bool detach;              /* lazy: let the source go when what is used has come, */
 	const char *const *whole; /* and what is below these paths */
 	size_t n_whole;

@@ -11,6 +11,7 @@
 #include <openssl/crypto.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -139,6 +140,15 @@ static char *join_paths(char *const *paths, size_t n, size_t *bytes_out)
 	return text;
 }
 
+/* The source knows by itself whether it takes changes, and refuses a client that expects something else. */
+static int ask_for_writes(struct lf_hello *hello, struct err *err)
+{
+	hello->version = LF_VERSION_WRITES;
+	if (getrandom(&hello->token, sizeof(hello->token), 0) < 0)
+		return err_sys(err, "getrandom");
+	return 0;
+}
+
 int files_door_open(const struct files_door_options *opt, struct treeroot *out, struct err *err)
 {
 	/* the source says what it hands out: what a client asks for is not heard */
@@ -158,6 +168,7 @@ int files_door_open(const struct files_door_options *opt, struct treeroot *out, 
 		.timeout_ms = opt->timeout_ms,
 		.fill = opt->fill,
 		.detach = opt->detach,
+		.writeback = opt->writeback,
 		.ping = true,
 		.fds = &door.fd,
 		.n_fds = 1,
@@ -173,6 +184,8 @@ int files_door_open(const struct files_door_options *opt, struct treeroot *out, 
 	if (rc == 0 &&
 	    (!whole || !vec_push(&want.hello.creds, nobody) || !vec_push(&want.hello.exports, all)))
 		rc = err_nomem(err);
+	if (rc == 0 && opt->writeback)
+		rc = ask_for_writes(&want.hello, err);
 	if (rc == 0)
 		rc = treeroot_start(&t, out, err);
 	want_free(&want);

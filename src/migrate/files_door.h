@@ -12,9 +12,9 @@
 
 struct files_door_options {
 	const char *token;
-	const char *source;  /* the other host, for the status */
-	uint64_t timeout_ms; /* see lazyfs_options */
-	bool fill, detach;   /* see treeroot_options */
+	const char *source;           /* the other host, for the status */
+	uint64_t timeout_ms;          /* see lazyfs_options */
+	bool fill, detach, writeback; /* see treeroot_options */
 	char *const *whole;
 	size_t n_whole;
 };

@@ -58,6 +58,7 @@ struct keeper {
 	struct lane lane;
 	pthread_t thread;
 	bool serving, bye; /* bye: of the session that has ended */
+	bool writes;       /* changes are taken */
 };
 
 /* ---- one session ---- */
@@ -65,7 +66,9 @@ struct keeper {
 static void *serve(void *arg)
 {
 	struct keeper *k = arg;
-	const struct serve_options opt = {.policy = &k->policy, .silent_ms = SILENT_MS};
+	const struct serve_options opt = {.policy = &k->policy,
+					  .silent_ms = SILENT_MS,
+					  .writes = k->writes};
 	const uint64_t one = 1;
 	struct mntns_way way;
 	struct err err;
@@ -159,6 +162,7 @@ static int take_policy(struct keeper *k, const uint8_t *data, size_t bytes, stru
 	if (!p)
 		return -1;
 	atomic_store(&k->policy, p);
+	k->writes = policy_writes(p);
 	return 0;
 }
 
@@ -268,6 +272,7 @@ static void leave_driver(struct keeper *k)
 	for (size_t i = 0; i < ARRAY_SIZE(defaults); i++)
 		signal(defaults[i], SIG_DFL);
 	signal(SIGPIPE, SIG_IGN);
+	umask(0); /* the other side has applied that of its program */
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	prctl(PR_SET_NAME, "ferry-files");
@@ -347,7 +352,7 @@ static int tell(struct files_home *h, enum order order, const void *data, size_t
 
 /* @given: what another has handed out; NULL: that is told later. */
 static int start(const struct remote *remote, const char *token, const struct view *view,
-		 const struct given *given, struct files_home *out, struct err *err)
+		 const struct given *given, bool writes, struct files_home *out, struct err *err)
 {
 	struct keeper k = {.remote = remote,
 			   .token = token,
@@ -356,11 +361,12 @@ static int start(const struct remote *remote, const char *token, const struct vi
 			   .lane = LANE_NONE,
 			   .given = given ? given->data : NULL,
 			   .given_bytes = given ? given->bytes : 0,
-			   .given_fd = -1};
+			   .given_fd = -1,
+			   .writes = writes};
 	int pair[2], status;
 	pid_t middle;
 
-	out->control = -1;
+	*out = (struct files_home){.control = -1, .writes = writes};
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
 		return err_sys(err, "socketpair");
 	k.control = pair[1];
@@ -387,15 +393,15 @@ static int start(const struct remote *remote, const char *token, const struct vi
 }
 
 int files_home_start(const struct remote *remote, const char *token, const struct view *view,
-		     struct files_home *out, struct err *err)
+		     bool writes, struct files_home *out, struct err *err)
 {
-	return start(remote, token, view, NULL, out, err);
+	return start(remote, token, view, NULL, writes, out, err);
 }
 
 int files_home_again(const struct remote *remote, const struct given *given, struct files_home *out,
 		     struct err *err)
 {
-	if (start(remote, given->token, &VIEW_OURS, given, out, err) < 0)
+	if (start(remote, given->token, &VIEW_OURS, given, false, out, err) < 0)
 		return -1;
 	if (files_home_release(out, given->pid, err) == 0)
 		return 0;
@@ -406,7 +412,7 @@ int files_home_again(const struct remote *remote, const struct given *given, str
 int files_home_open(struct files_home *h, pid_t root, const Wire__FileList *list, struct err *err)
 {
 	struct lf_out out = {0};
-	int rc = policy_encode(root, list, &out, err);
+	int rc = policy_encode(root, list, h->writes, &out, err);
 
 	if (rc == 0)
 		rc = tell(h, ORDER_OPEN, out.data, out.bytes, err);

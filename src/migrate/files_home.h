@@ -6,7 +6,7 @@
  * the migration has gone, so the destination needs no way back.
  *
  * What it hands out is said here and not by the destination: what the tasks
- * could read, and the very files that they had open. Read-only (lazyfs/serve.h).
+ * could read, and the very files that they had open. Read-only (lazyfs/serve.h), unless it was started to take changes.
  */
 #ifndef FERRY_MIGRATE_FILES_HOME_H
 #define FERRY_MIGRATE_FILES_HOME_H
@@ -17,14 +17,15 @@
 
 struct files_home {
 	int control; /* to the process; -1: there is none */
+	bool writes; /* it takes changes */
 };
 
 /*
  * Starts it; 0: the destination has taken the connection. Until files_home_open nothing but "/" is told.
- * What it hands out is what is seen in @view, which stays the caller's.
+ * What it hands out is what is seen in @view, which stays the caller's. @writes: it takes changes, as far as the tree could make them.
  */
 int files_home_start(const struct remote *remote, const char *token, const struct view *view,
-		     struct files_home *out, struct err *err) must_check;
+		     bool writes, struct files_home *out, struct err *err) must_check;
 
 /* From now on: the files of the tree of @root, which is stopped; @list are the paths that it has. */
 int files_home_open(struct files_home *h, pid_t root, const Wire__FileList *list, struct err *err)

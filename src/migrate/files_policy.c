@@ -11,6 +11,11 @@
 #include <string.h>
 #include <sys/stat.h>
 
+bool policy_writes(const struct serve_policy *p)
+{
+	return p->hello.version == LF_VERSION_WRITES;
+}
+
 /* ---- from the tree ---- */
 
 static int add_thread(struct serve_policy *p, pid_t tid, struct err *err)
@@ -26,7 +31,8 @@ static int add_thread(struct serve_policy *p, pid_t tid, struct err *err)
 			      .gid = st.gid[3],
 			      .n_groups = (uint32_t)st.groups.n,
 			      .groups = st.groups.v,
-			      .reads_all = st.cap_eff & reads};
+			      .reads_all = st.cap_eff & reads,
+			      .writes_all = policy_writes(p) && st.cap_eff & 1ull << CAP_DAC_OVERRIDE};
 	vec_foreach (have, &p->hello.creds)
 		if (lf_creds_same(have, &c))
 			goto out;
@@ -98,9 +104,11 @@ static int put_bytes(struct lf_out *out, const void *data, size_t bytes)
 	return 0;
 }
 
-int policy_encode(pid_t root, const Wire__FileList *list, struct lf_out *out, struct err *err)
+int policy_encode(pid_t root, const Wire__FileList *list, bool writes, struct lf_out *out,
+		  struct err *err)
 {
-	struct serve_policy p = {.hello = {.version = LF_VERSION, .root = "/"}};
+	struct serve_policy p = {
+		.hello = {.version = writes ? LF_VERSION_WRITES : LF_VERSION, .root = "/"}};
 	int rc = gather(&p, root, err);
 
 	if (rc == 0 && lf_put_hello(out, &p.hello) < 0)

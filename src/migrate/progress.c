@@ -139,8 +139,11 @@ static void moved_json(struct progress *p, const struct progress_summary *s)
 			      "round_bytes", (json_int_t)s->round_bytes, "zero_bytes",
 			      (json_int_t)s->zero_bytes);
 
-	if (o && s->kept_list)
+	if (o && s->kept_list) {
 		json_object_set_new(o, "lazy_files_list", json_string(s->kept_list));
+		json_object_set_new(o, "lazy_files_detach", json_boolean(s->detaches));
+		json_object_set_new(o, "lazy_files_writeback", json_boolean(s->writes_home));
+	}
 	if (o && s->lazy.known)
 		json_object_set_new(o, "postcopy", lazy_json(&s->lazy));
 	emit(p, o);
@@ -167,6 +170,25 @@ static void tell_modes(const struct progress_summary *s)
 		printf("\n");
 }
 
+/* Where the files are, for how long, and what becomes of those that change. */
+static void tell_files(const struct progress_summary *s)
+{
+	if (s->writes_home) {
+		printf("its files come from here when it uses them, and what it changes goes home at fsync and close;\n"
+		       "what cannot go home becomes files of %s when it has ended, listed in %s\n",
+		       s->host, s->kept_list);
+		return;
+	}
+	if (s->detaches)
+		printf("its files come from here until all that it uses is there, as 'ferry lazyfs --status /proc/%d/root' says there;\n",
+		       s->new_pid);
+	else
+		printf("its files come from here when it uses them, until 'ferry lazyfs --detach /proc/%d/root' there;\n",
+		       s->new_pid);
+	printf("what it changes becomes files of %s when it has ended, listed in %s\n", s->host,
+	       s->kept_list);
+}
+
 void progress_moved(struct progress *p, const struct progress_summary *s)
 {
 	char sent[32], files[64] = "", frozen[32];
@@ -189,15 +211,8 @@ void progress_moved(struct progress *p, const struct progress_summary *s)
 	       s->host, seconds(clock_ns() - p->start_ns), frozen,
 	       human(sent, sizeof(sent), (double)s->sent_bytes), files);
 	tell_modes(s);
-	if (s->kept_list && s->detaches)
-		printf("its files come from here until all that it uses is there, as 'ferry lazyfs --status /proc/%d/root' says there;\n",
-		       s->new_pid);
-	else if (s->kept_list)
-		printf("its files come from here when it uses them, until 'ferry lazyfs --detach /proc/%d/root' there;\n",
-		       s->new_pid);
 	if (s->kept_list)
-		printf("what it changes becomes files of %s when it has ended, listed in %s\n",
-		       s->host, s->kept_list);
+		tell_files(s);
 	fflush(stdout);
 }
 

@@ -45,7 +45,8 @@ struct progress_summary {
 	uint64_t zero_bytes; /* of pages that went without their bytes */
 	uint64_t round_bytes;
 	unsigned int files, rounds;
-	bool detaches;         /* lazy files: this host is let go by itself */
+	bool detaches;    /* lazy files: this host is let go by itself */
+	bool writes_home; /* lazy files: what is changed goes home */
 	const char *kept_list; /* with lazy files: where the destination will list what was changed; NULL */
 	struct progress_lazy lazy;
 };

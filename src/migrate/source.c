@@ -84,6 +84,7 @@ static void add_options(const struct source *s, Wire__Needs *msg)
 	msg->files_timeout_ms = opt->files.timeout_ms;
 	msg->files_fill = opt->files.fill;
 	msg->has_files_detach = msg->files_detach = opt->files.detach;
+	msg->has_files_writeback = msg->files_writeback = opt->files.writeback;
 	msg->files_whole = (char **)opt->files.whole;
 	msg->n_files_whole = opt->files.n_whole;
 	msg->has_patience_ms = true;
@@ -444,6 +445,7 @@ static void tell_moved(struct source *s)
 		snprintf(list, sizeof(list), "%s/%s.txt", TREEROOT_KEPT_DIR, s->opt->settle.token);
 		sum.kept_list = list;
 		sum.detaches = s->opt->files.detach;
+		sum.writes_home = s->opt->files.writeback;
 	}
 	packer_log(s->ch.packer, "packed");
 	file_source_totals(s->files, &files);

@@ -82,6 +82,7 @@ static int find_carried(struct source *s, struct err *err)
 
 	if (s->view.ns < 0)
 		return 0;
+	view_flush(s->opt->pid);
 	if (carried_read("/", &data, &bytes, err) < 0)
 		return -1;
 	s->carried.len = bytes;
@@ -151,22 +152,28 @@ static int find_unservable(const Wire__FileList *list, struct err *err)
 static int begin_lazy(struct source *s, struct err *err)
 {
 	Wire__Doors *door;
-	bool agreed;
+	bool detaches, writes;
 
 	if (channel_send(&s->ch, MSG_LAZY_ROOT, NULL, err) < 0)
 		return -1;
 	door = source_hear_doors(s, err);
 	if (!door)
 		return -1;
-	agreed = door->detaches || !s->opt->files.detach;
+	detaches = door->detaches || !s->opt->files.detach;
+	writes = door->writes || !s->opt->files.writeback;
 	wire_free(door);
-	if (!agreed)
+	if (!detaches)
 		return err_set(err, EOPNOTSUPP,
 			       "%s has an older ferry, which would not let the files here go by itself; "
 			       "update it, or leave out --detach-files",
 			       s->opt->settle.remote->host);
+	if (!writes)
+		return err_set(err, EOPNOTSUPP,
+			       "%s has an older ferry, which would not send home what the tree changes; "
+			       "update it, or leave out --writeback",
+			       s->opt->settle.remote->host);
 	return files_home_start(s->opt->settle.remote, s->opt->settle.token, &s->view,
-				&s->files_home, err);
+				s->opt->files.writeback, &s->files_home, err);
 }
 
 /* Where it cannot be, files are copied, unless the user said how; what was said until now is not sent again. */
@@ -208,13 +215,15 @@ static int choose_way(struct source *s, struct err *err)
 
 	if (split_paths(s, &own, &q.list, err) < 0 || ask_all_there(s, &q, err) < 0)
 		return -1;
-	if (!q.missing && !s->carried.len) {
+	if (!q.missing && !s->carried.len && !s->opt->files.writeback) {
 		log_info("all files are there");
 		s->files_mode = WIRE_FILES_COMPARE;
 		return 0;
 	}
 	log_info("lazy files, as %s is not there, or another one",
-		 q.missing ? q.missing : "a change");
+		 q.missing      ? q.missing :
+		 s->carried.len ? "a change" :
+				  "what it will change");
 	if (find_unservable(&q.list, err) < 0 || begin_lazy(s, err) < 0)
 		return copy_instead(s, err);
 	/* the destination has the root directory of the tree */
@@ -229,6 +238,17 @@ static int tell_lazy(struct source *s, const Wire__FileList *list, struct err *e
 		       channel_send(&s->ch, MSG_LAZY_LIST, &list->base, err);
 }
 
+/* A change that comes from the next host would end on the root directory that the tree has here, and with it. */
+static int refuse_chain(const struct source *s, struct err *err)
+{
+	if (s->view.ns < 0)
+		return 0;
+	return err_set(err, EOPNOTSUPP,
+		       "pid %d has the files of another host here, and what it changes would come no "
+		       "further than to this one; move it home first, or leave out --writeback",
+		       s->opt->pid);
+}
+
 int source_files(struct source *s, struct err *err)
 {
 	Wire__FileList own, lazy;
@@ -238,6 +258,8 @@ int source_files(struct source *s, struct err *err)
 		return -1;
 	if (s->files_mode == WIRE_FILES_SHARED)
 		return 0;
+	if (s->opt->files.writeback && refuse_chain(s, err) < 0)
+		return -1;
 	if (look_at_paths(s, err) < 0 || (s->files_mode == WIRE_FILES_LAZY && choose_way(s, err) < 0))
 		return -1;
 	if (s->files_mode == WIRE_FILES_COMPARE)

@@ -57,6 +57,7 @@ static int begin_lazy(struct target *t, struct err *err)
 		.timeout_ms = t->needs->files_timeout_ms,
 		.fill = t->needs->files_fill,
 		.detach = t->needs->files_detach,
+		.writeback = t->needs->files_writeback,
 		.whole = t->needs->files_whole,
 		.n_whole = t->needs->n_files_whole,
 	};
@@ -73,6 +74,7 @@ static int begin_lazy(struct target *t, struct err *err)
 	}
 	t->lazy_root = true;
 	doors.has_detaches = doors.detaches = opt.detach;
+	doors.has_writes = doors.writes = opt.writeback;
 	t->restore_opt.root_mount = &t->root.mount;
 	return channel_send(&t->ch, MSG_DOORS, &doors.base, err) < 0 ? -1 : await_lazy(t, err);
 }

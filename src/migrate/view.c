@@ -1,16 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
+#define LOG_MODULE "files"
 #include "migrate/view.h"
 
 #include "base/attrs.h"
 #include "base/io.h"
+#include "base/log.h"
 #include "capture/capture.h"
+#include "kernel/proc.h"
 #include "lazyfs/fs.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -81,6 +87,44 @@ int view_leave(struct mntns_way *way, int rc, struct err *err)
 	if (rc == 0)
 		*err = late;
 	return -1;
+}
+
+/* Of what the kernel keeps of a written page until it has time, a file system that is a process knows nothing. */
+static void flush_mappings(pid_t pid, dev_t dev)
+{
+	proc_vmas vmas = {0};
+	struct err err;
+
+	if (proc_vmas_read(pid, false, &vmas, &err) < 0)
+		log_debug("%s", err.text); /* it has ended */
+	vec_foreach (v, &vmas) {
+		cleanup_close int fd = -1;
+
+		if (!v->shared || !v->write || !v->ino || v->dev_major != major(dev) ||
+		    v->dev_minor != minor(dev))
+			continue;
+		fd = io_openf(O_RDONLY, "/proc/%d/map_files/%llx-%llx", pid,
+			      (unsigned long long)v->start, (unsigned long long)v->end);
+		if (fd < 0 || fsync(fd) < 0)
+			log_warn("%s of pid %d: what was written through a mapping: %s", v->name,
+				 pid, strerror(errno));
+	}
+	proc_vmas_finish(&vmas);
+}
+
+void view_flush(pid_t root)
+{
+	proc_pids tree = {0};
+	struct stat st;
+	struct err err;
+
+	if (stat("/", &st) < 0)
+		return;
+	if (proc_tree(root, &tree, &err) < 0)
+		log_warn("%s", err.text);
+	vec_foreach (pid, &tree)
+		flush_mappings(*pid, st.st_dev);
+	vec_free(&tree);
 }
 
 int view_let_go(const struct view *v, struct err *err)

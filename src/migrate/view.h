@@ -29,6 +29,12 @@ int view_enter(const struct view *v, struct mntns_way *way, struct err *err) mus
 /* In the view: the tree is elsewhere with all that it has changed here, which need not be kept any more. */
 int view_let_go(const struct view *v, struct err *err) must_check;
 
+/*
+ * In the view: what the tree of @root has written through shared mappings of its files is known to their file system, too. What
+ * cannot be is logged.
+ */
+void view_flush(pid_t root);
+
 /* @rc < 0: @err stays what it is. */
 int view_leave(struct mntns_way *way, int rc, struct err *err) must_check;
 

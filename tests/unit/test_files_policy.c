@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-static void encode(struct lf_out *out, char *paths[], size_t n)
+static void encode(struct lf_out *out, char *paths[], size_t n, bool writes)
 {
 	Wire__FileNote notes[4], *pointers[4];
 	Wire__FileList list = WIRE__FILE_LIST__INIT;
@@ -25,7 +25,7 @@ static void encode(struct lf_out *out, char *paths[], size_t n)
 	}
 	list.n_files = n;
 	list.files = pointers;
-	assert_int_equal(policy_encode(getpid(), &list, out, &err), 0);
+	assert_int_equal(policy_encode(getpid(), &list, writes, out, &err), 0);
 }
 
 static void round_trip(void **state)
@@ -36,9 +36,11 @@ static void round_trip(void **state)
 	bool root = false;
 	struct err err;
 
-	encode(&out, paths, ARRAY_SIZE(paths));
+	encode(&out, paths, ARRAY_SIZE(paths), false);
 	p = policy_decode(out.data, out.bytes, &err);
 	assert_non_null(p);
+	assert_false(policy_writes(p));
+	assert_false(p->hello.creds.v[0].writes_all);
 	assert_string_equal(p->hello.root, "/");
 	assert_int_equal(p->hello.creds.n, 1);
 	assert_int_equal(p->hello.creds.v[0].uid, geteuid());
@@ -55,6 +57,25 @@ static void round_trip(void **state)
 	lf_out_free(&out);
 }
 
+/* Leave to change files is part of it: a process that takes over hands out no less, and no more. */
+static void takes_changes(void **state)
+{
+	char *paths[] = {(char *)"/a"};
+	struct lf_out out = {0};
+	struct serve_policy *p;
+	struct err err;
+
+	encode(&out, paths, ARRAY_SIZE(paths), true);
+	p = policy_decode(out.data, out.bytes, &err);
+	assert_non_null(p);
+	assert_true(policy_writes(p));
+	assert_int_equal(p->hello.creds.v[0].writes_all, geteuid() == 0);
+	assert_int_equal(p->held.n, 1);
+	serve_policy_free(p);
+	free(p);
+	lf_out_free(&out);
+}
+
 /* Each beginning of it is refused, or is one of fewer files. */
 static void cut_off(void **state)
 {
@@ -63,7 +84,7 @@ static void cut_off(void **state)
 	size_t whole = 0;
 	struct err err;
 
-	encode(&out, paths, ARRAY_SIZE(paths));
+	encode(&out, paths, ARRAY_SIZE(paths), false);
 	for (size_t n = 0; n < out.bytes; n++) {
 		cleanup_free uint8_t *copy = malloc(n + 1);
 		struct serve_policy *p;
@@ -127,6 +148,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(round_trip),
+		cmocka_unit_test(takes_changes),
 		cmocka_unit_test(cut_off),
 		cmocka_unit_test(held_files),
 	};

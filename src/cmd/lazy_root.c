@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cmd/lazy_root.h"
 
+#include "cmd/whole.h"
 #include "snapshot/snapshot.h"
 
 #include <errno.h>
@@ -43,6 +44,17 @@ static int prime(struct treeroot *root, const struct want *want, struct err *err
 	return treeroot_prime(root, parts, n, err);
 }
 
+int lazy_root_check(const struct lazy_root_args *args, struct err *err)
+{
+	if (args->detach && !args->host)
+		return err_set(err, 0, "--detach-files is for --lazy-files");
+	if (args->with.n && !args->detach)
+		return err_set(err, 0, "--with is for --detach-files");
+	if (args->detach && args->no_background)
+		return err_set(err, 0, "--detach-files and --no-background exclude each other");
+	return 0;
+}
+
 int lazy_root_open(const struct lazy_root_args *args, const struct snapshot *snap,
 		   struct treeroot *root, struct err *err)
 {
@@ -59,6 +71,9 @@ int lazy_root_open(const struct lazy_root_args *args, const struct snapshot *sna
 		.kept = kept,
 		.timeout_ms = args->timeout_s * 1000,
 		.fill = !args->no_background,
+		.detach = args->detach,
+		.whole = args->with.v,
+		.n_whole = args->with.n,
 	};
 	int rc = token_make(token, err);
 
@@ -68,7 +83,8 @@ int lazy_root_open(const struct lazy_root_args *args, const struct snapshot *sna
 	/* the process has a copy of its own of all that is here */
 	if (rc == 0)
 		rc = treeroot_start(&opt, root, err);
-	if (rc == 0 && (treeroot_await(root, -1, err) < 0 || prime(root, &want, err) < 0)) {
+	if (rc == 0 && (treeroot_await(root, -1, err) < 0 || prime(root, &want, err) < 0 ||
+			whole_check(root->mount, &args->with, err) < 0)) {
 		treeroot_close(root);
 		rc = -1;
 	}

@@ -3,6 +3,7 @@
 #ifndef FERRY_CMD_LAZY_ROOT_H
 #define FERRY_CMD_LAZY_ROOT_H
 
+#include "cmd/opt.h"
 #include "lazyfs/treeroot.h"
 #include "migrate/connect.h"
 
@@ -12,7 +13,8 @@ struct lazy_root_args {
 	const char *host; /* NULL: the tree has our files */
 	const char *ssh, *remote_ferry;
 	uint64_t timeout_s;
-	bool no_background;
+	bool no_background, detach;
+	struct opt_list with;
 };
 
 #define LAZY_ROOT_ARGS_DEFAULT                \
@@ -37,6 +39,17 @@ struct lazy_root_args {
 		 .help = "with --lazy-files: fetch only what is used",                                 \
 		 .type = OPT_FLAG,                                                                     \
 		 .offset = offsetof(Args, at.no_background)},                                          \
+		{.long_name = "detach-files",                                                          \
+		 .help = "with --lazy-files: when all that the tree uses has come, HOST is needed no " \
+			 "more; what has not come by then cannot be opened",                           \
+		 .type = OPT_FLAG,                                                                     \
+		 .offset = offsetof(Args, at.detach)},                                                 \
+		{.long_name = "with",                                                                  \
+		 .arg = "PATH",                                                                        \
+		 .help = "with --detach-files: fetch this, too, with all that is below it; may be "    \
+			 "given many times",                                                           \
+		 .type = OPT_LIST,                                                                     \
+		 .offset = offsetof(Args, at.with)},                                                   \
 		{.long_name = "ssh",                                                                   \
 		 .arg = "COMMAND",                                                                     \
 		 .help = "with --lazy-files: how to reach HOST (default: ssh); split at blanks, HOST " \
@@ -49,6 +62,9 @@ struct lazy_root_args {
 			"path of this one)",                                                           \
 		.type = OPT_TEXT, .offset = offsetof(Args, at.remote_ferry)                            \
 	}
+
+/* Do they go together? */
+int lazy_root_check(const struct lazy_root_args *args, struct err *err) must_check;
 
 /*
  * Connects, and looks the files of @snap up. Then root->mount is for the restore, and the rest goes as in treeroot.h.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cmd/lazyfs_status.h"
 
+#include "cmd/whole.h"
 #include "lazyfs/fs.h"
 
 #include <errno.h>
@@ -94,9 +95,8 @@ static int say_detach(const char *mountpoint, const struct opt_list *with, struc
 	for (size_t i = 0; i < with->n; i++) {
 		size_t n = strlen(with->v[i]) + 1;
 
-		if (with->v[i][0] != '/' || bytes + n > STATUS_BYTES)
-			return err_set(err, EINVAL, "%.200s: no absolute path, or one too many",
-				       with->v[i]);
+		if (bytes + n > STATUS_BYTES)
+			return err_set(err, E2BIG, "--with %.200s: one path too many", with->v[i]);
 		memcpy(text + bytes, with->v[i], n);
 		bytes += n;
 	}
@@ -146,7 +146,12 @@ int lazyfs_let_source_go(const char *mountpoint, const struct opt_list *with, st
 {
 	const bool quiet = !isatty(STDERR_FILENO);
 	unsigned int failing = 0;
-	int rc = say_detach(mountpoint, with, err);
+	json_t *there = ask(mountpoint, NULL, err);
+	int rc = there ? whole_check_below(mountpoint, with, err) : -1;
+
+	json_decref(there);
+	if (rc == 0)
+		rc = say_detach(mountpoint, with, err);
 
 	while (rc == 0) {
 		(void)poll(NULL, 0, LOOK_MS);

@@ -9,17 +9,15 @@
 #include "base/log.h"
 #include "cmd/common.h"
 #include "cmd/tls_args.h"
-#include "lazyfs/proto.h"
+#include "cmd/whole.h"
 #include "migrate/source.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <linux/openat2.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 
 struct migrate_args {
 	const char *ssh, *remote_ferry, *recover;
@@ -300,37 +298,10 @@ static unsigned int usual_connections(void)
 	return (unsigned int)MAX(1, MIN(processors / 2, 4));
 }
 
-/* As lazy files will look for it: a path of the tree's without any link. */
-static int check_whole(pid_t pid, const char *path, struct err *err)
-{
-	const struct open_how how = {.flags = O_PATH | O_NOFOLLOW | O_CLOEXEC,
-				     .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS};
-	cleanup_close int root = -1;
-	cleanup_close int found = -1;
-	char text[64];
-
-	if (!lf_path_valid(path))
-		return err_set(err, EINVAL,
-			       "--with %.200s: an absolute path, without '.', '..' and double slashes, is needed",
-			       path);
-	if (!path[1])
-		return err_set(err, EINVAL, "--with /: that is all of this host's disk");
-	snprintf(text, sizeof(text), "/proc/%d/root", pid);
-	root = open(text, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (root < 0)
-		return err_sys(err, "%s", text);
-	found = (int)syscall(SYS_openat2, root, path + 1, &how, sizeof(how));
-	if (found >= 0)
-		return 0;
-	return err_sys(err,
-		       errno == ELOOP ?
-			       "--with %.200s: there is a symbolic link in it; give the path that it leads to" :
-			       "--with %.200s",
-		       path);
-}
-
 static int fill_detach(const struct migrate_args *args, struct migrate_options *opt, struct err *err)
 {
+	char root[32];
+
 	if (args->with.n && !args->detach_files)
 		return err_set(err, 0, "--with is for --detach-files");
 	if (!args->detach_files)
@@ -343,9 +314,9 @@ static int fill_detach(const struct migrate_args *args, struct migrate_options *
 			       "--detach-files is for --files=lazy: with the others no file stays here");
 	if (args->no_background)
 		return err_set(err, 0, "--detach-files and --no-background exclude each other");
-	for (size_t i = 0; i < args->with.n; i++)
-		if (check_whole(opt->pid, args->with.v[i], err) < 0)
-			return -1;
+	snprintf(root, sizeof(root), "/proc/%d/root", opt->pid);
+	if (whole_check_below(root, &args->with, err) < 0)
+		return -1;
 	opt->files.detach = true;
 	opt->files.whole = args->with.v;
 	opt->files.n_whole = args->with.n;

@@ -112,6 +112,8 @@ static int check_args(const struct restore_args *args, const struct opt_rest *re
 			       "--lazy-files excludes -D - and --remote: all images are needed first");
 	if (args->files.host && args->images.kinds.root)
 		return err_set(err, 0, "--lazy-files excludes --root");
+	if (lazy_root_check(&args->files, err) < 0)
+		return -1;
 	if (image_store_check(&args->images.place, IMAGES_READ, err) < 0)
 		return -1;
 	if (args->sibling && !args->detached)

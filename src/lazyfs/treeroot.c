@@ -175,6 +175,23 @@ static int prime(struct attendant *a, struct lazyfs *fs, char *text, size_t byte
 	return error;
 }
 
+/* As LAZYFS_DETACH_XATTR has them: each with its NUL. */
+static int begin_detach(const struct treeroot_options *opt, struct lazyfs *fs)
+{
+	cleanup_free char *text = NULL;
+	size_t bytes = 0;
+	char *at;
+
+	for (size_t i = 0; i < opt->n_whole; i++)
+		bytes += strlen(opt->whole[i]) + 1;
+	text = at = malloc(bytes + 1);
+	if (!text)
+		return ENOMEM;
+	for (size_t i = 0; i < opt->n_whole; i++)
+		at = stpcpy(at, opt->whole[i]) + 1;
+	return lazyfs_detach(fs, text, bytes, false);
+}
+
 /* The tree has its files also when nothing is brought ahead: no failure of it is one of the migration. */
 static void begin_fill(const struct treeroot_options *opt, struct lazyfs *fs)
 {
@@ -182,7 +199,7 @@ static void begin_fill(const struct treeroot_options *opt, struct lazyfs *fs)
 	int error;
 
 	if (opt->detach) {
-		error = lazyfs_detach(fs, opt->whole, opt->whole_bytes, false);
+		error = begin_detach(opt, fs);
 		if (error)
 			log_warn("the source will not be let go: %s", strerror(error));
 	} else if (opt->fill && lazyfs_fill(fs, &err) < 0) {

@@ -26,9 +26,9 @@ struct treeroot_options {
 	uint64_t timeout_ms;   /* see lazyfs_options */
 	bool fill;             /* after the commit, bring the files of the tree */
 	bool writeback; /* after the commit, what the tree changes goes home; @want's hello asks for it */
-	bool detach;       /* and then let the source go: lazyfs_detach, without hurry */
-	const char *whole; /* its paths */
-	size_t whole_bytes;
+	bool detach;              /* and then let the source go: lazyfs_detach, without hurry */
+	const char *const *whole; /* and first bring what is below these paths, too */
+	size_t n_whole;
 	bool ping;      /* ask the source now and then whether it is there */
 	const int *fds; /* that the link needs; all others are closed in the new process */
 	size_t n_fds;

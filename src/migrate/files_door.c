@@ -125,21 +125,6 @@ static void link_end(void *arg)
 	files_door_remove(((struct door *)arg)->token);
 }
 
-/* As LAZYFS_DETACH_XATTR has them: each with its NUL. NULL: out of memory. */
-static char *join_paths(char *const *paths, size_t n, size_t *bytes_out)
-{
-	size_t bytes = 0;
-	char *text, *at;
-
-	for (size_t i = 0; i < n; i++)
-		bytes += strlen(paths[i]) + 1;
-	text = at = malloc(bytes + 1);
-	for (size_t i = 0; text && i < n; i++)
-		at = stpcpy(at, paths[i]) + 1;
-	*bytes_out = bytes;
-	return text;
-}
-
 /* The source knows by itself whether it takes changes, and refuses a client that expects something else. */
 static int ask_for_writes(struct lf_hello *hello, struct err *err)
 {
@@ -168,21 +153,20 @@ int files_door_open(const struct files_door_options *opt, struct treeroot *out, 
 		.timeout_ms = opt->timeout_ms,
 		.fill = opt->fill,
 		.detach = opt->detach,
+		.whole = (const char *const *)opt->whole,
+		.n_whole = opt->n_whole,
 		.writeback = opt->writeback,
 		.ping = true,
 		.fds = &door.fd,
 		.n_fds = 1,
 	};
-	cleanup_free char *whole = join_paths(opt->whole, opt->n_whole, &t.whole_bytes);
 	char kept[PATH_MAX];
 	int rc = door.fd < 0 ? -1 : 0;
 
 	snprintf(kept, sizeof(kept), "%s/%s", TREEROOT_KEPT_DIR, opt->token);
 	snprintf(door.token, sizeof(door.token), "%s", opt->token);
 	t.kept = kept;
-	t.whole = whole;
-	if (rc == 0 &&
-	    (!whole || !vec_push(&want.hello.creds, nobody) || !vec_push(&want.hello.exports, all)))
+	if (rc == 0 && (!vec_push(&want.hello.creds, nobody) || !vec_push(&want.hello.exports, all)))
 		rc = err_nomem(err);
 	if (rc == 0 && opt->writeback)
 		rc = ask_for_writes(&want.hello, err);

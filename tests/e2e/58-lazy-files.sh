@@ -194,6 +194,39 @@ one: 300000 bytes
 two: 300000 bytes" ] || complain "wrong log: $(cat "$(b_work)/log")"
 }
 
+# The same, and the source is let go by itself: then it is needed for nothing any more.
+restore_and_let_go() {
+	local pid images=/var/tmp/images
+	fresh
+	pid=$(start_reader) || return 1
+	on a mkdir -p $images && on a timeout 60 ferry dump -t "$pid" -D $images || complain "cannot dump" || return 1
+	mkdir -p "$(files_of b)$images" && cp "$(files_of a)$images"/* "$(files_of b)$images"
+	restore_refused "$work/none such" --lazy-files ferry-a --detach-files --with $work/none &&
+		restore_refused "--lazy-files" --detach-files &&
+		restore_refused "--detach-files" --lazy-files ferry-a --with $work/late &&
+		restore_refused "--no-background" --lazy-files ferry-a --detach-files --no-background || return 1
+	wait_for 10 nothing_runs || complain "a refusal leaves something" || return 1
+	on b timeout 60 ferry restore -d -D $images --lazy-files ferry-a --pids=auto --detach-files --with $work/late ||
+		complain "cannot restore" || return 1
+	rm -rf "$(files_of b)$images" "$(files_of a)$images"
+	pid=$(inner b "$pid" | grep . || echo "$pid")
+	wait_for 60 field_is "$pid" state complete || complain "not complete: $(field "$pid" state)" || return 1
+	hosts_link "$dir" down
+	reads_without_cable "$pid"
+	local status=$?
+	hosts_link "$dir" up
+	return $status
+}
+
+restore_refused() { # WORDS OPTION...
+	local words=$1 word
+	shift
+	on b timeout 60 ferry restore -d -D /var/tmp/images --pids=auto "$@" 2>"$TEST_TMP/restore.err" && complain "restored: $*" && return 1
+	for word in $words; do
+		grep -qF -- "$word" "$TEST_TMP/restore.err" || complain "message has no '$word': $(cat "$TEST_TMP/restore.err")" || return 1
+	done
+}
+
 # A program that waits for a file and reads what it is told.
 write_reader() {
 	cat >"$(a_work)/reader.py" <<-'END'
@@ -307,13 +340,20 @@ all_at_home_killed() {
 
 # What the program uses is brought, and what the user names; then the source is told, and is not needed any more.
 source_let_go() {
-	local pid
+	local pid wrong
 	fresh
 	pid=$(start_reader) || return 1
 	must_migrate a "$pid" --files=lazy --no-background && moved a "$pid" || return 1
 	on b setpriv --reuid 2001 --clear-groups timeout 60 ferry lazyfs --detach "/proc/$pid/root" 2>/dev/null &&
 		complain "anybody can let the source go" && return 1
-	running a ferry-files || complain "the source went by the word of another user" || return 1
+	for wrong in $work/none $work/late/ relative / "$work/late/one.data $work/none"; do
+		# shellcheck disable=SC2086 # one path or two
+		on b timeout 60 ferry lazyfs --detach $(printf -- ' --with %s' $wrong) "/proc/$pid/root" 2>"$TEST_TMP/detach.err" &&
+			complain "--detach --with $wrong is not refused" && return 1
+		grep -q "^ferry lazyfs: --with ${wrong##* }: " "$TEST_TMP/detach.err" && [ "$(wc -l <"$TEST_TMP/detach.err")" = 1 ] ||
+			complain "--with $wrong: $(cat "$TEST_TMP/detach.err")" || return 1
+	done
+	running a ferry-files || complain "the source went by a word that was refused" || return 1
 	on b timeout 60 ferry lazyfs --detach --with $work/late/one.data "/proc/$pid/root" ||
 		complain "the source cannot be let go" || return 1
 	field_is "$pid" state complete || complain "not complete: $(field "$pid" state)" || return 1
@@ -330,7 +370,9 @@ source_goes_by_itself() {
 	fresh
 	pid=$(start_reader) || return 1
 	detach_refused "$pid" || return 1
-	must_migrate a "$pid" --files=lazy --detach-files --with $work/late && moved a "$pid" || return 1
+	older_refused "$pid" || return 1
+	must_migrate a "$pid" --json --files=lazy --detach-files --with $work/late && moved a "$pid" || return 1
+	grep -q '"event":"moved".*"lazy_files_detach":true' "$TEST_TMP/migrate.out" || complain "the summary does not say that it detaches" || return 1
 	wait_for 60 nothing_at_home || complain "the process at home stays: $(on b timeout 20 ferry lazyfs --status --json "/proc/$pid/root")" || return 1
 	[ -z "$(find "$(files_of a)/run/ferry" -name '*.given')" ] || complain "the record at home stays" || return 1
 	hosts_link "$dir" down
@@ -348,6 +390,14 @@ reads_without_cable() { # PID
 	[ "$(cat "$(b_work)/log")" = "before
 one: 300000 bytes
 two: 300000 bytes" ] || complain "wrong log: $(cat "$(b_work)/log")"
+}
+
+# A destination whose ferry does not know what is asked for: said before the freeze.
+older_refused() { # PID
+	hosts_put "$dir" a "$(dirname "$0")/older-ssh" /opt/older-ssh
+	MESSAGE_LINES=4 refused "older --detach-files" a "$1" --transport=ssh --ssh "/opt/older-ssh 24,25" --files=lazy --detach-files &&
+		MESSAGE_LINES=4 refused "older --writeback" a "$1" --transport=ssh --ssh "/opt/older-ssh 26" --files=lazy --writeback &&
+		at_home a "$1" && nothing_made && wait_for 10 nothing_runs
 }
 
 # What could not be done is said before anything is.
@@ -473,6 +523,7 @@ test_case "python: modules, a configuration, a helper, logs" python_program
 test_case "sqlite3 inside a transaction" sqlite
 test_case "nginx: new files, a log that is opened anew" nginx_server
 test_case "restore --lazy-files" restore_command
+test_case "restore --lazy-files --detach-files" restore_and_let_go
 test_case "the source is killed after the commit" source_killed
 test_case "who hands out the files is killed, --recover" given_again
 test_case "everything at home is killed, --recover" all_at_home_killed

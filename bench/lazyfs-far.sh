@@ -61,8 +61,12 @@ lazy_up() {
 	on b timeout 60 ferry lazyfs --scope root --no-background --cache-dir /var/tmp /mnt/lazy /srv/images ferry-a
 }
 
+# Some versions answer EPERM for every link that is absolute, as that of the ELF interpreter is.
+links=
+sshfs --help 2>&1 | grep -q no_contain_symlinks && links=,no_contain_symlinks
+
 sshfs_up() {
-	on b timeout 60 sshfs -o sftp_server=/usr/lib/openssh/sftp-server ferry-a:/ /mnt/sshfs
+	on b timeout 60 sshfs -o sftp_server=/usr/lib/openssh/sftp-server$links ferry-a:/ /mnt/sshfs
 }
 
 down() {

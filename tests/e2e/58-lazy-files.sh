@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# timeout: 600
+# timeout: 800
 #
 # ferry migrate --files=lazy to a host that has none of the programs' files: what they open later
 # comes from home, what they write is theirs to keep, and a failure on either side is one of the
@@ -133,13 +133,14 @@ fetches() { # HOST PATH TEXT
 
 # A master and its worker: a log that is renamed and opened anew on a signal; files that are served for the first time.
 nginx_server() {
-	local pid log=$work/logs/access.log
+	local pid received total log=$work/logs/access.log
 	[ -x /usr/sbin/nginx ] || skip_case "no nginx"
 	fresh
 	on a mkdir -p $work/logs $work/html $work/tmp
 	chmod 777 "$(a_work)/html"
 	echo first >"$(a_work)/html/first.html"
 	head -c 3000000 /dev/urandom >"$(a_work)/html/large.bin"
+	head -c 30000000 /dev/urandom >"$(a_work)/html/never.bin"
 	cat >"$(a_work)/nginx.conf" <<-END
 		worker_processes 1;
 		daemon off;
@@ -155,7 +156,7 @@ nginx_server() {
 	END
 	pid=$(start nginx -e $work/logs/error.log -c $work/nginx.conf) || return 1
 	wait_for 10 fetches a /first.html first || complain "does not serve" || return 1
-	must_migrate a "$pid" --files=lazy && moved a "$pid" || return 1
+	must_migrate a "$pid" --files=lazy --no-background && moved a "$pid" || return 1
 	fetches b /first.html first || complain "does not serve on b" || return 1
 	fetch b /large.bin | cmp - "$(a_work)/html/large.bin" || complain "a new file is wrong" || return 1
 	echo made >"$(seen "$pid" $work/html/made.html)"
@@ -164,12 +165,93 @@ nginx_server() {
 	wait_for 10 [ -e "$(seen "$pid" $log)" ] || complain "the log is not opened anew" || return 1
 	fetches b /first.html?again first || complain "does not serve after the signal" || return 1
 	wait_for 10 grep -q again "$(seen "$pid" $log)" || complain "the new log is not written" || return 1
+	received=$(field "$pid" received_bytes)
+	total=$(on a du -scb /usr/sbin/nginx $work | tail -n 1 | cut -f 1)
+	echo "$received bytes of $total came"
+	[ "$received" -lt $((total / 4)) ] || complain "$received of $total bytes came" || return 1
 	on b kill -QUIT "$pid"
 	wait_for 10 gone b "$pid" || complain "does not end" || return 1
 	all_gone || return 1
 	grep -q again "$(b_work)/logs/access.log" && grep -q made.html "$(b_work)/logs/access.log.1" ||
 		complain "the logs are not on b" || return 1
 	listed placed $work/html/made.html
+}
+
+# redis PID COMMAND...: by its socket, which lies among the files of the tree.
+redis_there() {
+	local pid=$1
+	shift
+	on b redis-cli -s "/proc/$pid/root$work/socket" "$@"
+}
+
+count_there() { # PID EXPECTED: a hundred increments
+	local got
+	got=$(on b sh -c 'for i in $(seq 100); do echo incr counter; done | redis-cli -s "$1"' sh "/proc/$1/root$work/socket" | tail -n 1)
+	[ "$got" = "$2" ] || complain "the counter is '$got', not $2"
+}
+
+rewritten() { # PID
+	redis_there "$1" info persistence | grep -q 'aof_rewrites:1'
+}
+
+# Its log goes on, and is written anew by a child that it forks; what it leaves is a data base that another redis loads.
+redis_server() {
+	local pid received total
+	[ -x /usr/bin/redis-server ] || skip_case "no redis-server"
+	fresh
+	head -c 30000000 /dev/urandom >"$(a_work)/unused.rdb"
+	pid=$(start redis-server --port 0 --unixsocket $work/socket --appendonly yes --dir $work --save '' --io-threads 2) || return 1
+	wait_for 10 on a redis-cli -s $work/socket ping || complain "does not start" || return 1
+	on a redis-cli -s $work/socket set counter 100 || return 1
+	must_migrate a "$pid" --files=lazy --no-background && moved a "$pid" || return 1
+	count_there "$pid" 200 || return 1
+	redis_there "$pid" bgrewriteaof && wait_for 20 rewritten "$pid" || complain "the log is not written anew" || return 1
+	count_there "$pid" 300 || return 1
+	received=$(field "$pid" received_bytes)
+	total=$(on a du -scbL /usr/bin/redis-server $work | tail -n 1 | cut -f 1)
+	echo "$received bytes of $total came"
+	[ "$received" -lt $((total / 4)) ] || complain "$received of $total bytes came" || return 1
+	redis_there "$pid" shutdown
+	wait_for 20 gone b "$pid" || complain "does not shut down" || return 1
+	all_gone || return 1
+	rm -rf "$(a_work)"
+	mkdir "$(a_work)" && cp -r "$(b_work)/appendonlydir" "$(a_work)/" || complain "its log is not on b" || return 1
+	start redis-server --port 0 --unixsocket $work/socket --appendonly yes --dir $work --save '' || return 1
+	wait_for 10 answers_300 || complain "another redis finds $(on a redis-cli -s $work/socket get counter)"
+}
+
+answers_300() {
+	[ "$(on a redis-cli -s $work/socket get counter)" = 300 ]
+}
+
+built_there() { # PID UNITS
+	local built
+	built=$(seen "$1" $work/built)
+	[ -e "$built" ] && [ "$(wc -l <"$built")" -ge "$2" ]
+}
+
+# make, its compilers, and what these leave for each other in /tmp; b has no compiler and no headers.
+gcc_build() {
+	local pid received total
+	[ -x /usr/bin/gcc ] && [ -x /usr/bin/make ] || skip_case "no gcc, or no make"
+	on b test -e /usr/include/stdio.h && complain "b has headers" && return 1
+	fresh
+	"$top/tests/e2e/gcc-project" "$(a_work)" 10
+	rm -rf "$TEST_TMP/reference" && mkdir "$TEST_TMP/reference"
+	cp "$(a_work)"/*.c "$(a_work)/Makefile" "$TEST_TMP/reference/"
+	make -s -C "$TEST_TMP/reference" >"$TEST_TMP/reference/log" 2>&1 || complain "$(tail -n 1 "$TEST_TMP/reference/log")" || return 1
+	pid=$(start make -j2) || return 1
+	wait_for 60 [ -e "$(a_work)/built" ] || complain "builds nothing: $(tail -n 2 "$(a_work)/out")" || return 1
+	must_migrate a "$pid" --files=lazy --no-background && moved a "$pid" || return 1
+	wait_for 120 built_there "$pid" 7 || complain "builds nothing on b: $(tail -n 2 "$(seen "$pid" $work/out)" "$(b_work)/out")" || return 1
+	received=$(field "$pid" received_bytes)
+	total=$(on a du -scb /usr/lib/gcc /usr/include $work | tail -n 1 | cut -f 1)
+	echo "$received bytes of $total came"
+	[ "$received" -lt $((total / 4)) ] || complain "$received of $total bytes came" || return 1
+	wait_for 120 gone b "$pid" || complain "does not finish" || return 1
+	all_gone || return 1
+	cmp "$TEST_TMP/reference/library.a" "$(b_work)/library.a" || complain "the build is not as it should be: $(tail -n 2 "$(b_work)/out")" || return 1
+	[ "$(sort "$(b_work)/built" | uniq -d)" = "" ] || complain "built twice: $(sort "$(b_work)/built" | uniq -d)"
 }
 
 # ---- other ways ----
@@ -514,6 +596,10 @@ shared() {
 
 begin --lacks /usr/bin/python3 --lacks /usr/bin/python3.11 --lacks /usr/lib/python3.11 --lacks /usr/lib/python3 \
 	--lacks /usr/bin/sqlite3 --lacks /usr/lib/x86_64-linux-gnu/libsqlite3.so.0 \
+	--lacks /usr/bin/redis-server --lacks /usr/bin/redis-check-rdb --lacks /usr/bin/redis-check-aof \
+	--lacks /usr/bin/gcc --lacks /usr/bin/gcc-12 --lacks /usr/bin/x86_64-linux-gnu-gcc --lacks /usr/bin/x86_64-linux-gnu-gcc-12 \
+	--lacks /usr/bin/make --lacks /usr/bin/as --lacks /usr/bin/x86_64-linux-gnu-as --lacks /usr/bin/ar \
+	--lacks /usr/bin/x86_64-linux-gnu-ar --lacks /usr/lib/gcc --lacks /usr/include \
 	--lacks /usr/sbin/nginx --lacks /usr/lib/nginx --lacks /usr/share/nginx
 [ -c /dev/fuse ] || {
 	echo "no /dev/fuse"
@@ -522,6 +608,8 @@ begin --lacks /usr/bin/python3 --lacks /usr/bin/python3.11 --lacks /usr/lib/pyth
 test_case "python: modules, a configuration, a helper, logs" python_program
 test_case "sqlite3 inside a transaction" sqlite
 test_case "nginx: new files, a log that is opened anew" nginx_server
+test_case "redis: increments, a log that is written anew" redis_server
+test_case "gcc -j build" gcc_build
 test_case "restore --lazy-files" restore_command
 test_case "restore --lazy-files --detach-files" restore_and_let_go
 test_case "the source is killed after the commit" source_killed

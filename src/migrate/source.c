@@ -107,6 +107,7 @@ static int agree_on_codecs(struct source *s, const Wire__Verdict *v, struct err 
 	if (!both)
 		return err_set(err, ENOTSUP, "--compress: the ferry at %s does not know it",
 			       s->ch.peer);
+	s->codecs = both;
 	s->ch.packer = packer_create(&pack_messages, both, measure, err);
 	return s->ch.packer ? 0 : -1;
 }

@@ -73,6 +73,7 @@ struct source {
 	enum settled fate; /* when the commit failed */
 
 	struct transport_source transport;
+	unsigned int codecs; /* that both ends know, and the user allows */
 
 	/* pre-copy: precopy.c */
 	struct precopy *precopy;

@@ -189,8 +189,7 @@ void source_undo_lanes(struct source *s)
 static int serve_lanes(struct source *s, struct err *err)
 {
 	const struct pages_packing packing = {
-		.codecs = s->lanes[0].place.version >= LANE_PACKS ? compress_codecs(s->opt->compress) :
-								    0,
+		.codecs = s->lanes[0].place.version >= LANE_PACKS ? s->codecs : 0,
 		.measure = s->opt->compress == COMPRESS_AUTO,
 	};
 	int in[LANES_MAX], out[LANES_MAX];

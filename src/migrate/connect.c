@@ -256,9 +256,34 @@ static int send_hello(struct channel *ch, uint16_t type, const char *token, stru
 	msg.version = WIRE_VERSION;
 	msg.lowest = WIRE_LOWEST;
 	msg.token = (char *)token;
+	msg.ferry = (char *)FERRY_VERSION;
 	msg.host = host;
 	msg.boot_id = boot_id;
 	return channel_send(ch, type, &msg.base, err);
+}
+
+/* "ferry 1.2 at HOST speaks version 4" */
+static void say_versions(char *to, size_t size, const char *ferry, const char *host,
+			 uint32_t lowest, uint32_t version)
+{
+	int n = snprintf(to, size, "ferry%s%.32s at %.64s speaks version%s %u", *ferry ? " " : "",
+			 ferry, host, lowest == version ? "" : "s", lowest);
+
+	if (lowest != version && n >= 0 && (size_t)n < size)
+		snprintf(to + n, size - (size_t)n, " to %u", version);
+}
+
+/* Whichever end says it, and whoever reads it: both are named. */
+static int refuse_version(const struct channel *ch, const Wire__Hello *peer, struct err *err)
+{
+	char host[HOST_NAME_MAX + 1] = "", theirs[160], ours[160];
+
+	gethostname(host, sizeof(host) - 1);
+	say_versions(theirs, sizeof(theirs), peer->ferry ? peer->ferry : "",
+		     peer->host ? peer->host : ch->peer, peer->lowest, peer->version);
+	say_versions(ours, sizeof(ours), FERRY_VERSION, host, WIRE_LOWEST, WIRE_VERSION);
+	return err_set(err, EPROTO, "%s of the protocol, but %s: install the same version on both",
+		       theirs, ours);
 }
 
 /* Both must understand what the older of the two speaks. */
@@ -270,10 +295,7 @@ static int check_hello(const struct channel *ch, const Wire__Hello *peer, bool *
 	if (strcmp(peer->magic, WIRE_MAGIC) != 0)
 		return err_set(err, EPROTO, "%s: does not speak ferry's protocol", ch->peer);
 	if (peer->version < WIRE_LOWEST || peer->lowest > WIRE_VERSION)
-		return err_set(err, EPROTO,
-			       "%s speaks versions %u to %u of the protocol, this ferry %u to %u: "
-			       "install the same version on both",
-			       ch->peer, peer->lowest, peer->version, WIRE_LOWEST, WIRE_VERSION);
+		return refuse_version(ch, peer, err);
 	boot_id_read(boot_id);
 	if (same_kernel_out)
 		*same_kernel_out = peer->boot_id && boot_id[0] && !strcmp(peer->boot_id, boot_id);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * Slabs of buffers, mapped at multiples of their size, so that the slab of a buffer is known by its address. One slab that
- * is not in use is kept; others go back to the system.
+ * is not in use is kept; others go back to the system. What is given is the first that is free, in the oldest slab that
+ * has one: so memory is touched for as many buffers as were ever in use at once, and not for the rest of a slab.
  */
 #include "store/bufs.h"
 
@@ -28,11 +29,11 @@ struct slab {
 _Static_assert(BUFS < 32, "a word has a bit for each");
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards all of this */
-static struct slab *slabs;
+static struct slab *slabs;                               /* the oldest first */
 
 static struct slab *new_slab(void)
 {
-	struct slab *slab = malloc(sizeof(*slab));
+	struct slab *slab = malloc(sizeof(*slab)), **at = &slabs;
 	uint8_t *room, *end;
 
 	if (!slab)
@@ -44,7 +45,7 @@ static struct slab *new_slab(void)
 		return NULL;
 	}
 	end = room + 2 * (size_t)SLAB_BYTES;
-	*slab = (struct slab){.next = slabs, .memory = room + (-(uintptr_t)room & (SLAB_BYTES - 1))};
+	*slab = (struct slab){.memory = room + (-(uintptr_t)room & (SLAB_BYTES - 1))};
 	/* what is before and behind the multiple; nothing is lost if it stays */
 	if (slab->memory > room)
 		munmap(room, (size_t)(slab->memory - room));
@@ -52,7 +53,9 @@ static struct slab *new_slab(void)
 		munmap(slab->memory + SLAB_BYTES, (size_t)(end - slab->memory) - SLAB_BYTES);
 	/* a kernel without huge pages only makes it slower */
 	(void)madvise(slab->memory, SLAB_BYTES, MADV_HUGEPAGE);
-	slabs = slab;
+	while (*at)
+		at = &(*at)->next;
+	*at = slab;
 	return slab;
 }
 

@@ -6,6 +6,7 @@
 #include "wire/block.h"
 
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -49,6 +50,41 @@ static void they_are_used_again(void **state)
 	bufs_free(first);
 }
 
+static size_t resident_kib(void)
+{
+	FILE *f = fopen("/proc/self/status", "re");
+	char line[200];
+	size_t kib = 0;
+
+	assert_non_null(f);
+	while (fgets(line, sizeof(line), f))
+		(void)sscanf(line, "RssAnon: %zu kB", &kib);
+	fclose(f);
+	assert_true(kib > 0);
+	return kib;
+}
+
+/* Buffers come and go, as they do in a relay that is full: there is memory for those that are in use at once. */
+static void no_more_is_touched_than_is_in_use(void **state)
+{
+	enum { IN_USE = 17, TIMES = 400, SLACK_KIB = 6 << 10 };
+	size_t before = resident_kib();
+	uint8_t *bufs[IN_USE] = {NULL};
+
+	for (unsigned int i = 0; i < TIMES; i++) {
+		uint8_t **at = &bufs[i % IN_USE];
+
+		bufs_free(*at);
+		*at = bufs_get();
+		assert_non_null(*at);
+		memset(*at, 1, BLOCK_BODY_MAX);
+	}
+	/* huge pages may reach a little further */
+	assert_in_range(resident_kib() - before, IN_USE * 1000, IN_USE * 1024 + SLACK_KIB);
+	for (size_t i = 0; i < IN_USE; i++)
+		bufs_free(bufs[i]);
+}
+
 static void other_memory_is_freed_as_such(void **state)
 {
 	bufs_free(malloc(100));
@@ -90,6 +126,7 @@ static void threads_share_them(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(no_more_is_touched_than_is_in_use),
 		cmocka_unit_test(each_is_its_own),
 		cmocka_unit_test(they_are_used_again),
 		cmocka_unit_test(other_memory_is_freed_as_such),

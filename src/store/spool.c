@@ -75,8 +75,10 @@ static void unref(struct shot *shot)
 	parent = shot->parent;
 	free_shot(shot);
 	pthread_cond_broadcast(&sp->room);
-	if (parent)
+	if (parent) {
+		parent->children--;
 		unref(parent);
+	}
 }
 
 /* The lock is held. */
@@ -90,6 +92,15 @@ static void unlist(struct shot *shot)
 		at = &(*at)->next;
 	*at = shot->next;
 	shot->listed = false;
+	shot->spool->leaving += shot->refs - 1 - shot->children;
+	unref(shot);
+}
+
+/* What spool_write or spool_read has given. The lock is held. */
+static void let_go_of(struct shot *shot)
+{
+	if (!shot->listed)
+		shot->spool->leaving--;
 	unref(shot);
 }
 
@@ -115,15 +126,34 @@ uint64_t spool_peak_bytes(struct spool *sp)
 	return peak;
 }
 
+/* What has come of a snapshot that failed is of no use to anybody. The lock is held. */
+static void let_all_go(struct shot *shot)
+{
+	for (struct item *it = shot->first; it; it = it->next) {
+		if (!it->pins)
+			spool_let_go(shot->spool, it);
+	}
+}
+
 /* The lock is held. */
 static void fail(struct shot *shot, const struct err *why)
 {
 	if (!shot->failed && !shot->complete) {
 		shot->failed = true;
 		shot->why = *why;
+		let_all_go(shot);
 	}
 	pthread_cond_broadcast(&shot->spool->came);
 	pthread_cond_broadcast(&shot->spool->room);
+}
+
+void spool_unpin(struct shot *shot, struct item *it)
+{
+	it->pins--;
+	if (shot->failed && !it->pins)
+		spool_let_go(shot->spool, it);
+	if (it->spent || it->gone)
+		pthread_cond_broadcast(&shot->spool->room);
 }
 
 void spool_stop(struct spool *sp, const struct err *why)
@@ -222,7 +252,7 @@ void shot_close_writer(struct shot *shot)
 	err_set(&why, EPIPE, "the dump ended before it was complete");
 	pthread_mutex_lock(&sp->lock);
 	fail(shot, &why);
-	unref(shot);
+	let_go_of(shot);
 	pthread_mutex_unlock(&sp->lock);
 }
 
@@ -234,10 +264,12 @@ void shot_close_reader(struct shot *shot)
 		return;
 	pthread_mutex_lock(&sp->lock);
 	shot->readers--;
+	/* it frees nothing any more, which others may have waited for */
+	pthread_cond_broadcast(&sp->room);
 	/* nobody has come for it, and nobody will know that it was asked for */
 	if (!shot->readers && !shot->written)
 		unlist(shot);
-	unref(shot);
+	let_go_of(shot);
 	pthread_mutex_unlock(&sp->lock);
 }
 
@@ -289,10 +321,23 @@ static bool make_room(struct spool *sp, uint64_t bytes)
 	return sp->held_bytes + bytes <= sp->max_bytes;
 }
 
-/* All readers wait for what is to come, and it cannot come. */
+/* All readers wait for what is to come. */
 static bool is_stuck(const struct shot *shot)
 {
 	return shot->readers && shot->waiting >= shot->readers;
+}
+
+/* Does somebody read another one, or is about to, or to let it go? Then there may be room for this one, too. */
+static bool others_go_on(const struct shot *shot)
+{
+	const struct shot *other;
+
+	for (other = shot->spool->shots; other; other = other->next) {
+		if (other != shot && !other->failed && other->readers &&
+		    (other->reserved || !is_stuck(other)))
+			return true;
+	}
+	return shot->spool->leaving > !shot->listed;
 }
 
 static int wait_for_room(struct shot *shot, size_t bytes, struct err *err)
@@ -307,7 +352,7 @@ static int wait_for_room(struct shot *shot, size_t bytes, struct err *err)
 	while (!make_room(sp, bytes)) {
 		if (shot->failed)
 			break;
-		if (is_stuck(shot)) {
+		if (is_stuck(shot) && !others_go_on(shot)) {
 			err_set(&why, ENOSPC,
 				"the restore waits for what does not fit in the %llu bytes that may be held "
 				"(--max-memory)",
@@ -335,8 +380,10 @@ int shot_reserve(struct shot *shot, size_t bytes, struct err *err)
 	} else if (sp->max_bytes) {
 		rc = wait_for_room(shot, bytes, err);
 	}
-	if (rc == 0)
+	if (rc == 0) {
 		sp->held_bytes += bytes;
+		shot->reserved += bytes;
+	}
 	sp->peak_bytes = MAX(sp->peak_bytes, sp->held_bytes);
 	pthread_mutex_unlock(&sp->lock);
 	return rc;
@@ -346,6 +393,7 @@ void shot_release(struct shot *shot, size_t bytes)
 {
 	pthread_mutex_lock(&shot->spool->lock);
 	shot->spool->held_bytes -= bytes;
+	shot->reserved -= bytes;
 	pthread_cond_broadcast(&shot->spool->room);
 	pthread_mutex_unlock(&shot->spool->lock);
 }
@@ -482,6 +530,7 @@ int shot_add(struct shot *shot, const struct block *b, uint8_t *buf, struct err 
 		return err_nomem(err);
 	}
 	pthread_mutex_lock(&sp->lock);
+	shot->reserved -= it->n_data;
 	rc = shot->failed ? (*err = shot->why, -1) : index_item(shot, it, err);
 	if (rc == 0) {
 		*shot->end = it;

@@ -39,14 +39,15 @@ struct run {
 
 struct shot {
 	struct spool *spool;
-	struct shot *next; /* of the spool */
-	unsigned int refs;
+	struct shot *next;           /* of the spool */
+	unsigned int refs, children; /* children: those that build on it, which are among the refs */
 	bool listed, written, complete, failed;
 	struct shot *parent; /* held; it has no parent that leads back, as it was complete before */
 	uint64_t identity;   /* when the inventory is there */
 	struct err why;
 	unsigned int readers;
 	unsigned int waiting; /* readers that have looked since the last item was added, and wait */
+	uint64_t reserved;    /* room that the writer has for what it has yet to add */
 	uint64_t adds;
 	uint64_t bytes;
 	struct item *first, **end;
@@ -62,6 +63,7 @@ struct spool {
 	pthread_cond_t room;  /* there may be room, or reason to give up: for writers */
 	uint64_t max_bytes, held_bytes, peak_bytes;
 	struct shot *shots;
+	unsigned int leaving; /* writers and readers of snapshots that nobody finds any more */
 	bool stopped;
 	bool forwards; /* what was forwarded is for nobody else */
 	struct err why;
@@ -70,5 +72,6 @@ struct spool {
 /* The lock is held for both. NULL: it has not come. */
 struct item *spool_find_image(const struct shot *shot, const char *name);
 void spool_let_go(struct spool *sp, struct item *it); /* of its data; readers are told so */
+void spool_unpin(struct shot *shot, struct item *it); /* it may go, if it was handed out */
 
 #endif

@@ -17,8 +17,12 @@ static void wait_for_more(struct shot *shot)
 		shot->waiting--;
 }
 
-static int was_let_go(const char *name, struct err *err)
+static int was_let_go(const struct shot *shot, const char *name, struct err *err)
 {
+	if (shot->failed) {
+		*err = shot->why;
+		return -1;
+	}
 	return err_set(err, ENOBUFS,
 		       "%s: was handed out before and then let go to make room; a second restore "
 		       "needs a larger --max-memory",
@@ -39,18 +43,10 @@ static int await_image(struct shot *shot, const char *name, struct item **out, s
 	if (!it || it->type == BLOCK_SKIP)
 		return 1;
 	if (it->gone)
-		return was_let_go(name, err);
+		return was_let_go(shot, name, err);
 	it->pins++;
 	*out = it;
 	return 0;
-}
-
-/* The item may go, if it was handed out. The lock is held. */
-static void unpin(struct shot *shot, struct item *it)
-{
-	it->pins--;
-	if (it->spent)
-		pthread_cond_broadcast(&shot->spool->room);
 }
 
 int shot_get(struct shot *shot, const char *name, void **data_out, size_t *bytes_out, struct err *err)
@@ -72,7 +68,7 @@ int shot_get(struct shot *shot, const char *name, void **data_out, size_t *bytes
 	*bytes_out = it->n_data;
 	pthread_mutex_lock(&sp->lock);
 	it->spent |= rc == 0;
-	unpin(shot, it);
+	spool_unpin(shot, it);
 	pthread_mutex_unlock(&sp->lock);
 	return rc;
 }
@@ -120,7 +116,7 @@ static int await_piece(struct shot *shot, uint32_t id, uint64_t off, size_t byte
 	*out = find_piece(run, off);
 	if ((*out)->gone && (*out)->type == BLOCK_PAGES) {
 		snprintf(name, sizeof(name), "pages-%u.img", id);
-		return was_let_go(name, err);
+		return was_let_go(shot, name, err);
 	}
 	(*out)->pins++;
 	return 0;
@@ -163,7 +159,7 @@ static ssize_t copy_piece(struct shot *shot, uint32_t id, uint64_t off, uint8_t 
 	pthread_mutex_lock(&sp->lock);
 	if (it->type == BLOCK_PAGES)
 		note_seen(it, from, from + n);
-	unpin(shot, it);
+	spool_unpin(shot, it);
 	pthread_mutex_unlock(&sp->lock);
 	return (ssize_t)n;
 }
@@ -236,7 +232,7 @@ int shot_next(struct shot *shot, struct item **at, struct block *out, struct err
 	pthread_mutex_lock(&shot->spool->lock);
 	if (*at) {
 		(*at)->spent = true;
-		unpin(shot, *at);
+		spool_unpin(shot, *at);
 		if (shot->spool->forwards && !(*at)->pins && !shot->readers)
 			spool_let_go(shot->spool, *at);
 	}

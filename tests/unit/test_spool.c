@@ -146,6 +146,115 @@ static void what_cannot_end_is_ended(void **state)
 	spool_free(sp);
 }
 
+struct get_job {
+	struct store *s;
+	unsigned int pages;
+	struct err err;
+	int rc;
+};
+
+static void *get_pages(void *arg)
+{
+	struct get_job *job = arg;
+	uint8_t page[PAGE_BYTES];
+
+	for (unsigned int i = 0; i < job->pages && job->rc == 0; i++) {
+		job->rc = store_get_pages(job->s, 1, i * PAGE_BYTES, page, sizeof(page), &job->err);
+		if (job->rc == 0 && page[0] != (uint8_t)(i + 1))
+			job->rc = err_set(&job->err, EIO, "page %u is another one", i);
+	}
+	return NULL;
+}
+
+static void await_peak(struct spool *sp, uint64_t bytes)
+{
+	while (spool_peak_bytes(sp) < bytes)
+		usleep(1000);
+	usleep(50000);
+}
+
+/* The one finds no room, as it is taken by another: which is read, so that there will be some. */
+static void snapshots_share_the_room(void **state)
+{
+	enum { PAGES = 100, ROOM = 8 };
+	struct spool *sp = new_spool(ROOM * PAGE_BYTES);
+	struct put_job put[] = {{.s = writer_of(sp, "1"), .pages = PAGES},
+				{.s = writer_of(sp, "2"), .pages = PAGES}};
+	struct get_job get[] = {{.s = reader_of(sp, "1"), .pages = PAGES},
+				{.s = reader_of(sp, "2"), .pages = PAGES}};
+	pthread_t threads[4];
+
+	assert_int_equal(pthread_create(&threads[0], NULL, put_pages, &put[0]), 0);
+	await_peak(sp, ROOM * PAGE_BYTES);
+	assert_int_equal(pthread_create(&threads[1], NULL, put_pages, &put[1]), 0);
+	assert_int_equal(pthread_create(&threads[2], NULL, get_pages, &get[1]), 0);
+	usleep(50000);
+	assert_int_equal(pthread_create(&threads[3], NULL, get_pages, &get[0]), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(threads); i++)
+		pthread_join(threads[i], NULL);
+	for (size_t i = 0; i < 2; i++) {
+		no_error(put[i].rc, &put[i].err);
+		no_error(get[i].rc, &get[i].err);
+		store_close(get[i].s);
+		store_close(put[i].s);
+	}
+	assert_true(spool_peak_bytes(sp) <= ROOM * PAGE_BYTES);
+	spool_free(sp);
+}
+
+/* If nobody reads what takes the room it is not waited for. */
+static void what_nobody_reads_is_not_waited_for(void **state)
+{
+	enum { ROOM = 8 };
+	struct spool *sp = new_spool(ROOM * PAGE_BYTES);
+	struct put_job put[] = {{.s = writer_of(sp, "1"), .pages = ROOM},
+				{.s = writer_of(sp, "2"), .pages = 1}};
+	struct get_job get = {.s = reader_of(sp, "2"), .pages = 1};
+	pthread_t thread;
+
+	put_pages(&put[0]);
+	no_error(put[0].rc, &put[0].err);
+	assert_int_equal(pthread_create(&thread, NULL, get_pages, &get), 0);
+	put_pages(&put[1]);
+	pthread_join(thread, NULL);
+	assert_int_equal(put[1].rc, -1);
+	assert_int_equal(put[1].err.no, ENOSPC);
+	assert_int_equal(get.rc, -1);
+	assert_int_equal(get.err.no, ENOSPC);
+	store_close(get.s);
+	store_close(put[0].s);
+	store_close(put[1].s);
+	spool_free(sp);
+}
+
+/* What has come of one that fails takes no room. */
+static void what_failed_is_let_go(void **state)
+{
+	enum { ROOM = 8 };
+	struct spool *sp = new_spool(ROOM * PAGE_BYTES);
+	struct put_job put = {.s = writer_of(sp, "2"), .pages = ROOM};
+	struct store *dies = writer_of(sp, "1"), *reader = reader_of(sp, "1");
+	uint8_t page[PAGE_BYTES] = {1};
+	struct err err = {0};
+	size_t bytes;
+	void *data;
+
+	no_error(store_put(dies, "core-1.img", "x", 1, &err), &err);
+	for (int i = 0; i < ROOM - 1; i++)
+		no_error(store_put_pages(dies, 1, page, sizeof(page), &err), &err);
+	store_close(dies);
+	put_pages(&put);
+	no_error(put.rc, &put.err);
+	/* and the reader hears why, also of what had come */
+	assert_int_equal(store_get(reader, "core-1.img", &data, &bytes, &err), -1);
+	assert_non_null(strstr(err.text, "before it was complete"));
+	assert_int_equal(store_get_pages(reader, 1, 0, page, sizeof(page), &err), -1);
+	assert_non_null(strstr(err.text, "before it was complete"));
+	store_close(reader);
+	store_close(put.s);
+	spool_free(sp);
+}
+
 static void snapshots_are_kept_apart(void **state)
 {
 	struct spool *sp = new_spool(0);
@@ -281,6 +390,9 @@ int main(void)
 		cmocka_unit_test(a_slow_reader_bounds_the_writer),
 		cmocka_unit_test(a_forwarder_keeps_nothing),
 		cmocka_unit_test(what_cannot_end_is_ended),
+		cmocka_unit_test(snapshots_share_the_room),
+		cmocka_unit_test(what_nobody_reads_is_not_waited_for),
+		cmocka_unit_test(what_failed_is_let_go),
 		cmocka_unit_test(snapshots_are_kept_apart),
 		cmocka_unit_test(a_writer_that_dies_fails_its_readers_only),
 		cmocka_unit_test(a_forwarder_follows),

@@ -1,0 +1,138 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# timeout: 400
+# The memory of image-cache and image-proxy by the kernel's count: with --max-memory it stays there however much is to go
+# through, in whatever pieces, while nobody reads and while somebody reads slowly; and what comes out is what went in.
+. "$(dirname "$0")/lib.sh"
+requires_root
+requires python3
+
+# shellcheck source=tests/e2e/relay-lib.sh
+. tests/e2e/relay-lib.sh
+
+BENCH_VICTIM=$BUILD_DIR/bench/bench-victim
+bound=16 # MiB, of either
+mib=112  # that go through: seven times that
+
+# What a relay has beside what it holds, MiB: for each connection a block on its way and what it is compressed with, what
+# of a buffer its block leaves free (up to a sixteenth), and notes on what has gone.
+beside=8
+
+# memory WORD: KiB of cache and proxy, of VmHWM (the most there ever was: mapped, anonymous, shared), VmRSS...
+memory() {
+	local of
+	for of in "$cache" "$proxy"; do
+		awk -v word="$1:" '$1 == word { print $2 }' "/proc/$(pgrep -P "$of")/status"
+	done | paste -sd ' '
+}
+
+bounded() { # NAME
+	PROXY_OPTIONS="--max-memory ${bound}M" relays "$1" --max-memory ${bound}M || return 1
+	idle=$(memory VmHWM)
+	[ "$(wc -w <<<"$idle")" = 2 ] || { why="no memory is told: $idle" && return 1; }
+}
+
+within() {
+	local cache_idle proxy_idle cache_most proxy_most most=$(((bound + beside) << 10))
+	read -r cache_idle proxy_idle <<<"$idle"
+	read -r cache_most proxy_most <<<"$(memory VmHWM)"
+	echo "# $*: image-cache $cache_idle KiB, at most $cache_most, image-proxy $proxy_idle, $proxy_most"
+	[ $((cache_most - cache_idle)) -le $most ] || { why="image-cache: $cache_idle KiB, then $cache_most" && return 1; }
+	[ $((proxy_most - proxy_idle)) -le $most ] || { why="image-proxy: $proxy_idle KiB, then $proxy_most" && return 1; }
+	# not because they would have held nothing
+	[ $((cache_most - cache_idle)) -ge $((bound * 1000 / 2)) ] || { why="image-cache held only $cache_most KiB" && return 1; }
+}
+
+# stands FILE: what it says has been the same for a while.
+stands() {
+	local before
+	before=$(cat "$1")
+	sleep 1
+	[ -n "$before" ] && [ "$(cat "$1")" = "$before" ]
+}
+
+# stalled FILE: both are full, and the writer waits.
+stalled() {
+	local taken
+	wait_for 60 stands "$1" || { why="it does not stop taking" && return 1; }
+	taken=$(cat "$1")
+	# and the kernel has some on its way
+	[ "$taken" -ge $((2 * bound - 4)) ] && [ "$taken" -lt $mib ] || { why="$taken MiB were taken" && return 1; }
+}
+
+pieces() { # BYTES
+	local writer
+	bounded "pieces-$1" || return 1
+	timeout -k 5 250 python3 tests/e2e/relay-peer put-much "$src/image-proxy.socket" much $mib "$1" "$src/taken" >"$src/put" 2>&1 &
+	writer=$!
+	wait_for 20 test -s "$src/taken" && stalled "$src/taken" || { why="${why:-} $(tail -n 2 "$src/put")" && return 1; }
+	within "pieces of $1, nobody reads" || return 1
+	timeout -k 5 250 python3 tests/e2e/relay-peer get-slowly "$dst/image-cache.socket" much $mib >"$dst/get" 2>&1 ||
+		{ why="$(tail -n 2 "$dst/get")" && return 1; }
+	wait "$writer" || { why="$(tail -n 2 "$src/put")" && return 1; }
+	within "pieces of $1, slowly"
+}
+
+# Whole blocks, blocks that fill their buffer just enough to be kept in it, others, pages.
+for bytes in 1048576 983040 606208 65536 4096; do
+	pieces $bytes
+	result "pieces of $bytes"
+	end_relays
+done
+
+# Four share the bound, and each waits for the others.
+several() {
+	local i all=()
+	beside=12
+	bounded several || return 1
+	for i in 1 2 3 4; do
+		timeout -k 5 250 python3 tests/e2e/relay-peer get-slowly "$dst/image-cache.socket" "s$i" 28 >"$dst/get.$i" 2>&1 &
+		all+=($!)
+	done
+	wait_for 20 four_read || { why="no four readers" && return 1; }
+	for i in 1 2 3 4; do
+		timeout -k 5 250 python3 tests/e2e/relay-peer put-much "$src/image-proxy.socket" "s$i" 28 1048576 "$src/taken.$i" >"$src/put.$i" 2>&1 &
+		all+=($!)
+	done
+	for i in "${all[@]}"; do
+		wait "$i" || { why="$(cat "$src"/put.? "$dst"/get.? | tail -n 2)" && return 1; }
+	done
+	within "four at once"
+}
+
+# Each connection that is served has a thread; the first one listens.
+four_read() {
+	[ "$(find "/proc/$(pgrep -P "$cache")/task" -mindepth 1 -maxdepth 1 | wc -l)" -ge 5 ]
+}
+several
+result "several share it"
+beside=8
+end_relays
+
+# A program: its dump waits, frozen, until a restore comes.
+program() {
+	local dumper work=$TEST_TMP/program
+	bounded through || return 1
+	mkdir -p "$work"
+	"$BENCH_VICTIM" "$work" memory $mib && pid=$(cat "$work/pid") || return 1
+	remote_dump "$pid" &
+	dumper=$!
+	wait_for 30 grep -qs collected "$src/dump.log" && wait_for 30 full || { why="the dump does not get there" && return 1; }
+	within "a dump, nobody reads" || return 1
+	remote_restore --pids=new && wait "$dumper" || { why="${why:-} dump: $(cat "$src/dump.out")" && return 1; }
+	within "a dump and a restore" || return 1
+	wait_gone "$pid"
+	pid=$(pgrep -f "^$BENCH_VICTIM $work memory")
+	kill -USR1 "$pid" && wait_for 20 test -s "$work/report" && grep -q ok "$work/report" || { why="its memory is not whole" && return 1; }
+}
+
+full() {
+	local rss
+	rss=$(memory VmRSS)
+	[ "${rss% *}" -ge $((bound << 10)) ] && [ "${rss#* }" -ge $((bound << 10)) ]
+}
+program
+result "a program"
+kill_tree "$pid"
+end_relays
+finish

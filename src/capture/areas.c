@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "capture/session.h"
 #include "kinds/memfd.h"
+#include "kinds/sysv.h"
 #include "mem/drain.h"
 
 #include <errno.h>
@@ -63,8 +64,6 @@ static const char *refusal(const struct capture_session *s, const struct proc_vm
 	if (v->flags & PROC_VMF_UFFD_WP && !s->tracked)
 		return "mapping write-protected by a userfaultfd (of a ferry-holder that a pre-dump "
 		       "left? end it)";
-	if (starts_with(v, "/SYSV"))
-		return "System V shared memory";
 	if (starts_with(v, "/[aio]"))
 		return "asynchronous I/O ring";
 	if (starts_with(v, "anon_inode:[io_uring]"))
@@ -250,6 +249,25 @@ static int describe_file(struct capture_session *s, pid_t pid, const struct proc
 	return e->status == (VMA_REGULAR | VMA_FILE_PRIVATE) ? remember_mapping(s, v, e, err) : 0;
 }
 
+/* System V segments are known by id, not by file; the kernel gives their inodes that number. */
+static int describe_sysv(struct capture_session *s, pid_t pid, const struct proc_vma *v,
+			 VmaEntry *e, struct err *err)
+{
+	char path[96];
+	struct stat mode;
+
+	snprintf(path, sizeof(path), "/proc/%d/map_files/%llx-%llx", pid,
+		 (unsigned long long)v->start, (unsigned long long)v->end);
+	if (lstat(path, &mode))
+		return err_sys(err, "cannot look at %s of pid %d", v->name, pid);
+	e->has_fdflags = true;
+	e->fdflags = mode.st_mode & S_IWUSR ? O_RDWR : O_RDONLY;
+	e->flags |= MAP_ANONYMOUS;
+	e->status = VMA_REGULAR | VMA_ANON_SHARED | VMA_SYSVIPC;
+	e->shmid = v->ino;
+	return sysv_note(&s->c, path, v->ino, err) ? err_wrap(err, "pid %d", pid) : 0;
+}
+
 static int describe_area(struct capture_session *s, pid_t pid, const struct proc_vma *v,
 			 VmaEntry *e, struct err *err)
 {
@@ -264,6 +282,8 @@ static int describe_area(struct capture_session *s, pid_t pid, const struct proc
 	e->has_madv = e->madv != 0;
 	if (describe_special(v, e))
 		return 0;
+	if (v->shared && sysv_is_area(v->dev_major, v->dev_minor, v->name))
+		return describe_sysv(s, pid, v, e, err);
 	if (v->ino || v->shared)
 		return describe_file(s, pid, v, e, err);
 	e->flags |= MAP_ANONYMOUS;

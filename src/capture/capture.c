@@ -10,6 +10,7 @@
 #include "capture/precopy_priv.h"
 #include "capture/session.h"
 #include "kinds/locks.h"
+#include "kinds/sysv.h"
 #include "mem/drain.h"
 
 #include <errno.h>
@@ -66,6 +67,10 @@ static void forget_tree(struct capture_session *s)
 		close(m->fd);
 	}
 	vec_free(&s->c.shmem);
+	vec_foreach (m, &s->c.sysv) {
+		close(m->fd);
+	}
+	vec_free(&s->c.sysv);
 	vec_free(&s->mapped);
 	vec_free(&s->known);
 }
@@ -84,6 +89,23 @@ static int renew_snapshot(struct capture_session *s, struct err *err)
 }
 
 /* ---- the look at the running tree ---- */
+
+/* What may be refused of System V objects can be seen from outside only where they are in our namespace. */
+static int ipc_allowed(struct capture_session *s, struct err *err)
+{
+	VEC(pid_t) pids = {0};
+	int rc = 0;
+
+	if (tasks_share_ipc(s) != 1)
+		return 0;
+	vec_foreach (t, &s->c.tasks)
+		if (!vec_push(&pids, (*t)->pid))
+			rc = err_nomem(err);
+	if (rc == 0)
+		rc = sysv_allowed(pids.v, pids.n, err);
+	vec_free(&pids);
+	return rc;
+}
 
 static int look_at_task(struct capture_session *s, pid_t pid, struct err *err)
 {
@@ -178,6 +200,8 @@ int capture_check(struct capture_session *s, struct err *err)
 	}
 	if (rc == 0)
 		rc = locks_capture(&s->c, err);
+	if (rc == 0)
+		rc = ipc_allowed(s, err);
 	forget_tree(s);
 	s->c.preflight = false;
 	return renew_snapshot(s, &one) && rc == 0 ? (*err = one, -1) : rc;
@@ -217,6 +241,7 @@ static int describe_inventory(struct capture_session *s, struct err *err)
 		return err_nomem(err);
 	*ids = *snap->tasks.v[0]->ids;
 	ids->vm_id = ids->files_id = ids->fs_id = ids->sighand_id = 1;
+	ids->ipc_ns_id = 3;
 	ids->time_ns_id = 5;
 	inv->img_version = 2;
 	inv->has_fdinfo_per_id = inv->fdinfo_per_id = true;
@@ -292,6 +317,15 @@ static int describe_clocks(struct capture_session *s, struct err *err)
 	return snap->timens->monotonic && snap->timens->boottime ? 0 : err_nomem(err);
 }
 
+static int ipc_capture(struct capture_session *s, struct err *err)
+{
+	int ours = tasks_share_ipc(s);
+
+	if (ours < 0)
+		return err_set(err, ESRCH, "pid %d has ended", s->root);
+	return sysv_capture(&s->c, s->root, ours, err);
+}
+
 int capture_collect(struct capture_session *s, struct err *err)
 {
 	s->collected = true;
@@ -301,7 +335,7 @@ int capture_collect(struct capture_session *s, struct err *err)
 		if (!(*t)->facts.zombie && areas_describe(s, *t, err))
 			return -1;
 	}
-	if (fds_capture(s, err) || locks_capture(&s->c, err))
+	if (fds_capture(s, err) || locks_capture(&s->c, err) || ipc_capture(s, err))
 		return -1;
 	if (tasks_inspect(s, err))
 		return -1;
@@ -538,8 +572,10 @@ int capture_finish(struct capture_session *s, enum capture_end end, struct err *
 			*err = one;
 		rc = -1;
 	}
-	if (end == CAPTURE_KILL)
+	if (end == CAPTURE_KILL) {
 		fds_drop(s);
+		sysv_drop(&s->c);
+	}
 	log_info("%s after %.3f ms", end == CAPTURE_KILL ? "ended" : "let go",
 		 (double)s->stats.freeze_ns / 1e6);
 	return rc;

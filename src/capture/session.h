@@ -69,12 +69,12 @@ struct known_mapping {
 enum capture_ns {
 	CAPTURE_NS_MNT,
 	CAPTURE_NS_NET,
-	CAPTURE_NS_IPC,
 	CAPTURE_NS_UTS,
 	CAPTURE_NS_USER,
 	CAPTURE_NS_CGROUP,
 	CAPTURE_NS_OURS,
 	CAPTURE_NS_TIME = CAPTURE_NS_OURS,
+	CAPTURE_NS_IPC, /* ours, or one of the whole tree */
 	CAPTURE_NS_PID,
 	CAPTURE_NS_COUNT,
 };
@@ -113,6 +113,8 @@ int tasks_describe(struct capture_session *s, struct err *err) must_check;
 /* Refusals that a look at /proc shows: namespaces, seccomp, tracers, ... Works on running tasks that are no zombies. */
 int task_allowed(struct capture_session *s, pid_t pid, const struct proc_stat *stat,
 		 const struct proc_status *st, struct err *err) must_check;
+/* Is the root in our IPC namespace? -1: it has ended. */
+int tasks_share_ipc(struct capture_session *s);
 /* Runs the kinds on every task: outside, and inside by visits. */
 int tasks_inspect(struct capture_session *s, struct err *err) must_check;
 

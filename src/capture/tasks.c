@@ -22,8 +22,8 @@
 /* While one task is worked at, the others of its batch are on their way in and out. */
 enum { MAX_TASK_KINDS = 32, INSPECT_BATCH = 16 };
 
-static const char *const ns_names[CAPTURE_NS_COUNT] = {"mnt",  "net",    "ipc",  "uts",
-						       "user", "cgroup", "time", "pid"};
+static const char *const ns_names[CAPTURE_NS_COUNT] = {"mnt",    "net",  "uts", "user",
+						       "cgroup", "time", "ipc", "pid"};
 
 /* ---- what is refused ---- */
 
@@ -87,7 +87,17 @@ static int namespaces_allowed(struct capture_session *s, pid_t pid, struct err *
 				       "run ferry inside of it",
 				       pid, ns_names[ns]);
 	}
+	if (ns_inode(pid, "ipc") != ns_inode(s->root, "ipc"))
+		return err_set(err, ENOTSUP,
+			       "pid %d is in another IPC namespace than pid %d, the root of the tree, "
+			       "which this version does not carry",
+			       pid, s->root);
 	return 0;
+}
+
+int tasks_share_ipc(struct capture_session *s)
+{
+	return shares_ns(s, s->root, CAPTURE_NS_IPC);
 }
 
 static int status_allowed(pid_t pid, const struct proc_status *st, struct err *err)

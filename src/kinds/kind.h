@@ -106,7 +106,10 @@ struct capture {
 	bool preflight; /* a look at running tasks, to find what would be refused: change nothing, read no contents */
 	bool saved; /* the images are complete and nothing runs on: undo() leaves what a restore needs */
 	VEC(struct shmem_source)
-	shmem; /* one per memfd or shared segment; kinds/fd/memfd.c adds them */
+	shmem; /* one per memfd or shared segment; kinds/fd/memfd.c and kinds/sysv.c add them */
+	VEC(struct shmem_source)
+	sysv; /* System V segments that areas show, until sysv_capture has moved them to shmem */
+	bool sysv_ours; /* those of snap->ipc are in our own IPC namespace */
 };
 
 /* The next free file id, for entries without a descriptor of their own. */

@@ -10,6 +10,9 @@
 
 #include "kinds/kind.h"
 
+/* The device number of the kernel's own shmem mount, on which all of these files live; 0 if unknown. */
+dev_t memfd_shmem_dev(void);
+
 /* Is this the file of a shared mapping that memfd_capture_shared takes (not SysV, not hidden memory)? */
 bool memfd_is_shared_memory(const struct stat *st, const char *link);
 

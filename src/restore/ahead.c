@@ -87,7 +87,7 @@ struct restore_session *restore_ahead(const struct restore_options *opt,
 	}
 	s->opt = *opt;
 	s->r.opt = opt->kinds;
-	s->pidns_fd = s->mnt_fd = -1;
+	s->pidns_fd = s->ipc_fd = s->mnt_fd = -1;
 	s->mnt_way = MNTNS_HERE;
 	if (opt->pids == RESTORE_PIDS_NEW)
 		err_set(err, EINVAL, "the tree gets a pid namespace of its own");

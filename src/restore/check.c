@@ -125,7 +125,6 @@ static int check_namespaces(struct restore_session *s, const struct rtask *t, st
 		bool differs;
 	} ns[] = {
 		{"network", own && root && own->net_ns_id != root->net_ns_id},
-		{"IPC", own && root && own->ipc_ns_id != root->ipc_ns_id},
 		{"UTS (host name)", own && root && own->uts_ns_id != root->uts_ns_id},
 		{"mount", own && root && own->mnt_ns_id != root->mnt_ns_id},
 		{"user", own && root && own->user_ns_id != root->user_ns_id},

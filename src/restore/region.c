@@ -125,6 +125,24 @@ static int map_region(struct restore_session *s, size_t slots, struct err *err)
 	return 0;
 }
 
+int region_gap(struct restore_session *s, size_t bytes, uint64_t *at_out, struct err *err)
+{
+	ranges used = {0};
+	int rc = collect_ranges(s, &used, err);
+
+	if (rc == 0) {
+		/* the region is among our mappings, and the vdso's parking place within the margin */
+		*at_out = find_gap(&used, bytes + (s->region_bytes - s->mapped_bytes));
+		if (!*at_out)
+			rc = err_set(err, ENOMEM,
+				     "no address range of %zu bytes is free in every task of the tree",
+				     bytes);
+		*at_out += s->region_bytes - s->mapped_bytes;
+	}
+	vec_free(&used);
+	return rc;
+}
+
 int region_create(struct restore_session *s, struct err *err)
 {
 	return s->region ? 0 : map_region(s, slots_bytes(s), err);

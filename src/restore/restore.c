@@ -34,7 +34,7 @@ struct restore_session *restore_open(struct store *store, const struct restore_o
 		return NULL;
 	}
 	s->opt = *opt;
-	s->pidns_fd = -1;
+	s->pidns_fd = s->ipc_fd = -1;
 	s->mnt_fd = opt->ahead ? steal_fd(&opt->ahead->mnt_fd) : -1;
 	s->mnt_way = MNTNS_HERE;
 	s->r.opt = opt->kinds;
@@ -77,7 +77,7 @@ static int make_slots(struct restore_session *s, struct err *err)
 
 static int open_files(struct restore_session *s, struct err *err)
 {
-	if (files_base(s, err) < 0 || mounts_enter(s, err) < 0)
+	if (files_base(s, err) < 0 || ipc_build(s, err) < 0 || mounts_enter(s, err) < 0)
 		return -1;
 	if (!broker_create(&s->r, s->base_fd, err) || broker_open_all(s->r.broker, err) < 0)
 		return -1;
@@ -101,6 +101,7 @@ static const struct step {
 	{"tasks and memory", births_run},
 	{"lazy memory", space_announce_rest},
 	{"seals", seal_memfds},
+	{"IPC namespace", ipc_finish},
 	{"process groups", births_groups},
 	{"zombies", births_deaths},
 	{"descriptors", files_install},
@@ -224,6 +225,8 @@ static void close_pidfds(struct restore_session *s)
 			close((*hp)->pidfd);
 	if (s->pidns_fd >= 0)
 		close(s->pidns_fd);
+	if (s->ipc_fd >= 0)
+		close(s->ipc_fd);
 	if (s->mnt_fd >= 0)
 		close(s->mnt_fd);
 }

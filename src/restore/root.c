@@ -342,8 +342,10 @@ static int empty_root(struct restore_session *s, bool ahead, struct err *err)
 	static const uint64_t dfl[4];
 
 	s->tasks.v[0]->vdso_now = vdso_set_start(&s->vdso);
-	if (!ahead)
+	if (!ahead) {
+		ipc_script(s, sc);
 		drop_fds(s, sc);
+	}
 	/* zombies must stay, whatever we were started with */
 	script_call(sc, "set SIGCHLD to its default", SYS_rt_sigaction, SV(SIGCHLD),
 		    SV(script_data(sc, dfl, sizeof(dfl))), SV(0), SV(8));
@@ -388,6 +390,7 @@ static int take_fds(struct restore_session *s, struct err *err)
 	}
 	script_call(&leader(root)->script, "take a copy of our descriptors (unshare)", SYS_unshare,
 		    SV(CLONE_FILES));
+	ipc_script(s, &leader(root)->script);
 	drop_fds(s, &leader(root)->script);
 	return slot_run(s, leader(root), err) < 0 ? task_wrap(root, err) : 0;
 }

@@ -93,6 +93,7 @@ struct restore_session {
 	bool new_pidns;
 	pid_t init_pid; /* of the new namespace; 0 if there is none */
 	int pidns_fd;
+	int ipc_fd;               /* the tree's IPC namespace; -1: it has none of its own */
 	int mnt_fd;               /* the tree's mount namespace; -1: it is ours, or not made yet */
 	struct mntns_way mnt_way; /* between mounts_enter and mounts_leave */
 
@@ -137,6 +138,9 @@ struct rtask *plan_helper(struct restore_session *s, pid_t vpid, struct rtask *o
 int region_create(struct restore_session *s, struct err *err) must_check;
 void region_destroy(struct restore_session *s);
 int region_slots(struct restore_session *s, struct rtask *t, struct err *err) must_check;
+
+/* An address where nothing is, here, in any task, or in the region; so many bytes. */
+int region_gap(struct restore_session *s, size_t bytes, uint64_t *at_out, struct err *err) must_check;
 
 /* For a root that is made ahead: a region for about so many threads, with its slot. */
 int region_create_ahead(struct restore_session *s, struct rtask *root, size_t n_threads,
@@ -223,6 +227,19 @@ int space_announce_rest(struct restore_session *s, struct err *err) must_check;
 void space_empty_script(struct restore_session *s, struct rslot *rs);
 /* Address of a `syscall` instruction outside of the region. */
 uint64_t space_syscall_insn(const struct restore_session *s, const struct rtask *t);
+
+/* ---- sysv.c ---- */
+
+/* Makes the tree's IPC namespace, if it has one of its own, with everything in it. */
+int ipc_build(struct restore_session *s, struct err *err) must_check;
+/* After all tasks have their memory. */
+int ipc_finish(struct restore_session *s, struct err *err) must_check;
+/* The husk of the first task goes there. */
+void ipc_script(const struct restore_session *s, struct script *sc);
+/* Operations that map a part of a segment; the caller has made room for SYSV_MAP_OPS. */
+enum { SYSV_MAP_OPS = 5 };
+int sysv_map(struct restore_session *s, struct script *sc, const VmaEntry *v, struct err *err)
+	must_check;
 
 /* ---- files.c ---- */
 

@@ -37,7 +37,7 @@
 /* Shared memory as older images have it: by segment id, not by a file. */
 static bool is_segment(const VmaEntry *v)
 {
-	return v->status & VMA_ANON_SHARED && !(v->status & VMA_MEMFD);
+	return v->status & VMA_ANON_SHARED && !(v->status & (VMA_MEMFD | VMA_SYSVIPC));
 }
 
 static uint32_t open_flags(const VmaEntry *v)
@@ -250,7 +250,8 @@ static int inherit_areas(struct restore_session *s, struct rtask *t, struct err 
 	return 0;
 }
 
-static void map_area(struct restore_session *s, struct script *sc, const struct area *a)
+static int map_area(struct restore_session *s, struct script *sc, const struct area *a,
+		    struct err *err)
 {
 	static const uint32_t wanted = MAP_SHARED | MAP_PRIVATE | MAP_DROPPABLE | MAP_ANONYMOUS |
 				       MAP_GROWSDOWN | MAP_NORESERVE;
@@ -259,6 +260,8 @@ static void map_area(struct restore_session *s, struct script *sc, const struct 
 	uint32_t prot = a->open_write ? PROT_READ | PROT_WRITE : v->prot;
 	int64_t fd = -1;
 
+	if (v->status & VMA_SYSVIPC)
+		return sysv_map(s, sc, v, err);
 	if (!(v->status & VMA_ANON_PRIVATE)) {
 		fd = area_fd(s, v);
 		flags &= ~(uint32_t)MAP_ANONYMOUS;
@@ -268,6 +271,7 @@ static void map_area(struct restore_session *s, struct script *sc, const struct 
 	if (v->madv & 1ULL << MADV_HUGEPAGE)
 		script_try(sc, "allow huge pages", SYS_madvise, SV(v->start), SV(v->end - v->start),
 			   SV(MADV_HUGEPAGE));
+	return 0;
 }
 
 static int map_script(struct restore_session *s, struct rtask *t, struct err *err)
@@ -282,9 +286,9 @@ static int map_script(struct restore_session *s, struct rtask *t, struct err *er
 	for (size_t i = 0; i < sp->n; i++) {
 		if (t->inherits && sp->v[i].keep)
 			continue;
-		if (slot_room(s, rs, 2, 0, err) < 0)
+		if (slot_room(s, rs, SYSV_MAP_OPS, 0, err) < 0 ||
+		    map_area(s, &rs->script, &sp->v[i], err) < 0)
 			return -1;
-		map_area(s, &rs->script, &sp->v[i]);
 	}
 	if (slot_room(s, rs, 2, 0, err) < 0)
 		return -1;

@@ -51,7 +51,6 @@ static int check_area(const VmaEntry *v, struct err *err)
 		uint32_t bit;
 		const char *what;
 	} refused[] = {
-		{VMA_SYSVIPC, "System V shared memory"},
 		{VMA_SOCKET, "a packet socket's ring"},
 		{VMA_AIORING, "an asynchronous I/O ring"},
 		{VMA_SHSTK, "a shadow stack"},

@@ -156,7 +156,7 @@ static int load_optional(struct loader *l, const char *pattern, uint32_t id, voi
 	({                                                                  \
 		cleanup_input struct input in_ = {0};                       \
 		__typeof__(*(list)->v) entry_;                              \
-		int rc_ = input_open((l), &in_, (err), (object));           \
+		int rc_ = input_open((l), &in_, (err), "%s", (object));     \
 		while (rc_ == 1 && (rc_ = next(&in_, &entry_, (err))) == 1) \
 			if (!vec_push((list), entry_))                      \
 				rc_ = err_nomem(err);                       \
@@ -506,6 +506,72 @@ static int load_segments(struct loader *l, struct err *err)
 	return 0;
 }
 
+/* A queue and its messages: 1, 0 at the end of the image, -1. */
+static int load_queue(struct loader *l, struct input *in, struct snap_queue *q, struct err *err)
+{
+	struct snap_payload *m;
+	int rc = next(in, &q->entry, err);
+
+	if (rc != 1)
+		return rc;
+	/* each has a frame and some bytes in the image */
+	if (q->entry->qnum > in->reader.bytes / 8)
+		return err_set(err, EINVAL, "%s: queue %u cannot have %u messages", in->name,
+			       q->entry->desc->id, q->entry->qnum);
+	q->messages = arena_array(&l->snap->arena, struct snap_payload, q->entry->qnum + 1);
+	if (!q->messages)
+		return err_nomem(err);
+	for (uint32_t i = 0; i < q->entry->qnum; i++) {
+		m = &q->messages[i];
+		rc = next(in, &m->entry, err);
+		if (rc != 1)
+			return rc < 0 ? -1 :
+					err_set(err, EINVAL, "%s: messages are missing", in->name);
+		m->bytes = in->reader.extra_bytes;
+		m->data = arena_dup(&l->snap->arena, in->reader.extra, m->bytes);
+		if (!m->data)
+			return err_nomem(err);
+	}
+	return 1;
+}
+
+static int load_queues(struct loader *l, struct err *err)
+{
+	struct snap_ipc *ipc = &l->snap->ipc;
+	cleanup_input struct input in = {0};
+	struct snap_queue q;
+	int rc = input_open(l, &in, err, "ipcns-msg-%u.img", ipc->ns_id);
+
+	while (rc == 1 && (rc = load_queue(l, &in, &q, err)) == 1)
+		if (!vec_push(&ipc->msg, q))
+			return err_nomem(err);
+	return rc;
+}
+
+/* ipcns-*-N, where the root has another IPC namespace than whoever dumped it. */
+static int load_ipc(struct loader *l, struct err *err)
+{
+	const TaskKobjIdsEntry *outer = l->snap->inventory->root_ids;
+	const TaskKobjIdsEntry *root = l->snap->tasks.v[0]->ids;
+	struct snap_ipc *ipc = &l->snap->ipc;
+	char shm[64], sem[64];
+
+	if (!root || !root->has_ipc_ns_id || !root->ipc_ns_id ||
+	    (outer && outer->has_ipc_ns_id && outer->ipc_ns_id == root->ipc_ns_id))
+		return 0;
+	ipc->ns_id = root->ipc_ns_id;
+	snprintf(shm, sizeof(shm), "ipcns-shm-%u.img", ipc->ns_id);
+	snprintf(sem, sizeof(sem), "ipcns-sem-%u.img", ipc->ns_id);
+	if (load_optional(l, "ipcns-var-%u.img", ipc->ns_id, &ipc->var, err) ||
+	    load_list(l, &ipc->shm, shm, err) < 0 || LOAD_PAYLOADS(l, &ipc->sem, sem, err) < 0 ||
+	    load_queues(l, err) < 0)
+		return -1;
+	vec_foreach (e, &ipc->shm)
+		if (load_segment(l, (*e)->desc->id, err))
+			return -1;
+	return 0;
+}
+
 /* timens-N: N is 0 if the root stayed in the time namespace of whoever dumped it. */
 static int load_timens(struct loader *l, struct err *err)
 {
@@ -531,7 +597,7 @@ static int load_all(struct loader *l, struct err *err)
 	vec_foreach (task, &snap->tasks)
 		if (load_task(l, *task, err))
 			return -1;
-	if (load_timens(l, err) || load_contents(l, err) || load_segments(l, err))
+	if (load_timens(l, err) || load_contents(l, err) || load_segments(l, err) || load_ipc(l, err))
 		return -1;
 	return snapshot_verify(snap, err);
 }

@@ -111,6 +111,14 @@ static int save_payloads(struct saver *s, const char *object, const struct snap_
 	return put(s, &w, err, "%s", object);
 }
 
+/* Values and messages of IPC namespaces are padded to 8 bytes. */
+static void write_padding(struct image_writer *w, size_t bytes)
+{
+	static const uint8_t zero[8];
+
+	image_write_raw(w, zero, -bytes & 7);
+}
+
 static int save_pagemap(struct saver *s, const struct snap_pagemap *pm, struct err *err)
 {
 	PagemapHead head = PAGEMAP_HEAD__INIT;
@@ -226,6 +234,47 @@ static int save_files(struct saver *s, const struct snapshot *snap, struct err *
 	return 0;
 }
 
+static int save_queues(struct saver *s, const struct snap_ipc *ipc, struct err *err)
+{
+	struct image_writer w;
+
+	image_writer_init(&w, kind_of_pattern("ipcns-msg-%u.img"));
+	vec_foreach (q, &ipc->msg) {
+		image_write(&w, &q->entry->base);
+		for (uint32_t i = 0; i < q->entry->qnum; i++) {
+			image_write(&w, q->messages[i].entry);
+			image_write_raw(&w, q->messages[i].data, q->messages[i].bytes);
+			write_padding(&w, q->messages[i].bytes);
+		}
+	}
+	return put(s, &w, err, "ipcns-msg-%u.img", ipc->ns_id);
+}
+
+/* Of an IPC namespace all images exist, also those with nothing in them. */
+static int save_ipc(struct saver *s, const struct snap_ipc *ipc, struct err *err)
+{
+	struct image_writer w;
+
+	if (!ipc->ns_id)
+		return 0;
+	if (save_entry(s, "ipcns-var-%u.img", ipc->ns_id, &ipc->var->base, err))
+		return -1;
+	image_writer_init(&w, kind_of_pattern("ipcns-shm-%u.img"));
+	vec_foreach (e, &ipc->shm)
+		image_write(&w, &(*e)->base);
+	if (put(s, &w, err, "ipcns-shm-%u.img", ipc->ns_id))
+		return -1;
+	image_writer_init(&w, kind_of_pattern("ipcns-sem-%u.img"));
+	vec_foreach (p, &ipc->sem) {
+		image_write(&w, p->entry);
+		image_write_raw(&w, p->data, p->bytes);
+		write_padding(&w, p->bytes);
+	}
+	if (put(s, &w, err, "ipcns-sem-%u.img", ipc->ns_id))
+		return -1;
+	return save_queues(s, ipc, err);
+}
+
 /* seccomp.img always exists; without filters it holds an empty entry. */
 static int save_seccomp(struct saver *s, const struct snapshot *snap, struct err *err)
 {
@@ -257,7 +306,8 @@ int snapshot_save(const struct snapshot *snap, struct store *store, struct err *
 	struct saver s = {.store = store};
 	int rc = -1;
 
-	if (save_tree(&s, snap, err) || save_files(&s, snap, err) || save_seccomp(&s, snap, err))
+	if (save_tree(&s, snap, err) || save_files(&s, snap, err) || save_seccomp(&s, snap, err) ||
+	    save_ipc(&s, &snap->ipc, err))
 		goto finish;
 	if (snap->timens && save_entry(&s, "timens-%u.img", snap->timens_id, &snap->timens->base, err))
 		goto finish;

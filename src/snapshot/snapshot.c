@@ -15,7 +15,7 @@ struct list_index {
 };
 
 struct snap_index {
-	struct list_index tasks, files, shmem, remaps, ghosts, memfds, tty_info;
+	struct list_index tasks, files, shmem, remaps, ghosts, memfds, tty_info, sysv;
 };
 
 struct snapshot *snapshot_create(struct err *err)
@@ -41,6 +41,7 @@ static void free_index(struct snap_index *index)
 	map_free(&index->ghosts.map);
 	map_free(&index->memfds.map);
 	map_free(&index->tty_info.map);
+	map_free(&index->sysv.map);
 	free(index);
 }
 
@@ -72,6 +73,9 @@ void snapshot_free(struct snapshot *snap)
 	vec_free(&snap->tty_data);
 	vec_free(&snap->locks);
 	vec_free(&snap->shmem);
+	vec_free(&snap->ipc.shm);
+	vec_free(&snap->ipc.sem);
+	vec_free(&snap->ipc.msg);
 	free_index(snap->index);
 	arena_free(&snap->arena);
 	free(snap);
@@ -145,6 +149,12 @@ static bool tty_key(const void *element, uint64_t *key)
 	return true;
 }
 
+static bool sysv_key(const void *element, uint64_t *key)
+{
+	*key = ((const IpcShmEntry *)element)->desc->id;
+	return true;
+}
+
 #define LOOK_UP(snap, list, key, key_of)                                                    \
 	look_up(&(snap)->index->list, (void *const *)(snap)->list.v, (snap)->list.n, (key), \
 		(key_of))
@@ -177,6 +187,12 @@ struct snap_ghost *snapshot_ghost(const struct snapshot *snap, uint32_t remap_id
 MemfdInodeEntry *snapshot_memfd(const struct snapshot *snap, uint64_t inode_id)
 {
 	return LOOK_UP(snap, memfds, inode_id, memfd_key);
+}
+
+IpcShmEntry *snapshot_sysv(const struct snapshot *snap, uint64_t shmid)
+{
+	return look_up(&snap->index->sysv, (void *const *)snap->ipc.shm.v, snap->ipc.shm.n, shmid,
+		       sysv_key);
 }
 
 TtyInfoEntry *snapshot_tty_info(const struct snapshot *snap, uint32_t id)

@@ -21,6 +21,10 @@
 #include "fs.pb-c.h"
 #include "ghost-file.pb-c.h"
 #include "inventory.pb-c.h"
+#include "ipc-msg.pb-c.h"
+#include "ipc-sem.pb-c.h"
+#include "ipc-shm.pb-c.h"
+#include "ipc-var.pb-c.h"
 #include "memfd.pb-c.h"
 #include "mm.pb-c.h"
 #include "pagemap.pb-c.h"
@@ -93,6 +97,21 @@ struct snap_ghost {
 	size_t n_chunks;
 };
 
+/* A message queue: ipcns-msg-N.img. */
+struct snap_queue {
+	IpcMsgEntry *entry;
+	struct snap_payload *messages; /* IpcMsg; entry->qnum of them, in their order */
+};
+
+/* System V objects of a tree: ipcns-{var,shm,sem,msg}-N.img. */
+struct snap_ipc {
+	uint32_t ns_id; /* N; 0: the tree has none, and no IPC namespace of its own */
+	IpcVarEntry *var;
+	VEC(IpcShmEntry *) shm;       /* contents: pagemap-shmem-ID of desc->id */
+	VEC(struct snap_payload) sem; /* IpcSemEntry; nsems 16-bit values */
+	VEC(struct snap_queue) msg;
+};
+
 struct snap_task {
 	PstreeEntry *ps;       /* pid, ppid, pgid, sid, threads (leader first) */
 	CoreEntry **core;      /* one per ps->threads, same order; zombies: one */
@@ -122,6 +141,7 @@ struct snapshot {
 	VEC(TtyDataEntry *) tty_data;
 	VEC(FileLockEntry *) locks;
 	VEC(struct snap_pagemap *) shmem;
+	struct snap_ipc ipc;
 	bool incremental; /* some pages are in the store's parent, whose link snapshot_save keeps */
 	struct snap_index *index; /* for the look-ups */
 };
@@ -149,6 +169,7 @@ struct snap_pagemap *snapshot_shmem(const struct snapshot *snap, uint64_t shmid)
 RemapFilePathEntry *snapshot_remap(const struct snapshot *snap, uint32_t file_id); /* orig_id */
 struct snap_ghost *snapshot_ghost(const struct snapshot *snap, uint32_t remap_id);
 MemfdInodeEntry *snapshot_memfd(const struct snapshot *snap, uint64_t inode_id);
+IpcShmEntry *snapshot_sysv(const struct snapshot *snap, uint64_t shmid);
 TtyInfoEntry *snapshot_tty_info(const struct snapshot *snap, uint32_t id);
 
 /* "pagemap-34.img" of a pagemap, for messages and stores. */

@@ -57,7 +57,7 @@ static const struct {
 	const char *name;
 	size_t has, id;
 } namespaces[] = {
-	NAMESPACE(pid), NAMESPACE(net),  NAMESPACE(ipc),    NAMESPACE(uts),
+	NAMESPACE(pid), NAMESPACE(net),  NAMESPACE(uts),
 	NAMESPACE(mnt), NAMESPACE(user), NAMESPACE(cgroup),
 };
 
@@ -69,14 +69,18 @@ static uint32_t namespace_id(const TaskKobjIdsEntry *ids, size_t has, size_t id)
 	return *(const protobuf_c_boolean *)(base + has) ? *(const uint32_t *)(base + id) : 0;
 }
 
-/* Every task must be in the namespaces of whoever dumped it; only time can be one of the tree's own. */
+/* Those that can be the tree's own, and then are of all its tasks. */
+static const struct {
+	const char *name;
+	size_t has, id;
+} own_namespaces[] = {NAMESPACE(time), NAMESPACE(ipc)};
+
+/* Every task must be in the namespaces of whoever dumped it, but for time and IPC. */
 static int verify_namespaces(const struct snapshot *snap, const struct snap_task *task,
 			     struct err *err)
 {
 	const TaskKobjIdsEntry *outer = snap->inventory->root_ids;
 	const TaskKobjIdsEntry *root = snap->tasks.v[0]->ids;
-	const size_t has_time = offsetof(TaskKobjIdsEntry, has_time_ns_id);
-	const size_t time = offsetof(TaskKobjIdsEntry, time_ns_id);
 	uint32_t id;
 
 	for (size_t i = 0; i < ARRAY_SIZE(namespaces); i++) {
@@ -87,11 +91,14 @@ static int verify_namespaces(const struct snapshot *snap, const struct snap_task
 				       "dumped it; restoring namespaces is not supported",
 				       task->ps->pid, task->ps->pid, namespaces[i].name, id);
 	}
-	if (root && namespace_id(task->ids, has_time, time) != namespace_id(root, has_time, time))
-		return err_set(err, EOPNOTSUPP,
-			       "ids-%u.img: pid %u is in another time namespace than the root of the tree; "
-			       "that is not supported",
-			       task->ps->pid, task->ps->pid);
+	for (size_t i = 0; root && i < ARRAY_SIZE(own_namespaces); i++) {
+		id = namespace_id(task->ids, own_namespaces[i].has, own_namespaces[i].id);
+		if (id != namespace_id(root, own_namespaces[i].has, own_namespaces[i].id))
+			return err_set(err, EOPNOTSUPP,
+				       "ids-%u.img: pid %u is in another %s namespace than the root of the tree; "
+				       "that is not supported",
+				       task->ps->pid, task->ps->pid, own_namespaces[i].name);
+	}
 	return 0;
 }
 
@@ -211,7 +218,8 @@ static int verify_tree(const struct snapshot *snap, struct err *err)
 
 int snapshot_verify(const struct snapshot *snap, struct err *err)
 {
-	if (verify_inventory(snap, err) || verify_tree(snap, err) || verify_files(snap, err))
+	if (verify_inventory(snap, err) || verify_tree(snap, err) || verify_files(snap, err) ||
+	    verify_ipc(snap, err))
 		return -1;
 	return verify_memory(snap, err);
 }

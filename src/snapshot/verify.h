@@ -15,6 +15,9 @@ int verify_cores(const struct snapshot *snap, const struct snap_task *task, stru
 /* verify_files.c: files.img and everything that names file ids, but memory. */
 int verify_files(const struct snapshot *snap, struct err *err) must_check;
 
+/* verify_ipc.c: ipcns-*-N.img. Areas refer to segments, so it comes before verify_memory. */
+int verify_ipc(const struct snapshot *snap, struct err *err) must_check;
+
 /* verify_memory.c: mm-PID.img and the pagemaps. */
 int verify_memory(const struct snapshot *snap, struct err *err) must_check;
 

@@ -27,7 +27,6 @@ static const struct {
 	uint32_t status;
 	const char *what;
 } unsupported[] = {
-	{VMA_SYSVIPC, "System V shared memory"},
 	{VMA_SOCKET, "the ring of a packet socket"},
 	{VMA_AIORING, "an asynchronous I/O context (io_setup)"},
 	{VMA_SHSTK, "a shadow stack"},
@@ -57,12 +56,28 @@ static int verify_segment(const struct snapshot *snap, uint64_t shmid, struct er
 		       (unsigned long long)shmid);
 }
 
+static int verify_sysv_area(const struct snapshot *snap, uint32_t pid, const VmaEntry *vma,
+			    struct err *err)
+{
+	const IpcShmEntry *e = snapshot_sysv(snap, vma->shmid);
+
+	if (!e)
+		return bad_vma(pid, vma, err,
+			       "the System V segment that it maps is not in ipcns-shm-N.img");
+	if (!(vma->status & VMA_ANON_SHARED) || !(vma->flags & MAP_SHARED) ||
+	    vma->pgoff + (vma->end - vma->start) > PAGE_ALIGN(e->size))
+		return bad_vma(pid, vma, err, "it cannot be a part of its System V segment");
+	return verify_segment(snap, vma->shmid, err);
+}
+
 /* The file or segment behind a mapping. */
 static int verify_backing(const struct snapshot *snap, uint32_t pid, const VmaEntry *vma,
 			  struct err *err)
 {
 	const FileEntry *file;
 
+	if (vma->status & VMA_SYSVIPC)
+		return verify_sysv_area(snap, pid, vma, err);
 	if (vma->status & VMA_ANON_SHARED)
 		return verify_segment(snap, vma->shmid, err);
 	if (!(vma->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED)))
@@ -223,7 +238,8 @@ int verify_task_pages(const struct snap_task *task, struct err *err)
 /* How large a segment must be for what is mapped of it. */
 static uint64_t segment_bytes(const struct snapshot *snap, uint64_t shmid)
 {
-	uint64_t bytes = 0;
+	const IpcShmEntry *sysv = snapshot_sysv(snap, shmid);
+	uint64_t bytes = sysv ? sysv->size : 0;
 
 	vec_foreach (memfd, &snap->memfds)
 		if ((*memfd)->shmid == shmid)

@@ -55,7 +55,9 @@ check inflight 'in flight|scm_rights' '[34]'
 check seccomp 'seccomp'
 check uts 'uts.*namespace|namespace.*uts'
 check pidfd 'pidfd' 3
-check sysvshm 'sysv|system v'
+check sysvshm 'system v.*attached 2 times, of which 1'
+check sysvsem 'system v semaphores .*unshare --ipc'
+check sysvmsg 'system v message queue .*unshare --ipc'
 check netlink 'netlink' 3
 check packet 'packet' 3
 check fanotify 'fanotify' 3

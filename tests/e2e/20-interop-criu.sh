@@ -36,6 +36,8 @@ criu_lacks() { # dump|restore VICTIM
 	restore:orphans | restore:adopted) echo "loses the subreaper's adopted children" ;;
 	restore:personality) echo "does not restore the personality" ;;
 	*:pipe_packet) echo "has no packet mode" ;;
+	dump:sysv_shm) echo "takes segments of an IPC namespace of the tree only" ;;
+	restore:sysv_shm) echo "does not take a part of a segment" ;;
 	*:threads_more) echo "has no I/O priority, timer slack and affinity" ;;
 	*:timerfd_unread) echo "disarms a periodic timer that has expired" ;;
 	*:udp_multicast) echo "does not keep multicast memberships" ;;

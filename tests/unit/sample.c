@@ -348,6 +348,8 @@ static struct snap_task *sample_task(struct snapshot *snap, uint32_t pid, uint32
 	task->ids = sample_new(snap, TaskKobjIdsEntry, task_kobj_ids_entry);
 	task->ids->vm_id = task->ids->fs_id = task->ids->sighand_id = pid;
 	task->ids->files_id = 2;
+	task->ids->has_ipc_ns_id = true;
+	task->ids->ipc_ns_id = SAMPLE_IPC;
 	task->mm = sample_mm(snap);
 	task->fs = sample_new(snap, FsEntry, fs_entry);
 	task->fs->cwd_id = FILE_CWD;
@@ -368,6 +370,52 @@ static void sample_fd(struct snapshot *snap, struct snap_task *task, uint32_t fd
 	e->id = id;
 	e->type = snapshot_file(snap, id)->type;
 	sample_check(vec_push(&task->fds, e));
+}
+
+static IpcDescEntry *sample_desc(struct snapshot *snap, uint32_t id)
+{
+	IpcDescEntry *desc = sample_new(snap, IpcDescEntry, ipc_desc_entry);
+
+	desc->key = 0x1000 + id;
+	desc->mode = 0640;
+	desc->id = id;
+	return desc;
+}
+
+/* A segment, two semaphores, and a queue with two messages. */
+static void sample_ipc(struct snapshot *snap)
+{
+	IpcShmEntry *shm = sample_new(snap, IpcShmEntry, ipc_shm_entry);
+	IpcSemEntry *sem = sample_new(snap, IpcSemEntry, ipc_sem_entry);
+	struct snap_queue queue = {.entry = sample_new(snap, IpcMsgEntry, ipc_msg_entry)};
+	struct snap_payload values = {.entry = &sem->base, .bytes = 4};
+
+	snap->ipc.ns_id = SAMPLE_IPC;
+	snap->ipc.var = sample_new(snap, IpcVarEntry, ipc_var_entry);
+	snap->ipc.var->n_sem_ctls = 4;
+	snap->ipc.var->sem_ctls = sample_array(snap, uint32_t, 4);
+	shm->desc = sample_desc(snap, SAMPLE_SEGMENT);
+	shm->size = 2 * PAGE_BYTES - 5;
+	shm->has_in_pagemaps = shm->in_pagemaps = true;
+	sample_check(vec_push(&snap->ipc.shm, shm));
+	sem->desc = sample_desc(snap, 1);
+	sem->nsems = 2;
+	values.data = (uint8_t *)sample_array(snap, uint16_t, 2);
+	values.data[2] = 3;
+	sample_check(vec_push(&snap->ipc.sem, values));
+	queue.entry->desc = sample_desc(snap, 2);
+	queue.entry->qnum = 2;
+	queue.messages = sample_array(snap, struct snap_payload, 2);
+	for (size_t i = 0; i < 2; i++) {
+		IpcMsg *m = sample_new(snap, IpcMsg, ipc_msg);
+
+		m->mtype = i + 1;
+		m->msize = (uint32_t)(5 * i);
+		queue.messages[i].entry = &m->base;
+		queue.messages[i].data = (uint8_t *)"bytes";
+		queue.messages[i].bytes = m->msize;
+	}
+	sample_check(vec_push(&snap->ipc.msg, queue));
 }
 
 struct snapshot *sample_snapshot(void)
@@ -407,6 +455,10 @@ struct snapshot *sample_snapshot(void)
 	sample_check(vec_push(&snap->tasks, zombie));
 	pm = sample_pagemap(snap, true, 500, 1);
 	sample_pages(snap, pm, 0, 3);
+	sample_check(vec_push(&snap->shmem, pm));
+	sample_ipc(snap);
+	pm = sample_pagemap(snap, true, SAMPLE_SEGMENT, 7);
+	sample_pages(snap, pm, 0, 2);
 	sample_check(vec_push(&snap->shmem, pm));
 	pm = sample_pagemap(snap, true, 600, 2);
 	sample_pages(snap, pm, 7 * PAGE_BYTES, 1);

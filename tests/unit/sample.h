@@ -14,6 +14,9 @@ enum {
 	SAMPLE_CHILD = 102,
 	SAMPLE_ZOMBIE = 103,
 
+	SAMPLE_IPC = 100,     /* its IPC namespace */
+	SAMPLE_SEGMENT = 700, /* System V: two pages less some bytes; nobody has attached it */
+
 	FILE_EXE = 1,
 	FILE_CWD,
 	FILE_ROOT,

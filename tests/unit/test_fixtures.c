@@ -759,7 +759,6 @@ static void refusals(void **state)
 		const char *name, *text;
 	} cases[] = {
 		{"seccomp", "core-34.img: thread 34 of pid 34 has a seccomp filter"},
-		{"sysv", "ids-34.img: pid 34 is in another ipc namespace"},
 		{"lazydump",
 		 "pagemap-30.img: 1 pages at 20000000: the contents stayed with the source"},
 		{"parentchain/base", "pstree.img: the image is missing"},

@@ -52,7 +52,15 @@ static void what_is_saved_loads_again(void **state)
 	assert_memory_equal(snapshot_ghost(back, 0x1f)->data, "onetwo", 6);
 	assert_memory_equal(back->pipes_data.v[0].data, "pipe", 4);
 	assert_memory_equal(back->sk_queues.v[0].data, "packet", 6);
-	assert_int_equal(back->shmem.n, 2);
+	assert_int_equal(back->shmem.n, 3);
+	assert_int_equal(back->ipc.ns_id, SAMPLE_IPC);
+	assert_int_equal(snapshot_sysv(back, SAMPLE_SEGMENT)->size, 2 * PAGE_BYTES - 5);
+	assert_null(snapshot_sysv(back, 600));
+	assert_int_equal(back->ipc.sem.v[0].bytes, 4);
+	assert_int_equal(back->ipc.sem.v[0].data[2], 3);
+	assert_int_equal(back->ipc.msg.n, 1);
+	assert_int_equal(back->ipc.msg.v[0].messages[0].bytes, 0);
+	assert_memory_equal(back->ipc.msg.v[0].messages[1].data, "bytes", 5);
 	assert_non_null(back->timens);
 	assert_non_null(back->seccomp); /* an empty entry is written, as CRIU does */
 	assert_int_equal(back->seccomp->n_seccomp_filters, 0);
@@ -149,9 +157,12 @@ static void missing_images_are_named(void **state)
 		"pagemap-102.img",
 		"pagemap-shmem-500.img",
 		"pagemap-shmem-600.img",
+		"pagemap-shmem-700.img",
 	};
-	static const char *const optional[] = {"timens-0.img", "seccomp.img", "fdinfo-2.img",
-					       "pipes-data.img"};
+	static const char *const optional[] = {"timens-0.img",      "seccomp.img",
+					       "fdinfo-2.img",      "pipes-data.img",
+					       "ipcns-var-100.img", "ipcns-sem-100.img",
+					       "ipcns-msg-100.img"};
 	struct snapshot *snap = sample_snapshot(), *back;
 	struct err err = {0};
 	char what[64];
@@ -165,7 +176,7 @@ static void missing_images_are_named(void **state)
 
 		for (const struct image_kind *k = image_kinds; k->pattern; k++) {
 			static const unsigned int numbers[] = {0,   2,   0x1f, 100, 101,
-							       102, 103, 500,  600};
+							       102, 103, 500,  600, 700};
 
 			for (size_t n = 0; n < ARRAY_SIZE(numbers); n++) {
 				snprintf(what, sizeof(what), k->pattern, numbers[n]);
@@ -206,7 +217,7 @@ static void lookups_follow_additions(void **state)
 	assert_int_equal(snapshot_file(snap, FILE_EXE)->id, FILE_EXE);
 	assert_ptr_equal(snapshot_memfd(snap, 1), snap->memfds.v[0]);
 	assert_ptr_equal(snapshot_tty_info(snap, 2), snap->tty_info.v[0]);
-	assert_ptr_equal(snapshot_shmem(snap, 600), snap->shmem.v[1]);
+	assert_ptr_equal(snapshot_shmem(snap, 600), snap->shmem.v[2]);
 	snapshot_free(snap);
 	snapshot_free(NULL);
 }
@@ -247,6 +258,7 @@ static void missing_pages_are_found(void **state)
 	put_pages(s, SAMPLE_ROOT, 5);
 	put_pages(s, SAMPLE_CHILD, 5);
 	put_pages(s, 1, 3);
+	put_pages(s, 7, 2);
 	put_pages(s, 2, 0);
 	assert_int_equal(store_complete(s, &err), 0);
 	assert_int_equal(snapshot_check_pages(snap, s, &err), -1);
@@ -315,6 +327,8 @@ static void add_rights(struct snapshot *s, uint32_t file_id)
 }
 
 /* Each case: a number for the switch, what is broken, what is said. */
+#define SEGMENT s->ipc.shm.v[0]
+#define MESSAGE ((IpcMsg *)s->ipc.msg.v[0].messages[1].entry)
 #define CASES(X)                                                                                    \
 	X(s->inventory->img_version = 3, "inventory.img: version 3")                                \
 	X(s->inventory->fdinfo_per_id = false, "inventory.img: fdinfo_per_id is not set")           \
@@ -421,7 +435,7 @@ static void add_rights(struct snapshot *s, uint32_t file_id)
 	X(MM->vmas[6]->end = 1UL << 57, "not a range of pages")                                     \
 	X(MM->vmas[1]->status |= 1u << 30, "its status has bits that are not known")                \
 	X(MM->vmas[4]->shmid = 601, "pagemap-shmem-601.img: the image is missing")                  \
-	X(MM->vmas[4]->status |= VMA_SYSVIPC, "System V shared memory, which is not supported")     \
+	X(MM->vmas[4]->status |= VMA_SYSVIPC, "the System V segment that it maps is not in")        \
 	X(MM->vmas[1]->status |= VMA_SHSTK, "a shadow stack, which is not supported")               \
 	X(MM->vmas[1]->status |= VMA_AIORING, "asynchronous I/O")                                   \
 	X(MM->vmas[1]->status |= VMA_FILE_SHARED, "does not say what is behind it")                 \
@@ -445,7 +459,22 @@ static void add_rights(struct snapshot *s, uint32_t file_id)
 	X(RUN(1)->vaddr = 0x20000000, "outside of the private areas in mm")                         \
 	X(RUN(2)->vaddr = 0xffffffffff600000, "not a range of pages")                               \
 	X(s->shmem.v[0]->entries.v[0]->nr_pages = 4, "pagemap-shmem-500.img: 4 pages at 0: behind") \
-	X(s->shmem.v[1]->entries.v[0]->vaddr += 4096, "pagemap-shmem-600.img")
+	X(s->shmem.v[2]->entries.v[0]->vaddr += 4096, "pagemap-shmem-600.img")                      \
+	X(s->shmem.v[1]->entries.v[0]->nr_pages = 3, "pagemap-shmem-700.img: 3 pages at 0: behind") \
+	X((MM->vmas[4]->status |= VMA_SYSVIPC, MM->vmas[4]->shmid = SAMPLE_SEGMENT),                \
+	  "it cannot be a part of its System V segment")                                            \
+	X(CHILD->ids->ipc_ns_id = 77, "pid 102 is in another ipc namespace than the root")          \
+	X(SEGMENT->desc->id = 701, "id 701 (key 0x12bc): the id occurs twice")                      \
+	X(SEGMENT->desc->id = UINT32_MAX, "ipcns-shm-100.img: id 4294967295")                       \
+	X(SEGMENT->size = 0, "ipcns-shm-100.img: id 700 (key 0x12bc): the size is not possible")    \
+	X(SEGMENT->in_pagemaps = false, "ipcns-shm-100.img: the contents of segment 700")           \
+	X((SEGMENT->has_hugetlb_flag = true, SEGMENT->hugetlb_flag = 1), "SHM_HUGETLB")             \
+	X(s->ipc.var->n_sem_ctls = 3, "ipcns-var-100.img: there are not four limits")               \
+	X(s->ipc.sem.v[0].bytes = 2, "ipcns-sem-100.img: id 1 (key 0x1001): values are missing")    \
+	X(((IpcSemEntry *)s->ipc.sem.v[0].entry)->nsems = 0, "the number of semaphores is not")     \
+	X(MESSAGE->mtype = 0, "ipcns-msg-100.img: id 2 (key 0x1002): it has a message that is not") \
+	X(MESSAGE->mtype = 1UL << 63, "it has a message that is not possible")                      \
+	X(MESSAGE->msize = 6, "it has a message that is not possible")
 
 #define BREAK(change, said)            \
 	case __COUNTER__ - FIRST_CASE: \

@@ -17,7 +17,9 @@
 #include <stdio.h>
 #include <sys/fanotify.h>
 #include <sys/inotify.h>
+#include <sys/msg.h>
 #include <sys/prctl.h>
+#include <sys/sem.h>
 #include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -146,15 +148,75 @@ static void pidfd_check(void)
 	CHECK(syscall(SYS_pidfd_send_signal, fds[0], 0, NULL, 0) == 0, "pidfd: %s", strerror(errno));
 }
 
+// A segment that a process outside of the tree has attached, too: one that has left it.
 static void sysvshm_set_up(void)
 {
-	int id = MUST(shmget(IPC_PRIVATE, VICTIM_PAGE, 0600));
-	char *ptr = shmat(id, NULL, 0);
+	int ready[2];
+	char *ptr, byte;
 
+	fds[0] = MUST(shmget(IPC_PRIVATE, VICTIM_PAGE, 0600));
+	ptr = shmat(fds[0], NULL, 0);
 	CHECK(ptr != (void *)-1, "shmat: %s", strerror(errno));
-	MUST(shmctl(id, IPC_RMID, NULL));
-	fds[0] = id;
+	MUST(shmctl(fds[0], IPC_RMID, NULL));
 	strcpy(ptr, "segment");
+	MUST(pipe(ready));
+	if (MUST(fork()) == 0) {
+		pid_t victim = getppid();
+
+		if (MUST(fork()))
+			_exit(0);
+		close(ready[0]);
+		CHECK(write(ready[1], "", 1) == 1, "write: %s", strerror(errno));
+		close(ready[1]);
+		while (kill(victim, 0) == 0)
+			victim_sleep_ms(20);
+		_exit(0);
+	}
+	MUST(wait(NULL));
+	close(ready[1]);
+	CHECK(read(ready[0], &byte, 1) == 1, "no word of the other one");
+	close(ready[0]);
+}
+
+static void sysvshm_check(void)
+{
+	struct shmid_ds ds;
+
+	MUST(shmctl(fds[0], IPC_STAT, &ds));
+	CHECK(ds.shm_nattch == 2, "attached %lu times", (unsigned long)ds.shm_nattch);
+}
+
+static void sysvsem_set_up(void)
+{
+	fds[0] = MUST(semget(IPC_PRIVATE, 1, 0600));
+	MUST(semctl(fds[0], 0, SETVAL, 3));
+	MUST(semop(fds[0], &(struct sembuf){0, -1, 0}, 1));
+}
+
+static void sysvsem_check(void)
+{
+	CHECK(semctl(fds[0], 0, GETVAL) == 2, "value %d", semctl(fds[0], 0, GETVAL));
+	MUST(semctl(fds[0], 0, IPC_RMID));
+}
+
+static void sysvmsg_set_up(void)
+{
+	struct {
+		long type;
+		char text[4];
+	} m = {1, "one"};
+
+	fds[0] = MUST(msgget(IPC_PRIVATE, 0600));
+	MUST(msgsnd(fds[0], &m, sizeof(m.text), 0));
+}
+
+static void sysvmsg_check(void)
+{
+	struct msqid_ds ds;
+
+	MUST(msgctl(fds[0], IPC_STAT, &ds));
+	CHECK(ds.msg_qnum == 1, "%lu messages", (unsigned long)ds.msg_qnum);
+	MUST(msgctl(fds[0], IPC_RMID, NULL));
 }
 
 static void nothing_to_check(void)
@@ -356,7 +418,9 @@ static const struct {
 	{"seccomp", seccomp_set_up, seccomp_check},
 	{"uts", uts_set_up, uts_check},
 	{"pidfd", pidfd_set_up, pidfd_check},
-	{"sysvshm", sysvshm_set_up, nothing_to_check},
+	{"sysvshm", sysvshm_set_up, sysvshm_check},
+	{"sysvsem", sysvsem_set_up, sysvsem_check},
+	{"sysvmsg", sysvmsg_set_up, sysvmsg_check},
 	{"netlink", netlink_set_up, nothing_to_check},
 	{"packet", packet_set_up, nothing_to_check},
 	{"fanotify", fanotify_set_up, nothing_to_check},

@@ -28,8 +28,7 @@ static const char memfd_prefix[] = "/memfd:";
 static const char deleted[] = " (deleted)";
 static const char zero_name[] = "/dev/zero";
 
-/* The device number of the kernel's own shmem mount, on which all of these files live; 0 if unknown. */
-static dev_t shmem_dev(void)
+dev_t memfd_shmem_dev(void)
 {
 	static dev_t dev;
 	struct stat st;
@@ -58,7 +57,7 @@ static bool is_zero_link(const char *link)
 
 bool memfd_is_shared_memory(const struct stat *st, const char *link)
 {
-	return S_ISREG(st->st_mode) && st->st_nlink == 0 && st->st_dev == shmem_dev() &&
+	return S_ISREG(st->st_mode) && st->st_nlink == 0 && st->st_dev == memfd_shmem_dev() &&
 	       (is_memfd_link(link) || is_zero_link(link));
 }
 
@@ -66,7 +65,7 @@ bool memfd_is_shared_memory(const struct stat *st, const char *link)
 static bool is_huge(const struct stat *st, const char *link)
 {
 	return S_ISREG(st->st_mode) && st->st_nlink == 0 && is_memfd_link(link) &&
-	       (unsigned long)st->st_blksize > PAGE_BYTES && st->st_dev != shmem_dev();
+	       (unsigned long)st->st_blksize > PAGE_BYTES && st->st_dev != memfd_shmem_dev();
 }
 
 /* ---- capture ---- */

@@ -6,7 +6,7 @@
 #   tools/setup.sh test     and to run make check, demo and bench (the default)
 #   tools/setup.sh ci       and to run .ci/run
 #
-# Services that come with a package (sshd, redis, nginx) are not started.
+# Services that come with a package (sshd, redis, postgresql, nginx) are not started.
 set -eu
 
 build="gcc libc6-dev make meson ninja-build pkg-config protobuf-c-compiler libprotobuf-c-dev
@@ -14,7 +14,7 @@ build="gcc libc6-dev make meson ninja-build pkg-config protobuf-c-compiler libpr
        liblz4-dev libzstd-dev"
 test="libcmocka-dev python3 perl bash procps psmisc util-linux mandoc clang-format git
       iproute2 openssh-client openssh-server openssl
-      sqlite3 redis-server redis-tools nginx-light xz-utils lz4 zstd tmux
+      sqlite3 redis-server redis-tools postgresql-15 nginx-light xz-utils lz4 zstd tmux
       qemu-system-x86 busybox-static fuse3 fio stress-ng sshfs"
 ci="clang clang-tidy libclang-rt-dev"
 

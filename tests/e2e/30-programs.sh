@@ -217,6 +217,45 @@ test_redis() {
 		complain "replies are lost or repeated: $(tail -n 2 "$vdir/replies")"
 }
 
+# System V shared memory, and processes of the server for each client; committed is what was answered.
+test_postgres() {
+	local bin=/usr/lib/postgresql/15/bin db before
+	need $bin/postgres setpriv || return 2
+	before=$(segments)
+	db=$(mktemp -d /tmp/ferry-postgres-XXXXXX)
+	cat >"$db/run.sh" <<-END
+		$bin/initdb -D $db/data -A trust -N >initdb.log 2>&1
+		$bin/postgres -D $db/data -k $db -c listen_addresses= >server.log 2>&1 &
+		until $bin/psql -h $db -c 'create table t (n serial, at timestamp)' postgres >/dev/null 2>&1; do sleep 0.1; done
+		yes "insert into t(at) values (now()) returning n;" | $bin/psql -qAt -h $db postgres >replies
+	END
+	chown -R nobody "$db"
+	start setpriv --reuid nobody --regid nogroup --clear-groups sh -c "cd $db && exec sh run.sh"
+	wait_for 60 longer "$db/replies" 100 || complain "no load: $(tail -n 2 "$db"/*.log)" || return 1
+	move && grows "$db/replies" && move && grows "$db/replies" || return 1
+	kill_tree "$pid"
+	[ "$(segments)" = "$before" ] || complain "segments are left: $(ipcs -m)" || return 1
+	check_rows "$db" "$bin"
+	rm -rf "$db"
+}
+
+# How many System V segments there are of whoever runs the server.
+segments() {
+	ipcs -m | grep -cw nobody
+}
+
+# Every answer came once, in order, and is in the data base, which recovers from the end of all its processes.
+check_rows() {
+	local db=$1 bin=$2 n rows
+	n=$(grep -c . "$db/replies")
+	seq "$n" | cmp -s - <(grep . "$db/replies" | head -n "$n") ||
+		complain "answers are lost or repeated: $(tail -n 2 "$db/replies")" || return 1
+	rm -f "$db/data/postmaster.pid"
+	rows=$(echo 'select count(*) from t where n <= '"$n" | setpriv --reuid nobody --regid nogroup \
+		--clear-groups sh -c "cd $db && $bin/postgres --single -D data postgres" 2>&1 | grep -o 'count = "[0-9]*"')
+	[ "$rows" = "count = \"$n\"" ] || complain "the data base has $rows of $n rows"
+}
+
 # Serving: no connection may be open at the instant of the dump, so it is repeated until it hits one.
 test_nginx() {
 	need nginx python3 || return 2
@@ -304,7 +343,7 @@ test_gcc_build() {
 	[ "$(sort "$vdir/built" | uniq -d)" = "" ] || complain "built twice: $(sort "$vdir/built" | uniq -d)"
 }
 
-for name in ${*:-python_threads python_asyncio perl bash_pipeline sqlite redis nginx xz gcc_build}; do
+for name in ${*:-python_threads python_asyncio perl bash_pipeline sqlite redis postgres nginx xz gcc_build}; do
 	why='' pid='' moves=0
 	vdir=$(mktemp -d "$TEST_TMP/$name-XXXXXX")
 	"test_$name"

@@ -83,6 +83,45 @@ redis_ends() {
 	[ "$(grep -ac incr "$(files_of "$1")$work/appendonlydir"/*.incr.aof)" -ge 300 ] || complain "the append-only file misses writes"
 }
 
+# A server with System V and POSIX shared memory, of a user that is not root; its clients come and go.
+postgres() {
+	local bin=/usr/lib/postgresql/15/bin pid
+	[ -x $bin/postgres ] || skip_case "no postgresql"
+	fresh
+	on a chown worker $work
+	on a setpriv --reuid worker --regid worker --init-groups $bin/initdb -D $work/data -A trust -N >/dev/null || return 1
+	pid=$(start a setpriv --reuid worker --regid worker --init-groups $bin/postgres -D $work/data -k $work -c listen_addresses=) || return 1
+	wait_for 20 sql a 'create table t (n serial, host text)' || complain "does not start: $(cat "$(files_of a)$work/out")" || return 1
+	rows_to a 50 || return 1
+	there_and_back "$pid" postgres_goes_on postgres_ends
+}
+
+# In the tree's own files: with lazy files its socket is not among those of the host.
+sql() {
+	on "$1" sh -c 'exec /usr/lib/postgresql/15/bin/psql -qAt -h /proc/$2/root$1 -U worker -c "$3" postgres' \
+		sh $work "$pid" "$2"
+}
+
+# Fifty more rows, after which there are $2.
+rows_to() {
+	local got
+	got=$(sql "$1" "insert into t(host) select '$1' from generate_series(1, 50); select count(*), max(n) from t")
+	[ "$got" = "$2|$2" ] || complain "rows on $1: '$got', not $2"
+}
+
+postgres_goes_on() {
+	rows_to "$1" 100
+}
+
+postgres_ends() {
+	rows_to "$1" 150 || return 1
+	on "$1" kill -INT "$2"
+	ended "$1" "$2" 20 || return 1
+	grep -q 'database system is shut down' "$(files_of "$1")$work/out" || complain "no clean end: $(tail -n 2 "$(files_of "$1")$work/out")" || return 1
+	on a ipcs -m | grep -w worker && complain "a segment is left at home"
+	[ $? = 1 ]
+}
+
 # In the middle of a transaction: the journal and the locks move too.
 sqlite() {
 	local pid
@@ -288,6 +327,7 @@ begin
 test_case "python service: threads, children, pipes, open log" python_service
 test_case "python asyncio with a child" asyncio_program
 test_case "redis-server on a unix socket" redis
+test_case "postgresql with lazy files: System V memory, clients come and go" lazily postgres
 test_case "sqlite3 inside a transaction" sqlite
 test_case "bash pipeline with job control" bash_pipeline
 test_case "perl" perl_counter

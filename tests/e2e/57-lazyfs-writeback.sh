@@ -42,10 +42,12 @@ model() {
 
 # The same while the source's processes are killed again and again: nothing is lost, and nothing done twice.
 killed() {
-	local seed killer rc
-	for seed in 11 12; do
+	local seed killer rc hit=0
+	# where the killer does not get the processor in time, nothing was tested
+	for seed in 11 12 13 14 15 16; do
+		[ $hit -lt 2 ] || break
 		fresh --no-background || return 1
-		while sleep 0.3; do kill_agents; done &
+		while sleep 0.2; do kill_agents; done &
 		killer=$!
 		model_check "$shown" "$TEST_TMP/model" "$seed" "${OPERATIONS:-400}" writeback
 		rc=$?
@@ -53,9 +55,10 @@ killed() {
 		wait $killer 2>/dev/null
 		[ $rc = 0 ] || return 1
 		model_check "$files" "$TEST_TMP/model" 0 0 check || complain "seed $seed, at home: $why" || return 1
-		[ "$(field connects)" -gt 1 ] || complain "nothing was killed" || return 1
+		[ "$(field connects)" -gt 1 ] && hit=$((hit + 1))
 		lazy_umount || complain "seed $seed: cannot unmount" || return 1
 	done
+	[ $hit = 2 ] || complain "nothing was killed in $((6 - hit)) of 6 rounds"
 }
 
 arrives() {

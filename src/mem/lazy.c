@@ -201,17 +201,20 @@ static void trim(const struct lazy_space *sp, struct lazy_run *run)
 		run->pages = source->ops->extent(source, sp->object, run->dump, run->pages);
 }
 
-/* 0; 1: the source takes no more now, or is lost; -1. */
-static int send_request(struct lazy_space *sp, const struct lazy_run *run, bool urgent,
-			struct err *err)
+/* False: not now, as the source takes no more, or is lost, or there is no memory. */
+static bool send_request(struct lazy_space *sp, const struct lazy_run *run, bool urgent)
 {
 	struct lazy *z = sp->z;
 	struct lazy_request *rq = calloc(1, sizeof(*rq));
 	struct err why;
 	int r;
 
-	if (!rq)
-		return err_nomem(err);
+	if (!rq) {
+		log_warn("no memory for a request; the next look tries again");
+		if (urgent)
+			lazy_retry_soon(z);
+		return false;
+	}
 	*rq = (struct lazy_request){
 		.object = sp->object,
 		.vaddr = run->dump,
@@ -227,7 +230,7 @@ static int send_request(struct lazy_space *sp, const struct lazy_run *run, bool 
 	ask(z, sp->object, run->dump, run->pages, true);
 	r = z->source->ops->request(z->source, rq, &why);
 	if (r == 0)
-		return 0;
+		return true;
 	forget_request(z, rq);
 	if (r < 0) {
 		/* we may be inside of an answer: the other requests stay until that has ended */
@@ -236,7 +239,7 @@ static int send_request(struct lazy_space *sp, const struct lazy_run *run, bool 
 	} else if (urgent) {
 		lazy_retry_soon(z);
 	}
-	return 1;
+	return false;
 }
 
 static bool asked_urgently(const struct lazy *z, lazy_object object, uint64_t dump)
@@ -248,21 +251,21 @@ static bool asked_urgently(const struct lazy *z, lazy_object object, uint64_t du
 	return false;
 }
 
-int lazy_ask_urgent(struct lazy_space *sp, uint64_t addr, struct err *err)
+void lazy_ask_urgent(struct lazy_space *sp, uint64_t addr)
 {
 	const struct lazy_source *source = sp->z->source;
 	struct lazy_run run = {.addr = addr, .pages = 1};
 	enum lazy_state state = lazy_map_state(&sp->map, addr, &run.dump);
 
 	if (state == LAZY_ABSENT || sp->z->lost)
-		return 0;
+		return;
 	if (state == LAZY_ASKED && (!source->fast_lane || asked_urgently(sp->z, sp->object, run.dump)))
-		return 0;
+		return;
 	if (state == LAZY_MISSING &&
 	    !lazy_map_next(&sp->map, addr, MAX(source->around_pages, 1UL), LAZY_MISSING, &run))
-		return 0;
+		return;
 	trim(sp, &run);
-	return send_request(sp, &run, true, err) < 0 ? -1 : 0;
+	(void)send_request(sp, &run, true);
 }
 
 /* What the background is to ask for next: behind the last fault, then around. */
@@ -298,16 +301,16 @@ static struct lazy_space *next_run(struct lazy *z, uint64_t max, struct lazy_run
 	return NULL;
 }
 
-static int background(struct lazy *z, struct err *err)
+static void background(struct lazy *z)
 {
 	uint64_t window = z->source->window_pages, step;
 	struct lazy_space *sp;
 	struct lazy_run run;
-	int r = 0;
+	bool sent = true;
 
 	if (!z->source->fast_lane)
 		window = MIN(window, z->window_pages);
-	while (z->started && !z->lost && r == 0 && z->bulk_asked_pages < window) {
+	while (z->started && !z->lost && sent && z->bulk_asked_pages < window) {
 		z->bulk_step_pages = MAX(z->bulk_step_pages, (uint64_t)STEP_PAGES);
 		step = MIN(z->bulk_step_pages, window - z->bulk_asked_pages);
 		/* one comes, one is asked for */
@@ -316,9 +319,8 @@ static int background(struct lazy *z, struct err *err)
 		sp = next_run(z, step, &run);
 		if (!sp)
 			break;
-		r = send_request(sp, &run, false, err);
+		sent = send_request(sp, &run, false);
 	}
-	return r < 0 ? -1 : 0;
 }
 
 /* ---- answers ---- */
@@ -478,7 +480,10 @@ int lazy_run(struct lazy *z, struct err *err)
 			lazy_space_close(sp);
 	}
 	z->ask_again = false;
-	return lazy_views_work(z, err) < 0 ? -1 : background(z, err);
+	if (lazy_views_work(z, err) < 0)
+		return -1;
+	background(z);
+	return 0;
 }
 
 /* 0: it works (again); 1: it is still lost; -1. */

@@ -117,13 +117,13 @@ static int on_event(struct lazy_space *sp, const struct uffd_msg *m, struct err 
 }
 
 /* A new fault, now that the map is up to date. */
-static int sort_fault(struct lazy_space *sp, struct lazy_wait *w, struct err *err)
+static void sort_fault(struct lazy_space *sp, struct lazy_wait *w)
 {
 	uint64_t dump;
 
 	if (lazy_map_state(&sp->map, w->addr, &dump) == LAZY_ABSENT) {
 		w->what = WAIT_HOLE;
-		return 0;
+		return;
 	}
 	w->what = WAIT_PAGE;
 	sp->z->st.faults++;
@@ -131,14 +131,15 @@ static int sort_fault(struct lazy_space *sp, struct lazy_wait *w, struct err *er
 	sp->cursor = w->addr; /* its neighbours are likely to be needed next */
 	sp->z->turn = sp;
 	sp->z->bulk_step_pages = 0;
-	return lazy_ask_urgent(sp, w->addr, err);
+	lazy_ask_urgent(sp, w->addr);
 }
 
 int lazy_fault(struct lazy_space *sp, uint64_t addr, struct err *err)
 {
 	if (add_wait(sp, addr, err) < 0)
 		return -1;
-	return sort_fault(sp, &sp->waits.v[sp->waits.n - 1], err);
+	sort_fault(sp, &sp->waits.v[sp->waits.n - 1]);
+	return 0;
 }
 
 int lazy_events(struct lazy_space *sp, struct err *err)
@@ -155,8 +156,8 @@ int lazy_events(struct lazy_space *sp, struct err *err)
 	if (n < 0 && errno != EAGAIN && errno != EINTR)
 		return err_sys(err, "cannot read a userfaultfd");
 	vec_foreach (w, &sp->waits)
-		if (w->what == WAIT_NEW && sort_fault(sp, w, err) < 0)
-			return -1;
+		if (w->what == WAIT_NEW)
+			sort_fault(sp, w);
 	return 0;
 }
 
@@ -184,10 +185,10 @@ int lazy_waits(struct lazy_space *sp, struct err *err)
 	for (size_t i = 0; sp->uffd >= 0 && i < sp->waits.n; i++) {
 		struct lazy_wait *w = &sp->waits.v[i];
 
-		if (w->what == WAIT_NEW && sort_fault(sp, w, err) < 0)
-			return -1;
-		if (w->what == WAIT_PAGE && sp->z->ask_again && lazy_ask_urgent(sp, w->addr, err) < 0)
-			return -1;
+		if (w->what == WAIT_NEW)
+			sort_fault(sp, w);
+		if (w->what == WAIT_PAGE && sp->z->ask_again)
+			lazy_ask_urgent(sp, w->addr);
 		if (w->what != WAIT_HOLE)
 			continue;
 		r = fill_hole(sp, w, err);

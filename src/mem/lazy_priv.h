@@ -72,7 +72,7 @@ void lazy_space_close(struct lazy_space *sp);
 struct lazy_space *lazy_space_link(struct lazy *z, lazy_object object, int fd, struct err *err);
 struct lazy_space *lazy_space_new(struct lazy *z, lazy_object object, int uffd, struct err *err);
 /* Asks for the page that a thread waits for, if it is not on its way. */
-int lazy_ask_urgent(struct lazy_space *sp, uint64_t addr, struct err *err) must_check;
+void lazy_ask_urgent(struct lazy_space *sp, uint64_t addr);
 /* Runs lazy_run() again in a moment, whatever happens. */
 void lazy_retry_soon(struct lazy *z);
 

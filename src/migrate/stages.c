@@ -130,6 +130,9 @@ int stages_run_target(struct target *t, struct err *err)
 		}
 		if (rc < 0)
 			log_warn("stage %s: %s", wire_stage_name(stages[i].id), err->text);
+		/* the source waits for us to fetch, or to end: then it asks for the tree's fate */
+		if (t->fill_failed)
+			return -1;
 		committed |= stages[i].commits;
 	}
 	return 0;

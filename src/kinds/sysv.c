@@ -70,6 +70,14 @@ static bool did(const pid_t *pids, size_t n, pid_t who, time_t when)
 	return false;
 }
 
+static int not_its_own(pid_t who, const char *what, int id, const struct ipc_perm *p, struct err *err)
+{
+	return err_set(err, ENOTSUP,
+		       "pid %d uses %s (id %d, key 0x%x) of an IPC namespace that is not its own, where "
+		       "nobody can tell whose they are: start it with unshare --ipc",
+		       who, what, id, (unsigned int)p->__key);
+}
+
 static int sems_allowed(const pid_t *pids, size_t n, struct err *err)
 {
 	struct seminfo info;
@@ -83,11 +91,7 @@ static int sems_allowed(const pid_t *pids, size_t n, struct err *err)
 			pid_t who = semctl(id, (int)k, GETPID);
 
 			if (did(pids, n, who, ds.sem_otime))
-				return err_set(err, ENOTSUP,
-					       "pid %d uses System V semaphores (id %d, key 0x%x) of an IPC "
-					       "namespace that is not its own, where nobody can tell whose "
-					       "they are: start it with unshare --ipc",
-					       who, id, (unsigned int)ds.sem_perm.__key);
+				return not_its_own(who, "System V semaphores", id, &ds.sem_perm, err);
 		}
 	}
 	return 0;
@@ -101,19 +105,15 @@ static int queues_allowed(const pid_t *pids, size_t n, struct err *err)
 
 	for (int i = 0; i <= max; i++) {
 		int id = msgctl(i, MSG_STAT, &ds);
-		pid_t who;
+		bool sent, received;
 
 		if (id < 0)
 			continue;
-		who = did(pids, n, ds.msg_lspid, ds.msg_stime) ? ds.msg_lspid :
-		      did(pids, n, ds.msg_lrpid, ds.msg_rtime) ? ds.msg_lrpid :
-								 0;
-		if (who)
-			return err_set(err, ENOTSUP,
-				       "pid %d uses a System V message queue (id %d, key 0x%x) of an IPC "
-				       "namespace that is not its own, where nobody can tell whose it is: "
-				       "start it with unshare --ipc",
-				       who, id, (unsigned int)ds.msg_perm.__key);
+		sent = did(pids, n, ds.msg_lspid, ds.msg_stime);
+		received = did(pids, n, ds.msg_lrpid, ds.msg_rtime);
+		if (sent || received)
+			return not_its_own(sent ? ds.msg_lspid : ds.msg_lrpid,
+					   "a System V message queue", id, &ds.msg_perm, err);
 	}
 	return 0;
 }

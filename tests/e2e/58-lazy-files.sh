@@ -256,13 +256,18 @@ gcc_build() {
 
 # ---- other ways ----
 
+# The reader is dumped, and b gets its images; sets pid.
+dumped_and_carried() {
+	pid=$(start_reader) || return 1
+	on a mkdir -p $images && on a timeout 60 ferry dump -t "$pid" -D $images || complain "cannot dump" || return 1
+	mkdir -p "$(files_of b)$images" && cp "$(files_of a)$images"/* "$(files_of b)$images"
+}
+
 # dump, the images are copied, restore: by ssh back to where the files are.
 restore_command() {
 	local pid images=/var/tmp/images
 	fresh
-	pid=$(start_reader) || return 1
-	on a mkdir -p $images && on a timeout 60 ferry dump -t "$pid" -D $images || complain "cannot dump" || return 1
-	mkdir -p "$(files_of b)$images" && cp "$(files_of a)$images"/* "$(files_of b)$images"
+	dumped_and_carried || return 1
 	on b timeout 60 ferry restore -d -D $images --lazy-files nowhere.invalid 2>"$TEST_TMP/restore.err" &&
 		complain "restored from nowhere" && return 1
 	grep -q . "$TEST_TMP/restore.err" || complain "no reason is given" || return 1
@@ -280,9 +285,7 @@ two: 300000 bytes" ] || complain "wrong log: $(cat "$(b_work)/log")"
 restore_and_let_go() {
 	local pid images=/var/tmp/images
 	fresh
-	pid=$(start_reader) || return 1
-	on a mkdir -p $images && on a timeout 60 ferry dump -t "$pid" -D $images || complain "cannot dump" || return 1
-	mkdir -p "$(files_of b)$images" && cp "$(files_of a)$images"/* "$(files_of b)$images"
+	dumped_and_carried || return 1
 	restore_refused "$work/none such" --lazy-files ferry-a --detach-files --with $work/none &&
 		restore_refused "--lazy-files" --detach-files &&
 		restore_refused "--detach-files" --lazy-files ferry-a --with $work/late &&

@@ -142,11 +142,7 @@ home_by_lazy() {
 	[ ! -e "$(files_of b)/var/lib/ferry/files" ] || complain "something was kept on b: $(find "$(files_of b)/var/lib/ferry/files")"
 }
 
-begin --lacks /usr/bin/python3 --lacks /usr/bin/python3.11 --lacks /usr/lib/python3.11 --lacks /usr/lib/python3
-[ -c /dev/fuse ] || {
-	echo "no /dev/fuse"
-	exit 77
-}
+begin_without_python
 test_case "there, back, and there again" there_and_back
 test_case "home again, by lazy files" home_by_lazy
 test_case "home again, by copies" ends_at_home --files=copy --overwrite-files

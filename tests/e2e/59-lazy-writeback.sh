@@ -270,11 +270,7 @@ said_before() {
 	at_home a "$pid" && nothing_runs && must a 'synced("at home")'
 }
 
-begin --lacks /usr/bin/python3 --lacks /usr/bin/python3.11 --lacks /usr/lib/python3.11 --lacks /usr/lib/python3
-[ -c /dev/fuse ] || {
-	echo "no /dev/fuse"
-	exit 77
-}
+begin_without_python
 test_case "what it changes goes home" goes_home
 test_case "a file that was changed at home" changed_at_home
 test_case "the cable is pulled out and put in again" cable

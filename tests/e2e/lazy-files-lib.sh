@@ -63,3 +63,12 @@ listed() { # WORD PATH: in the list of what was kept
 	cat "$(files_of b)"/var/lib/ferry/files/*.txt 2>/dev/null | grep -q "^$1 *$2\( \|$\)" ||
 		complain "the list does not say '$1 $2': $(cat "$(files_of b)"/var/lib/ferry/files/*.txt 2>&1)"
 }
+
+# The hosts; b has no python, and what runs it comes by lazy files.
+begin_without_python() {
+	begin --lacks /usr/bin/python3 --lacks /usr/bin/python3.11 --lacks /usr/lib/python3.11 --lacks /usr/lib/python3
+	[ -c /dev/fuse ] || {
+		echo "no /dev/fuse"
+		exit 77
+	}
+}

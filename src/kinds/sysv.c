@@ -81,7 +81,7 @@ static int not_its_own(pid_t who, const char *what, int id, const struct ipc_per
 static int sems_allowed(const pid_t *pids, size_t n, struct err *err)
 {
 	struct seminfo info;
-	struct semid_ds ds;
+	struct semid_ds ds = {0}; /* an analyser does not know semctl */
 	int max = semctl(0, 0, SEM_INFO, (union semun){.info = &info});
 
 	for (int i = 0; i <= max; i++) {
@@ -289,7 +289,7 @@ static int move_sources(struct capture *c, struct err *err)
 static int capture_sems(struct capture *c, struct err *err)
 {
 	struct seminfo info;
-	struct semid_ds ds;
+	struct semid_ds ds = {0}; /* an analyser does not know semctl */
 	int max = semctl(0, 0, SEM_INFO, (union semun){.info = &info});
 
 	for (int i = 0; i <= max; i++) {

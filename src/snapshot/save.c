@@ -250,14 +250,14 @@ static int save_queues(struct saver *s, const struct snap_ipc *ipc, struct err *
 	return put(s, &w, err, "ipcns-msg-%u.img", ipc->ns_id);
 }
 
-/* Of an IPC namespace all images exist, also those with nothing in them. */
+/* Of an IPC namespace all images exist, also those with nothing in them; of images that others made, the limits may be missing. */
 static int save_ipc(struct saver *s, const struct snap_ipc *ipc, struct err *err)
 {
 	struct image_writer w;
 
 	if (!ipc->ns_id)
 		return 0;
-	if (save_entry(s, "ipcns-var-%u.img", ipc->ns_id, &ipc->var->base, err))
+	if (ipc->var && save_entry(s, "ipcns-var-%u.img", ipc->ns_id, &ipc->var->base, err))
 		return -1;
 	image_writer_init(&w, kind_of_pattern("ipcns-shm-%u.img"));
 	vec_foreach (e, &ipc->shm)

@@ -539,8 +539,10 @@ static void harmless_variants_are_accepted(void **state)
 	RUN(0)->flags |= PE_LAZY;
 	add_rights(s, FILE_EVENTFD);
 	s->remaps.v[1]->has_remap_type = false; /* linked is the default */
+	s->ipc.var = NULL;
 	if (snapshot_verify(s, &err))
 		fail_msg("%s", err.text);
+	store_close(saved(s));
 	snapshot_free(s);
 }
 

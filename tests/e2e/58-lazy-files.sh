@@ -247,7 +247,8 @@ gcc_build() {
 	received=$(field "$pid" received_bytes)
 	total=$(on a du -scb /usr/lib/gcc /usr/include $work | tail -n 1 | cut -f 1)
 	echo "$received bytes of $total came"
-	[ "$received" -lt $((total / 4)) ] || complain "$received of $total bytes came" || return 1
+	# most of the compiler proper (30 MB) is used; how much else there is depends on the packages
+	[ "$received" -lt $((total / 2)) ] || complain "$received of $total bytes came" || return 1
 	wait_for 120 gone b "$pid" || complain "does not finish" || return 1
 	all_gone || return 1
 	cmp "$TEST_TMP/reference/library.a" "$(b_work)/library.a" || complain "the build is not as it should be: $(tail -n 2 "$(b_work)/out")" || return 1

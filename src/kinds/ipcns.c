@@ -3,6 +3,8 @@
 
 #include "base/attrs.h"
 #include "base/io.h"
+#define LOG_MODULE "sysv"
+#include "base/log.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -24,6 +26,19 @@ int ipcns_own(struct err *err)
 int ipcns_enter(int fd, struct err *err)
 {
 	return setns(fd, CLONE_NEWIPC) == 0 ? 0 : err_sys(err, "cannot enter an IPC namespace");
+}
+
+int ipcns_leave(int own, int rc, struct err *err)
+{
+	struct err back;
+
+	if (ipcns_enter(own, &back) == 0)
+		return rc;
+	if (rc == 0)
+		*err = back;
+	else
+		log_error("%s", back.text);
+	return -1;
 }
 
 /* ---- limits ---- */

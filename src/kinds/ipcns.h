@@ -11,8 +11,11 @@
 /* Our namespace, open while we are elsewhere; the descriptor is the caller's (-1: closed). */
 int ipcns_own(struct err *err) must_check;
 
-/* This thread goes into an IPC namespace (setns(2)); with @fd from ipcns_own: back. */
+/* This thread goes into an IPC namespace (setns(2)). */
 int ipcns_enter(int fd, struct err *err) must_check;
+
+/* Back, with @own from ipcns_own, whatever happened there: @rc, or -1. Of two failures @err keeps the first; the other is logged. */
+int ipcns_leave(int own, int rc, struct err *err) must_check;
 
 /* The limits of the namespace that we are in (/proc/sys/kernel, /proc/sys/fs/mqueue). */
 int ipcns_read_limits(IpcVarEntry *var, struct err *err) must_check;

@@ -398,7 +398,6 @@ static int capture_inside(struct capture *c, bool ours, struct err *err)
 int sysv_capture(struct capture *c, pid_t pid, bool ours, struct err *err)
 {
 	cleanup_close int own = -1, theirs = -1;
-	struct err back;
 	int rc;
 
 	c->sysv_ours = ours;
@@ -417,12 +416,8 @@ int sysv_capture(struct capture *c, pid_t pid, bool ours, struct err *err)
 			return -1;
 	}
 	rc = capture_inside(c, ours, err);
-	if (!ours && ipcns_enter(own, &back)) {
-		log_error("%s; this process stays in the IPC namespace of pid %d", back.text, pid);
-		if (rc == 0)
-			*err = back;
-		rc = -1;
-	}
+	if (!ours)
+		rc = ipcns_leave(own, rc, err);
 	return rc ? err_wrap(err, "pid %d: System V objects", pid) : move_sources(c, err);
 }
 

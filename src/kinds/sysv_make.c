@@ -7,8 +7,6 @@
 
 #include "base/attrs.h"
 #include "base/io.h"
-#define LOG_MODULE "sysv"
-#include "base/log.h"
 #include "kinds/ipcns.h"
 
 #include <errno.h>
@@ -86,7 +84,6 @@ static int make_by_child(const struct maker *m, int flags, struct err *err)
 static int make(const struct maker *m, struct err *err)
 {
 	int flags = IPC_CREAT | IPC_EXCL | (int)(m->desc->mode & MODE_BITS), id;
-	/* a key that is taken says EEXIST; IPC_PRIVATE (0) never is */
 	char text[16];
 
 	snprintf(text, sizeof(text), "%u", m->desc->id);
@@ -251,20 +248,6 @@ static int make_all(const struct snap_ipc *ipc,
 	return 0;
 }
 
-/* Back to where we were, also after a failure, which is then the one that is told. */
-static int go_back(int own, int rc, struct err *err)
-{
-	struct err back;
-
-	if (ipcns_enter(own, &back) == 0)
-		return rc;
-	if (rc == 0)
-		*err = back;
-	else
-		log_error("%s", back.text);
-	return -1;
-}
-
 int sysv_build(const struct snapshot *snap,
 	       int (*fill)(void *arg, const IpcShmEntry *e, int fd, struct err *err), void *arg,
 	       int *ns_fd_out, struct err *err)
@@ -279,7 +262,7 @@ int sysv_build(const struct snapshot *snap,
 	rc = make_all(&snap->ipc, fill, arg, err);
 	if (rc == 0)
 		rc = made = ipcns_own(err);
-	rc = go_back(own, rc < 0 ? -1 : 0, err);
+	rc = ipcns_leave(own, rc < 0 ? -1 : 0, err);
 	if (rc)
 		return err_wrap(err, "System V objects");
 	*ns_fd_out = steal_fd(&made);
@@ -300,5 +283,5 @@ int sysv_finish(const struct snapshot *snap, int ns_fd, struct err *err)
 
 	if (own < 0 || ipcns_enter(ns_fd, err))
 		return -1;
-	return go_back(own, finish_inside(&snap->ipc, err), err);
+	return ipcns_leave(own, finish_inside(&snap->ipc, err), err);
 }

@@ -15,7 +15,7 @@ build="gcc libc6-dev make meson ninja-build pkg-config protobuf-c-compiler libpr
 test="libcmocka-dev python3 perl bash procps psmisc util-linux mandoc clang-format git
       iproute2 openssh-client openssh-server openssl
       sqlite3 redis-server redis-tools postgresql-15 nginx-light xz-utils lz4 zstd tmux
-      qemu-system-x86 busybox-static fuse3 fio stress-ng sshfs"
+      qemu-system-x86 busybox-static fuse3 fio stress-ng sshfs strace"
 ci="clang clang-tidy libclang-rt-dev"
 
 case ${1:-test} in

@@ -59,6 +59,14 @@ static bool mounts_known(struct capture_session *s, pid_t pid)
 	return true;
 }
 
+static int refuse_namespace(pid_t pid, enum capture_ns ns, struct err *err)
+{
+	return err_set(err, ENOTSUP,
+		       "pid %d is in a %s namespace of its own, which this version does not carry; "
+		       "run ferry inside of it",
+		       pid, ns_names[ns]);
+}
+
 /* A tree whose files are elsewhere: whoever knows what that means looks from inside (migrate/view.h). */
 static int refuse_lazy(pid_t pid, struct err *err)
 {
@@ -66,6 +74,37 @@ static int refuse_lazy(pid_t pid, struct err *err)
 		       "the files of pid %d are on the host that it came from (migrate --files=lazy), and "
 		       "images would not hold them; ferry migrate moves it on, or back",
 		       pid);
+}
+
+static int has_ended(pid_t pid, struct err *err)
+{
+	return err_set(err, ESRCH, "pid %d has ended", pid);
+}
+
+/* Where a task cannot go along for its mounts; one that ends meanwhile has none at all. */
+static int refuse_mounts(pid_t pid, struct err *err)
+{
+	bool lazy = capture_root_is_lazy(pid);
+
+	if (!ns_inode(pid, ns_names[CAPTURE_NS_MNT]))
+		return has_ended(pid, err);
+	return lazy ? refuse_lazy(pid, err) : refuse_namespace(pid, CAPTURE_NS_MNT, err);
+}
+
+/* The tree has one IPC namespace, whose ever it is. */
+static int ipc_allowed(const struct capture_session *s, pid_t pid, struct err *err)
+{
+	ino_t root = ns_inode(s->root, ns_names[CAPTURE_NS_IPC]);
+	ino_t its = ns_inode(pid, ns_names[CAPTURE_NS_IPC]);
+
+	if (!root || !its)
+		return has_ended(its ? s->root : pid, err);
+	if (its != root)
+		return err_set(err, ENOTSUP,
+			       "pid %d is in another IPC namespace than pid %d, the root of the tree, "
+			       "which this version does not carry",
+			       pid, s->root);
+	return 0;
 }
 
 static int namespaces_allowed(struct capture_session *s, pid_t pid, struct err *err)
@@ -76,23 +115,13 @@ static int namespaces_allowed(struct capture_session *s, pid_t pid, struct err *
 	for (ns = 0; ns < CAPTURE_NS_OURS; ns = ns + 1) {
 		shares = shares_ns(s, pid, ns);
 		if (shares < 0)
-			return err_set(err, ESRCH, "pid %d has ended", pid);
+			return has_ended(pid, err);
 		if (shares || (ns == CAPTURE_NS_MNT && mounts_known(s, pid)))
 			continue;
-		if (ns == CAPTURE_NS_MNT && capture_root_is_lazy(pid))
-			return refuse_lazy(pid, err);
-		else
-			return err_set(err, ENOTSUP,
-				       "pid %d is in a %s namespace of its own, which this version does not carry; "
-				       "run ferry inside of it",
-				       pid, ns_names[ns]);
+		return ns == CAPTURE_NS_MNT ? refuse_mounts(pid, err) :
+					      refuse_namespace(pid, ns, err);
 	}
-	if (ns_inode(pid, "ipc") != ns_inode(s->root, "ipc"))
-		return err_set(err, ENOTSUP,
-			       "pid %d is in another IPC namespace than pid %d, the root of the tree, "
-			       "which this version does not carry",
-			       pid, s->root);
-	return 0;
+	return ipc_allowed(s, pid, err);
 }
 
 int tasks_share_ipc(struct capture_session *s)

@@ -245,6 +245,27 @@ test_vfork_late() {
 	verdict
 }
 
+# A child that ends, and is not reaped, between two looks of ours at one of its namespaces and the next (strace holds us
+# there) is a zombie, and no task of another namespace.
+test_ends_while_looked_at() {
+	local ns child checker at
+	at=$(mktemp -d "$TEST_TMP/looks-XXXXXX")
+	for ns in mnt cgroup ipc; do
+		setsid sh -c 'sleep 1000 & echo $!; exec sleep 1000' >"$at/child.$ns" </dev/null &
+		wait_for 5 test -s "$at/child.$ns"
+		read -r child <"$at/child.$ns"
+		pid=$(sed -n 's/^PPid:\t//p' "/proc/$child/status")
+		strace -f -o "$at/$ns" -P "/proc/$child/ns/$ns" -e inject=stat,newfstatat:delay_enter=1000000 \
+			"$ENGINE" check "$pid" >"$at/check" 2>&1 &
+		checker=$!
+		wait_for 10 grep -qs "ns/$ns" "$at/$ns" && kill -KILL "$child"
+		wait $checker || why="$ns: $(tail -n 1 "$at/check")"
+		grep -q "ns/$ns.*ENOENT" "$at/$ns" || why="$ns: it was not held there"
+		kill -KILL "$pid"
+		[ -z "$why" ] || return 1
+	done
+}
+
 # A writer whose standard output leads out of the tree.
 start_writer() { # sets pid; output goes to descriptor 1
 	setsid sh -c 'echo $$ >"$0/pid"; i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done' \

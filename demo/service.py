@@ -118,8 +118,8 @@ class Clerk(threading.Thread):
 
 def service_main(log_path, pid_path):
     """Starts the threads and writes the log until SIGTERM."""
-    ending = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: ending.set())
+    ending = []  # not an Event: set() in a handler waits for ever where wait() has its lock just then
+    signal.signal(signal.SIGTERM, lambda *_: ending.append(True))
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC, 0o644)
     primes, chain, clerks = Primes(), Chain(), [Clerk(0), Clerk(1)]
     for thread in (primes, chain, *clerks):
@@ -129,13 +129,14 @@ def service_main(log_path, pid_path):
     os.rename(pid_path + ".new", pid_path)
 
     sequence = 0
-    while not ending.wait(LINE_PERIOD_S):
+    while not ending:
         fields = [sequence, time.monotonic_ns(), time.time_ns(),
                   *primes.state, chain.state[0], chain.state[1].hex()]
         for clerk in clerks:
             fields += [clerk.state[0], clerk.state[1].hex() or "-", clerk.wrong]
         os.write(log, (" ".join(map(str, fields)) + "\n").encode())
         sequence += 1
+        time.sleep(LINE_PERIOD_S)
     chain.stop = True
     chain.join()
     digest = hashlib.sha256(chain.ledger).hexdigest()

@@ -3,13 +3,10 @@
 
 #include <stdint.h>
 
-bool vec_grow(void **v, size_t *cap, size_t n, size_t size)
+static bool resize(void **v, size_t *cap, size_t want, size_t size)
 {
-	size_t want = *cap ? *cap * 2 : 16;
 	void *p;
 
-	if (n < *cap)
-		return true;
 	if (want > SIZE_MAX / size)
 		return false;
 	p = realloc(*v, want * size);
@@ -18,4 +15,14 @@ bool vec_grow(void **v, size_t *cap, size_t n, size_t size)
 	*v = p;
 	*cap = want;
 	return true;
+}
+
+bool vec_grow(void **v, size_t *cap, size_t n, size_t size)
+{
+	return n < *cap || resize(v, cap, *cap ? *cap * 2 : 16, size);
+}
+
+bool vec_make_room(void **v, size_t *cap, size_t want, size_t size)
+{
+	return want <= *cap || resize(v, cap, want > *cap * 2 ? want : *cap * 2, size);
 }

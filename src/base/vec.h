@@ -19,6 +19,12 @@
 /* Makes room for one more element of @size bytes; false if memory ran out. */
 bool vec_grow(void **v, size_t *cap, size_t n, size_t size);
 
+/* Room for @more elements beyond the last; false, and nothing has changed, if memory ran out. */
+bool vec_make_room(void **v, size_t *cap, size_t want, size_t size);
+
+#define vec_reserve(vec, more) \
+	vec_make_room((void **)&(vec)->v, &(vec)->cap, (vec)->n + (more), sizeof(*(vec)->v))
+
 #define vec_push(vec, ...)                                                        \
 	(vec_grow((void **)&(vec)->v, &(vec)->cap, (vec)->n, sizeof(*(vec)->v)) ? \
 		 ((vec)->v[(vec)->n++] = (__VA_ARGS__), true) :                   \

@@ -54,13 +54,14 @@ struct lazy *lazy_open(struct lazy_source *source, struct guardian *guardian, st
 
 struct lazy_space *lazy_space_link(struct lazy *z, lazy_object object, int fd, struct err *err)
 {
-	struct lazy_space *sp = calloc(1, sizeof(*sp));
+	struct lazy_space *sp = z->spare ? z->spare : calloc(1, sizeof(*sp));
 
 	if (!sp) {
 		err_nomem(err);
 		close(fd);
 		return NULL;
 	}
+	z->spare = NULL;
 	sp->z = z;
 	sp->object = object;
 	sp->uffd = fd;
@@ -210,9 +211,8 @@ static bool send_request(struct lazy_space *sp, const struct lazy_run *run, bool
 	int r;
 
 	if (!rq) {
-		log_warn("no memory for a request; the next look tries again");
-		if (urgent)
-			lazy_retry_soon(z);
+		z->ask_again = true;
+		lazy_short_of_memory(z);
 		return false;
 	}
 	*rq = (struct lazy_request){
@@ -420,6 +420,14 @@ void lazy_retry_soon(struct lazy *z)
 	timerfd_settime(z->timer, 0, &in, NULL);
 }
 
+void lazy_short_of_memory(struct lazy *z)
+{
+	if (!z->told_short)
+		log_warn("no memory for what tasks need of us; they wait until there is some");
+	z->short_of = z->told_short = true;
+	lazy_retry_soon(z);
+}
+
 /* All that the descriptors have, a bounded number of times. */
 static int read_all(struct lazy *z, struct err *err)
 {
@@ -471,15 +479,17 @@ int lazy_run(struct lazy *z, struct err *err)
 		return -1;
 	}
 	sweep(z);
+	z->short_of = false;
 	if (read_all(z, err) < 0)
 		return -1;
+	z->asking_again = z->ask_again;
+	z->ask_again = false;
 	for (struct lazy_space *sp = z->spaces; sp; sp = sp->next) {
 		if (lazy_waits(sp, err) < 0)
 			return -1;
 		if (sp->uffd >= 0 && z->started && !sp->map.missing)
 			lazy_space_close(sp);
 	}
-	z->ask_again = false;
 	if (lazy_views_work(z, err) < 0)
 		return -1;
 	background(z);
@@ -530,13 +540,13 @@ static int wait_for_work(const struct lazy *z, struct pollfd *p, nfds_t n, int t
 int lazy_step(struct lazy *z, int watch_fd, int timeout_ms, struct err *err)
 {
 	const struct lazy_source_ops *ops = z->source->ops;
-	struct pollfd p[3] = {{.fd = z->epoll, .events = POLLIN},
-			      {.fd = -1},
-			      {.fd = watch_fd, .events = POLLIN}};
+	struct pollfd p[3] = {{.events = POLLIN}, {.fd = -1}, {.fd = watch_fd, .events = POLLIN}};
 	int source_ms = -1, n;
 
 	if (lazy_run(z, err) < 0)
 		return -1;
+	/* what could not be read is there all the time */
+	p[0].fd = z->short_of ? z->timer : z->epoll;
 	if (ops->poll_fd)
 		p[1].fd = ops->poll_fd(z->source, &p[1].events, &source_ms);
 	if (source_ms >= 0 && (timeout_ms < 0 || source_ms < timeout_ms))
@@ -584,6 +594,8 @@ void lazy_close(struct lazy *z)
 		lazy_space_close(sp);
 	sweep(z);
 	lazy_views_close(z);
+	lazy_map_free_room(&z->room);
+	free(z->spare);
 	if (z->timer >= 0)
 		close(z->timer);
 	if (z->epoll >= 0)

@@ -39,6 +39,18 @@ int lazy_probe(struct err *err)
 		       0;
 }
 
+/* Memory for whatever a task may do to its address space next. */
+static int room_for_change(struct lazy_space *sp, struct err *err)
+{
+	struct lazy *z = sp->z;
+
+	if (lazy_map_reserve(&sp->map, err) < 0 || lazy_map_make_room(&z->room, &sp->map, err) < 0)
+		return -1;
+	if (!z->spare)
+		z->spare = calloc(1, sizeof(*z->spare));
+	return z->spare ? 0 : err_nomem(err);
+}
+
 /* The child has its own userfaultfd, and misses what its parent misses at this moment. */
 static int on_fork(struct lazy_space *parent, int uffd, struct err *err)
 {
@@ -49,7 +61,8 @@ static int on_fork(struct lazy_space *parent, int uffd, struct err *err)
 	sp->child = true;
 	sp->cursor = parent->cursor;
 	parent->z->st.forks++;
-	return lazy_map_clone(&sp->map, &parent->map, err);
+	lazy_map_clone(&sp->map, &parent->map, &parent->z->room);
+	return 0;
 }
 
 /*
@@ -142,17 +155,34 @@ int lazy_fault(struct lazy_space *sp, uint64_t addr, struct err *err)
 	return 0;
 }
 
+/*
+ * What has been read is gone, and a task whose event is forgotten runs into what it has not. So each message is read
+ * only when there is memory for whatever it says: until then its task waits.
+ */
+static bool may_read(struct lazy_space *sp)
+{
+	struct err why;
+
+	if (sp->uffd < 0)
+		return false;
+	if (vec_reserve(&sp->waits, 1) && room_for_change(sp, &why) == 0)
+		return true;
+	lazy_short_of_memory(sp->z);
+	return false;
+}
+
 int lazy_events(struct lazy_space *sp, struct err *err)
 {
-	struct uffd_msg msg[BATCH];
+	struct uffd_msg msg;
 	ssize_t n = 0;
 
-	do {
-		n = sp->uffd >= 0 ? read(sp->uffd, msg, sizeof(msg)) : 0;
-		for (ssize_t i = 0; i < n / (ssize_t)sizeof(msg[0]); i++)
-			if (on_event(sp, &msg[i], err) < 0)
-				return -1;
-	} while (n == sizeof(msg));
+	for (int i = 0; i < BATCH && may_read(sp); i++) {
+		n = read(sp->uffd, &msg, sizeof(msg));
+		if (n != sizeof(msg))
+			break;
+		if (on_event(sp, &msg, err) < 0)
+			return -1;
+	}
 	if (n < 0 && errno != EAGAIN && errno != EINTR)
 		return err_sys(err, "cannot read a userfaultfd");
 	vec_foreach (w, &sp->waits)
@@ -187,7 +217,7 @@ int lazy_waits(struct lazy_space *sp, struct err *err)
 
 		if (w->what == WAIT_NEW)
 			sort_fault(sp, w);
-		if (w->what == WAIT_PAGE && sp->z->ask_again)
+		if (w->what == WAIT_PAGE && sp->z->asking_again)
 			lazy_ask_urgent(sp, w->addr);
 		if (w->what != WAIT_HOLE)
 			continue;

@@ -11,6 +11,8 @@
 /* A gap of so many pages costs less as clear bits than as a segment of its own. */
 #define GAP_PAGES 256
 #define WORD_BITS 64UL
+/* Borders that a remap makes: two where it takes segments away, two where it puts them. */
+#define MAX_SPLITS 4
 
 struct lazy_bits {
 	unsigned int refs;
@@ -155,14 +157,13 @@ static size_t find(const struct lazy_map *m, uint64_t addr)
 	return low;
 }
 
-static int insert(struct lazy_map *m, size_t at, struct lazy_segment s, struct err *err)
+/* There is room: lazy_map_reserve() has been called. */
+static void insert(struct lazy_map *m, size_t at, struct lazy_segment s)
 {
-	if (!vec_push(&m->segments, s))
-		return err_nomem(err);
 	memmove(&m->segments.v[at + 1], &m->segments.v[at],
-		(m->segments.n - 1 - at) * sizeof(m->segments.v[0]));
+		(m->segments.n - at) * sizeof(m->segments.v[0]));
 	m->segments.v[at] = s;
-	return 0;
+	m->segments.n++;
 }
 
 static void take_out(struct lazy_map *m, size_t at, size_t n)
@@ -202,38 +203,83 @@ int lazy_map_add(struct lazy_map *m, uint64_t vaddr, uint64_t pages, struct err 
 	return 0;
 }
 
-int lazy_map_clone(struct lazy_map *to, const struct lazy_map *from, struct err *err)
+/* ---- copies ---- */
+
+static uint64_t pages_of(const struct lazy_segment *s)
 {
+	return (s->end - s->start) / PAGE_BYTES;
+}
+
+/* Where its bits are, in words of its block. */
+static uint64_t words_of(const struct lazy_segment *s)
+{
+	return (s->first % WORD_BITS + pages_of(s) + WORD_BITS - 1) / WORD_BITS;
+}
+
+int lazy_map_make_room(struct lazy_map_room *room, const struct lazy_map *m, struct err *err)
+{
+	uint64_t words = 0;
+	struct lazy_bits *b;
+
+	vec_foreach (s, &m->segments)
+		words += words_of(s);
+	if (!vec_reserve(&room->segments, m->segments.n))
+		return err_nomem(err);
+	if (room->bits && room->bits->words >= words)
+		return 0;
+	b = bits_new(words * WORD_BITS);
+	if (!b)
+		return err_nomem(err);
+	if (room->bits)
+		bits_put(room->bits);
+	room->bits = b;
+	return 0;
+}
+
+void lazy_map_free_room(struct lazy_map_room *room)
+{
+	if (room->bits)
+		bits_put(room->bits);
+	vec_free(&room->segments);
+	room->bits = NULL;
+}
+
+/* The bits of a segment, from word @at of the block on. Returns how many pages are missing. */
+static uint64_t copy_bits(struct lazy_bits *to, uint64_t at, const struct lazy_segment *s)
+{
+	uint64_t first = s->first / WORD_BITS, words = words_of(s), missing = 0;
+
+	for (uint64_t w = 0; w < words; w++) {
+		/* the others are of its neighbours in the block */
+		uint64_t mask = word_mask(first + w, s->first, s->first + pages_of(s));
+
+		to->missing[at + w] = s->bits->missing[first + w] & mask;
+		to->asked[at + w] = s->bits->asked[first + w] & mask;
+		missing += (uint64_t)__builtin_popcountl(to->missing[at + w]);
+	}
+	return missing;
+}
+
+void lazy_map_clone(struct lazy_map *to, const struct lazy_map *from, struct lazy_map_room *room)
+{
+	uint64_t at = 0;
+
 	*to = (struct lazy_map){.moved = from->moved};
 	vec_foreach (s, &from->segments) {
-		struct lazy_segment copy = *s;
-		uint64_t pages = (s->end - s->start) / PAGE_BYTES, p, end;
+		struct lazy_segment *copy = &room->segments.v[to->segments.n++];
 
-		copy.first = s->first % WORD_BITS;
-		copy.bits = bits_new(copy.first + pages);
-		if (!copy.bits || !vec_push(&to->segments, copy)) {
-			if (copy.bits)
-				bits_put(copy.bits);
-			lazy_map_free(to);
-			return err_nomem(err);
-		}
-		memcpy(copy.bits->missing, s->bits->missing + s->first / WORD_BITS,
-		       copy.bits->words * sizeof(uint64_t));
-		memcpy(copy.bits->asked, s->bits->asked + s->first / WORD_BITS,
-		       copy.bits->words * sizeof(uint64_t));
-		/* bits of its neighbours in the block */
-		bits_clear(copy.bits, 0, copy.first);
-		bits_clear(copy.bits, copy.first + pages, copy.bits->words * WORD_BITS);
-		for (p = copy.first, end = p + pages; p < end;) {
-			uint64_t run;
-
-			p = bits_find(copy.bits, p, end, LAZY_ABSENT, true);
-			run = bits_find(copy.bits, p, end, LAZY_ABSENT, false);
-			to->missing += run - p;
-			p = run;
-		}
+		*copy = *s;
+		copy->first = at * WORD_BITS + s->first % WORD_BITS;
+		copy->bits = room->bits;
+		room->bits->refs++;
+		to->missing += copy_bits(room->bits, at, s);
+		at += words_of(s);
 	}
-	return 0;
+	to->segments.v = room->segments.v;
+	to->segments.cap = room->segments.cap;
+	room->segments.v = NULL;
+	room->segments.cap = 0;
+	lazy_map_free_room(room);
 }
 
 void lazy_map_free(struct lazy_map *m)
@@ -241,6 +287,7 @@ void lazy_map_free(struct lazy_map *m)
 	vec_foreach (s, &m->segments)
 		bits_put(s->bits);
 	vec_free(&m->segments);
+	vec_free(&m->moving);
 	*m = (struct lazy_map){0};
 }
 
@@ -363,68 +410,85 @@ uint64_t lazy_map_clear(struct lazy_map *m, uint64_t start, uint64_t end)
 	return n;
 }
 
+int lazy_map_reserve(struct lazy_map *m, struct err *err)
+{
+	if (!vec_reserve(&m->segments, MAX_SPLITS) ||
+	    (m->moving.n = 0, !vec_reserve(&m->moving, m->segments.n + MAX_SPLITS)))
+		return err_nomem(err);
+	return 0;
+}
+
 /* Makes @addr a border between segments. */
-static int split(struct lazy_map *m, uint64_t addr, struct err *err)
+static void split(struct lazy_map *m, uint64_t addr)
 {
 	size_t i = find(m, addr);
 	struct lazy_segment *s = &m->segments.v[i], upper;
 
 	if (i == m->segments.n || s->start >= addr)
-		return 0;
+		return;
 	upper = *s;
 	upper.start = addr;
 	upper.dump += addr - s->start;
 	upper.first = page_of(s, addr);
-	if (insert(m, i + 1, upper, err) < 0)
-		return -1;
-	m->segments.v[i].end = addr;
+	s->end = addr;
 	upper.bits->refs++;
-	return 0;
+	insert(m, i + 1, upper);
+}
+
+/* How many segments there are in a range, the first of them at *@at_out. */
+static size_t count_within(const struct lazy_map *m, uint64_t start, uint64_t end, size_t *at_out)
+{
+	size_t i = find(m, start), n = 0;
+
+	while (i + n < m->segments.n && m->segments.v[i + n].start < end)
+		n++;
+	*at_out = i;
+	return n;
+}
+
+static uint64_t unmap(struct lazy_map *m, uint64_t start, uint64_t end)
+{
+	uint64_t gone = lazy_map_clear(m, start, end);
+	size_t i, n;
+
+	split(m, start);
+	split(m, end);
+	n = count_within(m, start, end, &i);
+	for (size_t k = i; k < i + n; k++)
+		bits_put(m->segments.v[k].bits);
+	take_out(m, i, n);
+	return gone;
 }
 
 int lazy_map_unmap(struct lazy_map *m, uint64_t start, uint64_t end, uint64_t *gone_out,
 		   struct err *err)
 {
-	size_t i, n;
-
-	*gone_out = lazy_map_clear(m, start, end);
-	if (split(m, start, err) < 0 || split(m, end, err) < 0)
+	if (lazy_map_reserve(m, err) < 0)
 		return -1;
-	i = find(m, start);
-	for (n = 0; i + n < m->segments.n && m->segments.v[i + n].start < end; n++)
-		bits_put(m->segments.v[i + n].bits);
-	take_out(m, i, n);
+	*gone_out = unmap(m, start, end);
 	return 0;
 }
 
 int lazy_map_move(struct lazy_map *m, uint64_t from, uint64_t to, uint64_t bytes, struct err *err)
 {
-	VEC(struct lazy_segment) moving = {0};
-	uint64_t gone;
-	bool ok = true;
 	size_t i, n;
 
-	if (split(m, from, err) < 0 || split(m, from + bytes, err) < 0)
+	if (lazy_map_reserve(m, err) < 0)
 		return -1;
-	i = find(m, from);
-	for (n = 0; i + n < m->segments.n && m->segments.v[i + n].start < from + bytes; n++)
-		ok = ok && vec_push(&moving, m->segments.v[i + n]);
-	if (!ok) {
-		vec_free(&moving);
-		return err_nomem(err);
-	}
-	take_out(m, i, n); /* leaves room for them: what follows needs none but for a split */
-	if (lazy_map_unmap(m, to, to + bytes, &gone, err) < 0)
-		ok = false;
-	vec_foreach (s, &moving) {
+	split(m, from);
+	split(m, from + bytes);
+	n = count_within(m, from, from + bytes, &i);
+	if (!n)
+		return unmap(m, to, to + bytes), 0;
+	memcpy(m->moving.v, &m->segments.v[i], n * sizeof(m->moving.v[0]));
+	m->moving.n = n;
+	take_out(m, i, n);
+	unmap(m, to, to + bytes);
+	vec_foreach (s, &m->moving) {
 		s->start = s->start - from + to;
 		s->end = s->end - from + to;
-		if (ok && insert(m, find(m, s->start), *s, err) == 0)
-			continue;
-		ok = false;
-		bits_put(s->bits);
+		insert(m, find(m, s->start), *s);
 	}
-	m->moved = m->moved || n > 0;
-	vec_free(&moving);
-	return ok ? 0 : -1;
+	m->moved = true;
+	return 0;
 }

@@ -24,6 +24,7 @@ struct lazy_segment {
 
 struct lazy_map {
 	VEC(struct lazy_segment) segments; /* ascending by start */
+	VEC(struct lazy_segment) moving;   /* room for what a remap takes out for a moment */
 	uint64_t missing;                  /* pages */
 	bool moved;                        /* some segment is not where it was at the dump */
 };
@@ -41,8 +42,23 @@ struct lazy_run {
 
 /* Adds missing pages: ascending, before anything else. */
 int lazy_map_add(struct lazy_map *m, uint64_t vaddr, uint64_t pages, struct err *err) must_check;
-int lazy_map_clone(struct lazy_map *to, const struct lazy_map *from, struct err *err) must_check;
 void lazy_map_free(struct lazy_map *m);
+
+/* After it, the next lazy_map_unmap or lazy_map_move needs no memory, and cannot fail. */
+int lazy_map_reserve(struct lazy_map *m, struct err *err) must_check;
+
+/* Room for a copy of a map; starts as {0}. */
+struct lazy_map_room {
+	VEC(struct lazy_segment) segments;
+	struct lazy_bits *bits;
+};
+
+/* Makes it enough for a copy of the map as it is now. What there is already is kept, also on failure. */
+int lazy_map_make_room(struct lazy_map_room *room, const struct lazy_map *m, struct err *err)
+	must_check;
+void lazy_map_free_room(struct lazy_map_room *room);
+/* A copy that takes the room that lazy_map_make_room() made for it. */
+void lazy_map_clone(struct lazy_map *to, const struct lazy_map *from, struct lazy_map_room *room);
 
 /* The state of a page, and its address at the dump. */
 enum lazy_state lazy_map_state(const struct lazy_map *m, uint64_t addr, uint64_t *dump_out);

@@ -58,9 +58,14 @@ struct lazy {
 	bool lost; /* requests may still be on the list: lazy_lost() takes them off */
 	bool broken; /* the kernel refused, or memory is exhausted: @why; nothing can be done any more */
 	struct err why;
-	uint64_t fault_ns; /* when a thread last met a missing page, or got one */
-	uint64_t look_ns;  /* when dead tasks and the guardian were looked for */
-	bool ask_again;    /* requests ended without all their pages: look at those that wait */
+	uint64_t fault_ns;        /* when a thread last met a missing page, or got one */
+	uint64_t look_ns;         /* when dead tasks and the guardian were looked for */
+	bool short_of;            /* memory for what a task says: it waits until there is some */
+	struct lazy_space *spare; /* with room for its map: for the child of the next fork */
+	struct lazy_map_room room;
+	bool ask_again; /* requests ended without all their pages, or could not be made: look at those that wait */
+	bool asking_again; /* lazy_run() does so */
+	bool told_short;
 	uint64_t start_ns;
 	struct lazy_stats st;
 	uint64_t latency[LATENCY_BUCKETS];
@@ -75,6 +80,8 @@ struct lazy_space *lazy_space_new(struct lazy *z, lazy_object object, int uffd, 
 void lazy_ask_urgent(struct lazy_space *sp, uint64_t addr);
 /* Runs lazy_run() again in a moment, whatever happens. */
 void lazy_retry_soon(struct lazy *z);
+/* Says, once, that there is no memory for what a task says, and has it tried again. */
+void lazy_short_of_memory(struct lazy *z);
 
 /* lazy_events.c */
 /* Reads all that the userfaultfd has. May close the space, and add others at the end of the list. */

@@ -210,6 +210,18 @@ static int on_fault(struct lazy *z, const struct lazy_view *v, uint64_t addr, st
 	return 0;
 }
 
+/* Memory for a fault in any of its areas. */
+static bool room_for_fault(const struct lazy *z, const struct lazy_view *v)
+{
+	for (size_t i = 0; i < v->n; i++) {
+		struct lazy_space *sp = space_of(z, v->areas[i].object);
+
+		if (sp && !vec_reserve(&sp->waits, 1))
+			return false;
+	}
+	return true;
+}
+
 /* Reads one message at a time, and only what must be a fault. */
 static int view_events(struct lazy *z, struct lazy_view *v, struct err *err)
 {
@@ -222,6 +234,10 @@ static int view_events(struct lazy *z, struct lazy_view *v, struct err *err)
 			v->held = true;
 			epoll_ctl(z->views_epoll, EPOLL_CTL_DEL, v->uffd, NULL);
 			log_debug("a task changes shared memory that is not complete, and has to wait");
+			return 0;
+		}
+		if (!room_for_fault(z, v)) {
+			lazy_short_of_memory(z);
 			return 0;
 		}
 		n = read(v->uffd, &m, sizeof(m));

@@ -2,6 +2,7 @@
 // mem/lazy, mem/guardian: a child faults, forks, remaps and dies while its pages are missing.
 #include "lazy_victim.h"
 #include "mem/guardian.h"
+#include "scarce.h"
 
 #include <pthread.h>
 #include <sys/eventfd.h>
@@ -17,6 +18,7 @@ enum habit {
 	FLAKY = 32,   /* is lost at every 5th answer */
 	DEAF = 64,    /* never answers */
 	LATE = 128,   /* answers when nothing else is to do */
+	SCARCE = 256, /* most allocations are refused */
 };
 
 struct fake {
@@ -159,7 +161,9 @@ static void run_victim(int (*body)(void), unsigned int habits, bool background, 
 	let_run(&v);
 	if (background)
 		lazy_start(z);
+	scarce = habits & SCARCE;
 	serve(z, &v);
+	scarce = false;
 	lazy_stats(z, st);
 	lazy_close(z);
 	assert_int_equal(exit_code(&v), 0);
@@ -475,6 +479,20 @@ static void test_discard(void **state)
 	run_victim(protect_and_read, 0, true, &st);
 }
 
+/* What tasks say waits until there is memory for it: nothing is forgotten, and nobody gives up. */
+static void test_scarce_memory(void **state)
+{
+	static int (*const bodies[])(void) = {read_by_threads, fork_and_read,    fork_storm,
+					      remap_and_read,  discard_and_read, all_at_once};
+	struct lazy_stats st;
+
+	for (size_t i = 0; i < ARRAY_SIZE(bodies); i++) {
+		refused_memory = 0;
+		run_victim(bodies[i], SCARCE, i % 2, &st);
+		assert_true(refused_memory > 0);
+	}
+}
+
 static void test_exit(void **state)
 {
 	struct lazy_stats st;
@@ -642,8 +660,9 @@ int main(void)
 		cmocka_unit_test(test_demand),         cmocka_unit_test(test_background),
 		cmocka_unit_test(test_habits),         cmocka_unit_test(test_forks),
 		cmocka_unit_test(test_remap),          cmocka_unit_test(test_discard),
-		cmocka_unit_test(test_exit),           cmocka_unit_test(test_dead_task),
-		cmocka_unit_test(test_guardian_kills), cmocka_unit_test(test_guardian_holds),
+		cmocka_unit_test(test_scarce_memory),  cmocka_unit_test(test_exit),
+		cmocka_unit_test(test_dead_task),      cmocka_unit_test(test_guardian_kills),
+		cmocka_unit_test(test_guardian_holds),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // mem/lazy_shm: children share memory that is missing; they fault, discard, punch holes, fork and map it again.
 #include "lazy_victim.h"
+#include "scarce.h"
 
 #include <sys/eventfd.h>
 
@@ -106,7 +107,8 @@ static void start_child(struct victim *v, int (*body)(int), int nr, int file, st
 }
 
 /* Runs @body in the children; nothing is left missing if it is fetched in the background. */
-static void run_children(int (*body)(int), bool background, struct lazy_stats *st)
+static void run_children_with(int (*body)(int), bool background, bool little_memory,
+			      struct lazy_stats *st)
 {
 	int file = memfd_create("shared", MFD_CLOEXEC);
 	struct near f = {.source = {.ops = &near_ops, .window_pages = 64},
@@ -134,8 +136,10 @@ static void run_children(int (*body)(int), bool background, struct lazy_stats *s
 		let_run(&v[i]);
 	if (background)
 		lazy_start(z);
+	scarce = little_memory;
 	for (int i = 0; i < CHILDREN; i++)
 		serve(z, &v[i]);
+	scarce = false;
 	lazy_stats(z, st);
 	for (int i = 0; i < CHILDREN; i++) {
 		assert_int_equal(exit_code(&v[i]), 0);
@@ -146,6 +150,11 @@ static void run_children(int (*body)(int), bool background, struct lazy_stats *s
 		assert_int_equal(f.pages, PAGES);
 	lazy_close(z);
 	close(f.event);
+}
+
+static void run_children(int (*body)(int), bool background, struct lazy_stats *st)
+{
+	run_children_with(body, background, false, st);
 }
 
 /* ---- bodies: exit status 0 is good ---- */
@@ -269,12 +278,22 @@ static void test_shared_maps(void **state)
 	run_children(map_again, true, &st);
 }
 
+static void test_shared_scarce_memory(void **state)
+{
+	struct lazy_stats st;
+
+	run_children_with(read_shared, false, true, &st);
+	run_children_with(fork_shared, true, true, &st);
+	run_children_with(discard_shared, true, true, &st);
+	assert_true(refused_memory > 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_shared_demand),  cmocka_unit_test(test_shared_background),
 		cmocka_unit_test(test_shared_discard), cmocka_unit_test(test_shared_forks),
-		cmocka_unit_test(test_shared_maps),
+		cmocka_unit_test(test_shared_maps),    cmocka_unit_test(test_shared_scarce_memory),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

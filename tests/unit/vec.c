@@ -57,12 +57,33 @@ static void a_failed_growth_changes_nothing(void **state)
 	assert_int_equal(cap, SIZE_MAX / sizeof(struct point));
 }
 
+static void a_reserve_is_kept_until_it_is_used(void **state)
+{
+	VEC(int) numbers = {0};
+	int *at;
+
+	assert_true(vec_reserve(&numbers, 0));
+	assert_true(vec_push(&numbers, 1));
+	assert_true(vec_reserve(&numbers, 100));
+	at = numbers.v;
+	for (int i = 0; i < 100; i++)
+		assert_true(vec_push(&numbers, i));
+	assert_ptr_equal(numbers.v, at);
+	assert_int_equal(numbers.v[0], 1);
+	assert_false(vec_reserve(&numbers, SIZE_MAX / sizeof(int) - 200)); /* malloc refuses */
+	assert_false(vec_reserve(&numbers, SIZE_MAX / 2));                 /* would overflow */
+	assert_ptr_equal(numbers.v, at);
+	assert_int_equal(numbers.n, 101);
+	vec_free(&numbers);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(grows_and_keeps_its_elements),
 		cmocka_unit_test(foreach_walks_all_and_an_empty_one_none),
 		cmocka_unit_test(a_failed_growth_changes_nothing),
+		cmocka_unit_test(a_reserve_is_kept_until_it_is_used),
 	};
 
 	return cmocka_run_group_tests_name("vec", tests, NULL, NULL);

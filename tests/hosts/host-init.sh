@@ -151,7 +151,7 @@ exec 3>"$dir/$host.ready"
 pivot_root . old
 umount -l /old
 rmdir /old
-[ "$host" = a ] && last=2000 || last=6000
+[ "$host" = a ] && last=2000 || last=17000
 echo "$last" >/proc/sys/kernel/ns_last_pid
 trap '' CHLD
 exec 3>&-

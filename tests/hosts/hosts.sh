@@ -27,7 +27,7 @@
 #
 # Host a is ferry-a (10.88.0.1), host b is ferry-b (10.88.0.2); "ssh ferry-b" works from a without
 # a question, and back, for root and for worker (uid 2001). User alice has uid 2002 on a but 3002
-# on b; user solo (2003) exists on a only. PIDs start at 2000 on a and at 6000 on b, so that a PID
+# on b; user solo (2003) exists on a only. PIDs start at 2000 on a and at 17000 on b, so that a PID
 # of one is free on the other unless a test takes it.
 
 hosts_here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")

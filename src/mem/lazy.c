@@ -115,6 +115,18 @@ int lazy_missing(struct lazy_space *sp, uint64_t vaddr, uint64_t pages, struct e
 	return lazy_map_add(&sp->map, vaddr, pages, err);
 }
 
+void lazy_prefer(struct lazy_space *sp, uint64_t vaddr, uint64_t pages)
+{
+	struct lazy_range r = {vaddr & ~(PAGE_BYTES - 1), pages};
+	struct lazy_run run;
+
+	if (!lazy_map_next(&sp->map, r.vaddr, pages, LAZY_MISSING, &run) ||
+	    run.addr - r.vaddr >= pages * PAGE_BYTES)
+		return;
+	if (!vec_push(&sp->preferred, r))
+		log_debug("no memory to note what comes first");
+}
+
 /*
  * Nothing is missing, or nobody is there any more. Closing ends the registrations,
  * and wakes whoever sleeps in an event that was not read.
@@ -132,6 +144,7 @@ void lazy_space_close(struct lazy_space *sp)
 		close(steal_fd(&sp->pidfd));
 	lazy_map_free(&sp->map);
 	vec_free(&sp->waits);
+	vec_free(&sp->preferred);
 }
 
 static void sweep(struct lazy *z)
@@ -281,9 +294,29 @@ static bool next_in_space(struct lazy_space *sp, uint64_t max, struct lazy_run *
 	return true;
 }
 
+/* Of the pages that come first, what is still missing. */
+static bool next_preferred(struct lazy_space *sp, uint64_t max, struct lazy_run *run)
+{
+	for (; sp->uffd >= 0 && sp->next_preferred < sp->preferred.n; sp->next_preferred++) {
+		const struct lazy_range *r = &sp->preferred.v[sp->next_preferred];
+
+		if (!lazy_map_next(&sp->map, r->vaddr, MIN(max, r->pages), LAZY_MISSING, run) ||
+		    run->addr - r->vaddr >= r->pages * PAGE_BYTES)
+			continue;
+		run->pages = MIN(run->pages, r->pages - (run->addr - r->vaddr) / PAGE_BYTES);
+		trim(sp, run);
+		return true;
+	}
+	return false;
+}
+
 static struct lazy_space *next_run(struct lazy *z, uint64_t max, struct lazy_run *run)
 {
 	struct lazy_space *first = z->turn ? z->turn : z->spaces, *sp;
+
+	for (sp = z->spaces; sp; sp = sp->next)
+		if (next_preferred(sp, max, run))
+			return sp;
 
 	for (sp = lazy_views_held(z) ? z->spaces : NULL; sp; sp = sp->next)
 		if (sp->shared && next_in_space(sp, max, run))

@@ -173,6 +173,12 @@ int lazy_watch(struct lazy_space *sp, int pidfd, struct err *err) must_check;
  */
 int lazy_missing(struct lazy_space *sp, uint64_t vaddr, uint64_t pages, struct err *err) must_check;
 
+/*
+ * The background begins with these pages, as far as they are missing, in the order in which they are named: what is
+ * known to be in use. Before lazy_start(). Nothing depends on it, so it cannot fail.
+ */
+void lazy_prefer(struct lazy_space *sp, uint64_t vaddr, uint64_t pages);
+
 /* From now on also in the background. Before, only what threads touch is asked for. */
 void lazy_start(struct lazy *z);
 

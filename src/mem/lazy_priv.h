@@ -26,6 +26,11 @@ struct lazy_wait {
 	} what;
 };
 
+/* Pages with which the background begins. */
+struct lazy_range {
+	uint64_t vaddr, pages;
+};
+
 struct lazy_space {
 	struct lazy *z;
 	struct lazy_space *next;
@@ -38,6 +43,8 @@ struct lazy_space {
 	uint64_t bytes;
 	struct lazy_map map;
 	VEC(struct lazy_wait) waits;
+	VEC(struct lazy_range) preferred;
+	size_t next_preferred;
 	uint64_t cursor; /* where the background goes on */
 };
 

@@ -19,6 +19,9 @@
 enum {
 	LANES_MS = 60000,
 	FAREWELL_MS = 10000, /* to tell the source that nothing is missing */
+	STACK_PAGES = 8,     /* of each thread, that come first */
+	POINTED_PAGES = 2,   /* where a register points to */
+	PREFER_THREADS = 64, /* of a task: what comes first should be little */
 };
 
 /* ---- lanes ---- */
@@ -177,6 +180,20 @@ int target_fill_start(struct target *t, struct err *err)
 	return 0;
 }
 
+/*
+ * What the tree was at when it was frozen it will be at when it goes on: the rest of the stack near its end, and where
+ * registers point to.
+ */
+static void prefer_in_use(struct lazy_space *sp, const UserX86RegsEntry *g)
+{
+	const uint64_t at[] = {g->bp, g->di, g->si, g->dx,  g->cx,  g->ax,  g->bx, g->r8,
+			       g->r9, g->r10, g->r11, g->r12, g->r13, g->r14, g->r15};
+
+	lazy_prefer(sp, g->sp, STACK_PAGES);
+	for (size_t i = 0; i < ARRAY_SIZE(at); i++)
+		lazy_prefer(sp, at[i], POINTED_PAGES);
+}
+
 /* What stayed at home of the task with this pid, and what has come in rounds. */
 static int add_missing(struct target *t, struct lazy_space *sp, pid_t vpid, struct err *err)
 {
@@ -196,6 +213,8 @@ static int add_missing(struct target *t, struct lazy_space *sp, pid_t vpid, stru
 								(*e)->vaddr, (*e)->nr_pages, err) < 0)
 				return -1;
 		}
+		for (size_t i = 0; i < (*task)->n_threads && i < PREFER_THREADS; i++)
+			prefer_in_use(sp, (*task)->core[i]->thread_info->gpregs);
 	}
 	return 0;
 }

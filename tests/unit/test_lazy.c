@@ -131,7 +131,7 @@ static void fake_init(struct fake *f, unsigned int habits)
 	f->end = &f->first;
 }
 
-static struct lazy *engine_for(struct fake *f, struct victim *v)
+static struct lazy *engine_with(struct fake *f, struct victim *v, struct lazy_space **sp_out)
 {
 	struct lazy_space *sp;
 	struct lazy *z;
@@ -143,7 +143,15 @@ static struct lazy *engine_for(struct fake *f, struct victim *v)
 	assert_non_null(sp);
 	assert_int_equal(lazy_missing(sp, AREA, PAGES, &err), 0);
 	assert_int_equal(lazy_left_pages(z), PAGES);
+	*sp_out = sp;
 	return z;
+}
+
+static struct lazy *engine_for(struct fake *f, struct victim *v)
+{
+	struct lazy_space *unused;
+
+	return engine_with(f, v, &unused);
 }
 
 static void run_victim(int (*body)(void), unsigned int habits, bool background, struct lazy_stats *st)
@@ -502,6 +510,54 @@ static void test_exit(void **state)
 	run_victim(kill_waiting, DEAF, true, &st);
 }
 
+static void expect_request(struct fake *f, uint64_t vaddr, uint64_t pages)
+{
+	struct lazy_request *rq = f->first;
+
+	assert_non_null(rq);
+	assert_false(rq->urgent);
+	assert_int_equal(rq->vaddr, vaddr);
+	if (pages)
+		assert_int_equal(rq->pages, pages);
+	f->first = rq->next_of_source;
+}
+
+/* What is preferred is asked for first, in that order and once; then the rest from the beginning. */
+static void test_preferred(void **state)
+{
+	struct lazy_space *sp;
+	struct victim v;
+	struct fake f;
+	struct lazy *z;
+	struct err err;
+
+	if (geteuid() != 0)
+		skip_because("must be root");
+	fake_init(&f, DEAF);
+	if (!start(&v, read_all))
+		skip_because("no userfaultfd with events here");
+	z = engine_with(&f, &v, &sp);
+	lazy_prefer(sp, page_addr(500) + 123, 2);
+	lazy_prefer(sp, page_addr(100), 1);
+	lazy_prefer(sp, page_addr(501), 2);         /* one of them is on its way already */
+	lazy_prefer(sp, page_addr(PAGES - 1), 8);   /* and what is behind it is not missing */
+	lazy_prefer(sp, page_addr(PAGES), 2);       /* never was missing */
+	lazy_prefer(sp, UINT64_MAX - PAGE_BYTES, 4); /* a register may hold anything */
+	lazy_prefer(sp, 0, 4);
+	lazy_start(z);
+	assert_int_equal(lazy_run(z, &err), 0);
+	expect_request(&f, page_addr(500), 2);
+	expect_request(&f, page_addr(100), 1);
+	expect_request(&f, page_addr(502), 1);
+	expect_request(&f, page_addr(PAGES - 1), 1);
+	expect_request(&f, page_addr(0), 0);
+	kill(v.pid, SIGKILL);
+	exit_code(&v);
+	lazy_close(z);
+	close(v.pidfd);
+	close(f.event);
+}
+
 /* The task is dead, nobody has answered: the engine finds out that nothing is missing. */
 static void test_dead_task(void **state)
 {
@@ -662,7 +718,7 @@ int main(void)
 		cmocka_unit_test(test_remap),          cmocka_unit_test(test_discard),
 		cmocka_unit_test(test_scarce_memory),  cmocka_unit_test(test_exit),
 		cmocka_unit_test(test_dead_task),      cmocka_unit_test(test_guardian_kills),
-		cmocka_unit_test(test_guardian_holds),
+		cmocka_unit_test(test_guardian_holds), cmocka_unit_test(test_preferred),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

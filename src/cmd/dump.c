@@ -264,13 +264,12 @@ static int copy_before(struct dump *d, struct err *err)
 	return 0;
 }
 
-static int dump_tree(struct dump *d, struct err *err)
+/* All that may be refused while the tree still runs. */
+static int before_freeze(struct dump *d, struct err *err)
 {
-	enum capture_end end = planned_end(d);
-	struct err late;
-	uint64_t start;
-	int rc;
-
+	d->session = capture_open(d->pid, &d->env.kinds, err);
+	if (!d->session)
+		return -1;
 	capture_expect_tracking(d->session, true);
 	if (capture_check(d->session, err) < 0)
 		return -1;
@@ -278,9 +277,23 @@ static int dump_tree(struct dump *d, struct err *err)
 		return -1;
 	/* the holder is gone: what is watched now is watched by us, or by somebody else */
 	precopy_hand_over(d->incremental.precopy, d->session);
-	if (d->args->server.use &&
-	    ps_args_connect(&d->args->server, d->tls, d->pid, &d->server, err) < 0)
+	return d->args->server.use ?
+		       ps_args_connect(&d->args->server, d->tls, d->pid, &d->server, err) :
+		       0;
+}
+
+static int dump_tree(struct dump *d, struct err *err)
+{
+	enum capture_end end = planned_end(d);
+	struct err late;
+	uint64_t start;
+	int rc;
+
+	if (before_freeze(d, err) < 0) {
+		/* a restore may wait for the images already */
+		image_store_fail(&d->env.images, err);
 		return -1;
+	}
 	if (dump_frozen(d, err) < 0) {
 		image_store_fail(&d->env.images, err);
 		if (capture_finish(d->session, CAPTURE_THAW, &late) < 0)
@@ -392,10 +405,8 @@ static int run(int argc, char **argv)
 				   &err);
 	if (rc == 0 && args.lazy.on)
 		rc = lazy_phase_open(&d.lazy, &args.lazy, d.tls, &err);
-	if (rc == 0) {
-		d.session = capture_open(d.pid, &d.env.kinds, &err);
-		rc = d.session ? dump_tree(&d, &err) : -1;
-	}
+	if (rc == 0)
+		rc = dump_tree(&d, &err);
 	capture_close(d.session);
 	lazy_phase_close(&d.lazy);
 	ps_client_finish(&d.server);

@@ -156,7 +156,7 @@ static int forward_open(struct forward *f, struct relay *r, struct shot *shot, s
 	stream_init(&f->st, f->fd, f->fd, NULL);
 	f->st.stop = &r->ending;
 	if (f->fd < 0)
-		return -1;
+		return err_wrap(err, "image-proxy: no image-cache is reached");
 	snprintf(b.name, sizeof(b.name), "%s", shot_name(shot));
 	f->st.silence_ms = GREET_MS;
 	if (stream_greet_server(&f->st, r->opt->secret, err) || forward_compress(f, err) ||

@@ -121,6 +121,15 @@ static int end_shot(struct shot *shot, const struct block *b, struct err *err)
 	return 1;
 }
 
+/* Each relay on the way passes it on: it is said once. */
+static int hear_failure(const struct block *b, struct err *err)
+{
+	static const char what[] = "the dump failed";
+
+	stream_failure(b, err);
+	return strncmp(err->text, what, sizeof(what) - 1) ? err_wrap(err, "%s", what) : -1;
+}
+
 /* 1: that was all. */
 static int take_block(struct stream *st, struct shot *shot, struct partial *p, struct block *b,
 		      struct err *err)
@@ -142,8 +151,7 @@ static int take_block(struct stream *st, struct shot *shot, struct partial *p, s
 	case BLOCK_COMPLETE:
 		return end_shot(shot, b, err);
 	case BLOCK_FAIL:
-		stream_failure(b, err);
-		return err_wrap(err, "the dump failed");
+		return hear_failure(b, err);
 	default:
 		return err_set(err, EPROTO, "the stream: a block of type %d among the images",
 			       b->type);

@@ -288,6 +288,19 @@ faults
 result faults-of-the-writer
 kill_tree "$pid"
 
+# What is refused before anything is stopped is told to the reader, too.
+refused_before() {
+	setsid unshare --net sleep 300 </dev/null >/dev/null 2>&1 &
+	pid=$!
+	wait_for 10 grep -qs sleep "/proc/$pid/comm" || return 1
+	dump_stream "$pid" >"$TEST_TMP/refused" && { why="it was dumped" && return 1; }
+	restore_stream <"$TEST_TMP/refused" && { why="it was restored" && return 1; }
+	grep -q "the dump failed: pid $pid is in a net namespace" "$TEST_TMP/restore.out" || failed_restore
+}
+refused_before
+result refused-before-the-freeze
+kill "$pid"
+
 reader_faults() {
 	local at
 	for at in 1 3 8 15; do

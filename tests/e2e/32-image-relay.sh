@@ -245,6 +245,39 @@ deaths() {
 deaths
 result deaths
 
+# Nobody listens where the cache should be: the dump says who is missing, and stops nothing.
+no_cache() {
+	src=$TEST_TMP/no-cache
+	mkdir -p "$src"
+	start_victim memory_writers 4 && relay image-proxy "$src" --port 1 --secret-file "$secret" || return 1
+	proxy=$relay
+	unharmed "no image-cache is reached: cannot connect to 127.0.0.1, port 1: Connection refused" && verdict
+}
+no_cache
+result no-cache
+kill "$proxy"
+wait "$proxy"
+
+# A restore that waits for what is refused before anything is stopped hears why.
+refused() {
+	local restorer
+	relays refused || return 1
+	setsid unshare --net sleep 300 </dev/null >/dev/null 2>&1 &
+	pid=$!
+	wait_for 10 grep -qs sleep "/proc/$pid/comm" || return 1
+	remote_restore >/dev/null 2>&1 &
+	restorer=$!
+	wait_for 10 grep -qs "asks for snapshot" "$dst/image-cache.log" || { why="the restore does not ask" && return 1; }
+	remote_dump "$pid" && { why="it was dumped" && return 1; }
+	wait $restorer && { why="it was restored" && return 1; }
+	why=$(cat "$dst/restore.out")
+	grep -q "inventory.img: the dump failed: pid $pid is in a net namespace" "$dst/restore.out"
+}
+refused
+result refused
+kill "$pid"
+end_relays
+
 # More than fits, for a reader that waits for the end: refused by name instead of waiting for ever.
 dump_dies() {
 	relays dies --max-memory 64M || return 1

@@ -127,11 +127,11 @@ static int write_stats(struct dump *d, struct err *err)
 
 /*
  * Does a reader who works already get all images before the pages? Of a dump that builds on another one it shows only
- * while it reads memory what those are.
+ * while it reads memory what those are; and what stays here with --lazy-pages, which is most, has no pages to wait for.
  */
 static bool saves_early(const struct dump *d)
 {
-	return store_streams(d->env.store) && !d->incremental.precopy;
+	return store_streams(d->env.store) && !d->incremental.precopy && !d->args->lazy.on;
 }
 
 /* All images, before the pages. */
@@ -326,7 +326,7 @@ static int check_stream(const struct dump_args *args, struct err *err)
 		bool given;
 		const char *name;
 	} others[] = {
-		{args->lazy.on, "--lazy-pages"},
+		{args->lazy.on && !args->images.place.remote, "--lazy-pages"},
 		{args->server.use, "--page-server"},
 		{args->incremental.track_mem && !args->images.place.remote, "--track-mem"},
 		{args->incremental.prev_images_dir != NULL, "--prev-images-dir"},
@@ -340,9 +340,9 @@ static int check_stream(const struct dump_args *args, struct err *err)
 		return err_set(err, 0, "--kill excludes --leave-running and --leave-stopped");
 	for (size_t i = 0; i < ARRAY_SIZE(others); i++)
 		if (others[i].given)
-			return err_set(err, 0,
-				       "%s excludes -D - and --remote: all memory goes with the images",
-				       others[i].name);
+			return err_set(err, 0, "%s excludes %s: all memory goes with the images",
+				       others[i].name,
+				       args->images.place.remote ? "--remote" : "-D -");
 	return image_store_check(&args->images.place, IMAGES_WRITE, err);
 }
 

@@ -48,6 +48,7 @@ static const struct opt_row rows[] = {
 	{.short_name = 'W',
 	 ROW("work-dir", "DIR", "directory of socket, log and pid file (default: that of the images)",
 	     OPT_TEXT, images.work_dir)},
+	REMOTE_ROWS(struct lazy_pages_args, images.place),
 	LOG_ROWS(struct lazy_pages_args, images.log),
 	{ROW("page-server", NULL, "get the pages from a server instead of the images", OPT_FLAG,
 	     page_server)},
@@ -399,6 +400,17 @@ static int farewell(struct lazy_daemon *d, struct err *err)
 	return rc;
 }
 
+/* What is in a relay is not needed any more: nobody shall wait for us who makes room there. */
+static int load_images(struct lazy_daemon *d, struct err *err)
+{
+	d->snap = snapshot_load_memory(d->env.store, err);
+	if (d->snap && d->args->images.place.remote) {
+		image_store_close(&d->env.images);
+		d->env.store = NULL;
+	}
+	return d->snap ? 0 : -1;
+}
+
 static int run_daemon(struct lazy_daemon *d, struct err *err)
 {
 	d->signals = open_signals(err);
@@ -406,8 +418,7 @@ static int run_daemon(struct lazy_daemon *d, struct err *err)
 		return -1;
 	if (tls_args_open(&d->args->tls, TLS_CLIENT, &d->tls, err) < 0)
 		return -1;
-	d->snap = snapshot_load_memory(d->env.store, err);
-	if (!d->snap)
+	if (load_images(d, err) < 0)
 		return -1;
 	/* a server would take an early connection that is not used for a client that has died */
 	if (!d->args->page_server && open_source(d, err) < 0)
@@ -424,14 +435,25 @@ static int run_daemon(struct lazy_daemon *d, struct err *err)
 	return farewell(d, err);
 }
 
+static enum image_use images_use(const struct lazy_pages_args *args)
+{
+	return args->images.place.remote ? IMAGES_READ : IMAGES_DIRECTORY;
+}
+
 static int check_args(const struct lazy_pages_args *args, struct err *err)
 {
+	if (args->images.place.remote && !args->page_server)
+		return err_set(
+			err, 0,
+			"--remote needs --page-server: memory that goes through relays is there before the tree runs");
 	if (args->page_server && !args->port)
 		return err_set(err, 0, "--page-server needs --port");
 	if (!args->page_server && (args->port || args->address))
 		return err_set(err, 0, "--address and --port need --page-server");
 	if (!args->page_server && args->tls.on)
 		return err_set(err, 0, "--tls needs --page-server");
+	if (image_store_check(&args->images.place, images_use(args), err) < 0)
+		return -1;
 	return tls_args_check(&args->tls, err);
 }
 
@@ -459,7 +481,7 @@ static int run(int argc, char **argv)
 			return cmd_fail(&spec, &err);
 	}
 	signals_hold(&saved);
-	rc = image_env_open(&d.env, &args.images, IMAGES_DIRECTORY, &err);
+	rc = image_env_open(&d.env, &args.images, images_use(&args), &err);
 	if (rc == 0)
 		rc = run_daemon(&d, &err);
 	if (rc < 0 && args.images.log.file) /* a daemon has no other voice */

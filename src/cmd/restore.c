@@ -103,10 +103,9 @@ static int check_args(const struct restore_args *args, const struct opt_rest *re
 		return err_set(err, 0, "--exec-cmd needs a command after --");
 	if (!args->exec_cmd && rest->command)
 		return err_set(err, 0, "a command after -- needs --exec-cmd");
-	if (args->lazy && images_are_streamed(&args->images.place))
-		return err_set(
-			err, 0,
-			"--lazy-pages excludes -D - and --remote: all memory comes with the images");
+	if (args->lazy && images_are_streamed(&args->images.place) && !args->images.place.remote)
+		return err_set(err, 0,
+			       "--lazy-pages excludes -D -: all memory comes with the images");
 	if (args->files.host && images_are_streamed(&args->images.place))
 		return err_set(err, 0,
 			       "--lazy-files excludes -D - and --remote: all images are needed first");

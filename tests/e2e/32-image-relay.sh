@@ -107,6 +107,28 @@ result overlap-within-a-bound
 end_relays
 for p in $(own_processes); do kill -KILL "$p" 2>/dev/null; done
 
+# The images through the relays, the memory from the frozen tree, when it is needed: dump and lazy-pages may begin in any order.
+lazily() {
+	local dumper from
+	relays lazily && start_victim memory_writers 24 || return 1
+	from=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+	timeout -k 5 90 "$FERRY" dump -t "$pid" --remote --lazy-pages --address 127.0.0.1 --port "$from" -W "$src" \
+		-o dump.log -v4 >"$src/dump.out" 2>&1 </dev/null &
+	dumper=$!
+	timeout -k 5 60 "$FERRY" lazy-pages --remote --page-server --port "$from" -W "$dst" -o lazy.log -v4 --daemon \
+		>"$dst/lazy.out" 2>&1 </dev/null || { why="lazy-pages: $(cat "$dst/lazy.out")" && return 1; }
+	remote_restore --lazy-pages --pids=new || return 1
+	wait $dumper || { why="dump: $(cat "$src/dump.out")" && return 1; }
+	wait_gone "$pid" || { why="it is still there" && return 1; }
+	grep -o "is complete: [0-9]* bytes" "$dst/image-cache.log" | awk '{ exit !($3 > 0 && $3 < 8 * 1024 * 1024) }' ||
+		{ why="the cache: $(tail -n 2 "$dst/image-cache.log")" && return 1; }
+	verdict
+}
+lazily
+result lazy-pages
+end_relays
+for p in $(own_processes); do kill -KILL "$p" 2>/dev/null; done
+
 # Several at once, each under its name.
 several() {
 	local i dirs=() pids=() dumps=()

@@ -100,6 +100,8 @@ usage() {
 		timeout 10 "$FERRY" pre-dump -t $$ --remote $option >"$TEST_TMP/usage" 2>&1
 		[ $? = 2 ] || { why="$option: $(cat "$TEST_TMP/usage")" && return 1; }
 	done
+	timeout 10 "$FERRY" lazy-pages --remote -W "$TEST_TMP" >"$TEST_TMP/usage" 2>&1
+	[ $? = 2 ] && grep -q "needs --page-server" "$TEST_TMP/usage" || { why="$(cat "$TEST_TMP/usage")" && return 1; }
 	timeout 10 "$FERRY" pre-dump -t $$ --prev-snapshot a -D "$TEST_TMP" >"$TEST_TMP/usage" 2>&1
 	[ $? = 2 ] || { why="$(cat "$TEST_TMP/usage")" && return 1; }
 }

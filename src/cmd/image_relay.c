@@ -196,7 +196,7 @@ static int open_and_run(void *arg, int ready_fd, struct err *err)
 	rc = open_all(r, err) ||
 	     daemon_announce(&r->args->daemon, r->work_fd, r->status_fd, ready_fd, err) ||
 	     relay_run(&r->opt, err);
-	if (rc)
+	if (rc && r->args->log.file) /* a daemon has no other voice */
 		log_error("%s", err->text);
 	close_all(r);
 	signals_discard();

@@ -152,7 +152,7 @@ static int open_and_carry(void *arg, int ready_fd, struct err *err)
 	rc = open_all(s, err) ||
 	     daemon_announce(&s->args->daemon, s->work_fd, s->status_fd, ready_fd, err) ||
 	     carry(s, err);
-	if (rc)
+	if (rc && s->args->log.file) /* a daemon has no other voice */
 		log_error("%s", err->text);
 	close_all(s, rc ? err : NULL);
 	signals_discard();

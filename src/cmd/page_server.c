@@ -218,7 +218,7 @@ static int open_and_serve(void *arg, int ready_fd, struct err *err)
 
 	if (rc == 0)
 		rc = serve(s, err);
-	if (rc)
+	if (rc && s->args->log.file) /* a daemon has no other voice */
 		log_error("%s", err->text);
 	close_all(s);
 	return rc ? -1 : 0;

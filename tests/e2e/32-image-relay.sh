@@ -211,6 +211,8 @@ secrets() {
 	kill "$proxy" && wait "$proxy"
 	chmod 644 "$other"
 	timeout 5 "$FERRY" image-cache -W "$dst/x" --secret-file "$other" >"$dst/out" 2>&1
+	timeout 5 "$FERRY" image-cache -W "$dst/x" --secret-file "$secret" >"$dst/out" 2>&1
+	[ "$(wc -l <"$dst/out")" = 1 ] && grep -q "cannot open the work directory" "$dst/out" || { why="$(cat "$dst/out")" && return 1; }
 	mkdir "$dst/x"
 	timeout 5 "$FERRY" image-cache -W "$dst/x" --secret-file "$other" >"$dst/out" 2>&1
 	grep -q "others may read" "$dst/out" || { why="$(cat "$dst/out")" && return 1; }

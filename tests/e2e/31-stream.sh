@@ -87,7 +87,8 @@ comes_back() { # STREAM LEAST-MIB MOST-MIB: so large, and it is the program
 # compressed CODEC LEAST-MIB MOST-MIB VERSION: and what a reader must know at least
 compressed() {
 	local version
-	text_program $mib "text-$1" || return 1
+	# shellcheck disable=SC2086 # one word, or none
+	text_program $mib "text-$1${what:-}" ${what:-} || return 1
 	dump_stream "$pid" --kill --compress="$1" >"$work/stream" || { failed_dump; return 1; }
 	version=$(od -An -tu2 -j 10 -N 2 "$work/stream")
 	[ "$version" -eq "$4" ] || { why="a reader must know version $version" && return 1; }
@@ -95,6 +96,8 @@ compressed() {
 }
 compressed lz4 0 12 2
 result lz4
+what=pages compressed lz4 0 12 2
+result "the same pages again and again, which lz4 would not find"
 compressed zstd 0 12 2
 result zstd
 compressed none $mib 100 1

@@ -40,7 +40,7 @@ passed() {
 	[ "$n" -ge "$1" ] && [ "$n" -le "$2" ] || { why="$n KiB passed" && return 1; }
 }
 
-# 10 MiB: 3.9 of text, 0.8 of noise, 2.3 of zeros (which a dump would leave out by itself), 3.1 of the same page over and over.
+# 10 MiB: 3.9 of text, 0.8 of noise, 2.3 of zeros (which a dump would leave out by itself), 3.2 of the same pages over and over.
 through() { # CODEC LEAST MOST
 	tapped "$1" "$1" && peer put "$src/image-proxy.socket" s && passed "$2" "$3" &&
 		peer get "$dst/image-cache.socket" s

@@ -296,12 +296,13 @@ snapshot() {
 	python3 tests/e2e/snapshot.py "$1" >"$2"
 }
 
-# text_program MIB NAME: a program with so much text in its memory; sets work, its folder, and pid.
+# text_program MIB NAME [pages]: a program with so much text in its memory, or the same pages often; sets work, its
+# folder, and pid.
 # shellcheck disable=SC2034 # for the test
 text_program() {
 	work=$TEST_TMP/$2
 	mkdir "$work"
-	setsid /usr/bin/python3 tests/e2e/text-program "$1" "$work" </dev/null >/dev/null 2>&1 &
+	setsid /usr/bin/python3 tests/e2e/text-program "$1" "$work" "${@:3}" </dev/null >/dev/null 2>&1 &
 	pid=$!
 	disown
 	wait_for 20 test -e "$work/ready"

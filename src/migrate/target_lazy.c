@@ -186,7 +186,7 @@ int target_fill_start(struct target *t, struct err *err)
  */
 static void prefer_in_use(struct lazy_space *sp, const UserX86RegsEntry *g)
 {
-	const uint64_t at[] = {g->bp, g->di, g->si, g->dx,  g->cx,  g->ax,  g->bx, g->r8,
+	const uint64_t at[] = {g->bp, g->di,  g->si,  g->dx,  g->cx,  g->ax,  g->bx, g->r8,
 			       g->r9, g->r10, g->r11, g->r12, g->r13, g->r14, g->r15};
 
 	lazy_prefer(sp, g->sp, STACK_PAGES);

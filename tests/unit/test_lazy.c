@@ -539,9 +539,9 @@ static void test_preferred(void **state)
 	z = engine_with(&f, &v, &sp);
 	lazy_prefer(sp, page_addr(500) + 123, 2);
 	lazy_prefer(sp, page_addr(100), 1);
-	lazy_prefer(sp, page_addr(501), 2);         /* one of them is on its way already */
-	lazy_prefer(sp, page_addr(PAGES - 1), 8);   /* and what is behind it is not missing */
-	lazy_prefer(sp, page_addr(PAGES), 2);       /* never was missing */
+	lazy_prefer(sp, page_addr(501), 2);          /* one of them is on its way already */
+	lazy_prefer(sp, page_addr(PAGES - 1), 8);    /* and what is behind it is not missing */
+	lazy_prefer(sp, page_addr(PAGES), 2);        /* never was missing */
 	lazy_prefer(sp, UINT64_MAX - PAGE_BYTES, 4); /* a register may hold anything */
 	lazy_prefer(sp, 0, 4);
 	lazy_start(z);

@@ -218,7 +218,7 @@ static uint64_t words_of(const struct lazy_segment *s)
 
 int lazy_map_make_room(struct lazy_map_room *room, const struct lazy_map *m, struct err *err)
 {
-	uint64_t words = 0;
+	uint64_t words = 1; /* also for a map without any */
 	struct lazy_bits *b;
 
 	vec_foreach (s, &m->segments)

@@ -30,11 +30,23 @@ int opt_number(const char *text, const char *what, uint64_t min, uint64_t max, u
 	return 0;
 }
 
+/* As a user would give it. Returns @out. */
+static const char *bytes_text(uint64_t bytes, char out[static 24])
+{
+	static const char *const units[] = {"", "K", "M", "G"};
+	size_t i = 0;
+
+	for (; bytes && bytes % 1024 == 0 && i + 1 < ARRAY_SIZE(units); i++)
+		bytes /= 1024;
+	snprintf(out, 24, "%llu%s", (unsigned long long)bytes, units[i]);
+	return out;
+}
+
 static int set_bytes(const struct opt_row *row, const char *name, const char *text, uint64_t *out,
 		     struct err *err)
 {
 	static const char suffix[] = "KMG";
-	char digits[32];
+	char digits[32], limit[24];
 	size_t len = strlen(text);
 	const char *unit = len ? strchr(suffix, toupper((unsigned char)text[len - 1])) : NULL;
 	unsigned int shift = unit && *unit ? 10 * (unsigned int)(unit - suffix + 1) : 0;
@@ -49,9 +61,12 @@ static int set_bytes(const struct opt_row *row, const char *name, const char *te
 	if (opt_number(digits, name, 0, UINT64_MAX >> shift, &value, err) < 0)
 		return -1;
 	value <<= shift;
-	if (value < row->min || value > row->max)
-		return err_set(err, ERANGE, "%s: '%.80s' is not between %llu and %llu bytes", name,
-			       text, (unsigned long long)row->min, (unsigned long long)row->max);
+	if (value < row->min)
+		return err_set(err, ERANGE, "%s: '%.80s' is less than %s", name, text,
+			       bytes_text(row->min, limit));
+	if (value > row->max)
+		return err_set(err, ERANGE, "%s: '%.80s' is more than %s", name, text,
+			       bytes_text(row->max, limit));
 	*out = value;
 	return 0;
 }

@@ -35,7 +35,9 @@ static struct addrinfo *resolve(const char *host, uint16_t port, int flags, stru
 	rc = getaddrinfo(host, service, &hints, &list);
 	if (rc == 0)
 		return list;
-	if (rc == EAI_SYSTEM)
+	if (rc == EAI_NONAME && flags & AI_NUMERICHOST)
+		err_set(err, 0, "%.200s is no numeric address of this host", host);
+	else if (rc == EAI_SYSTEM)
 		err_sys(err, "%.200s: cannot find the address", host);
 	else
 		err_set(err, 0, "%.200s: %s", host, gai_strerror(rc));

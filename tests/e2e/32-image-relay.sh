@@ -216,6 +216,8 @@ secrets() {
 	mkdir "$dst/x"
 	timeout 5 "$FERRY" image-cache -W "$dst/x" --secret-file "$other" >"$dst/out" 2>&1
 	grep -q "others may read" "$dst/out" || { why="$(cat "$dst/out")" && return 1; }
+	timeout 5 "$FERRY" image-cache -W "$dst/x" --insecure-plain-tcp --address localhost >"$dst/out" 2>&1
+	[ $? = 1 ] && grep -q "localhost is no numeric address" "$dst/out" || { why="$(cat "$dst/out")" && return 1; }
 	timeout 5 "$FERRY" image-cache -W "$dst/x" >"$dst/out" 2>&1
 	[ $? = 2 ] && grep -q "insecure-plain-tcp" "$dst/out" || { why="$(cat "$dst/out")" && return 1; }
 	verdict

@@ -131,27 +131,28 @@ static void fake_init(struct fake *f, unsigned int habits)
 	f->end = &f->first;
 }
 
-static struct lazy *engine_with(struct fake *f, struct victim *v, struct lazy_space **sp_out)
+/* An engine for a new victim, of which everything is missing. @sp_out: its space, or NULL. */
+static struct lazy *engine_for(struct fake *f, unsigned int habits, struct victim *v,
+			       int (*body)(void), struct lazy_space **sp_out)
 {
 	struct lazy_space *sp;
 	struct lazy *z;
 	struct err err;
 
+	if (geteuid() != 0)
+		skip_because("must be root");
+	fake_init(f, habits);
+	if (!start(v, body))
+		skip_because("no userfaultfd with events here");
 	z = lazy_open(&f->source, NULL, &err);
 	assert_non_null(z);
 	sp = lazy_add(z, OBJECT, v->uffd, -1, &err);
 	assert_non_null(sp);
 	assert_int_equal(lazy_missing(sp, AREA, PAGES, &err), 0);
 	assert_int_equal(lazy_left_pages(z), PAGES);
-	*sp_out = sp;
+	if (sp_out)
+		*sp_out = sp;
 	return z;
-}
-
-static struct lazy *engine_for(struct fake *f, struct victim *v)
-{
-	struct lazy_space *unused;
-
-	return engine_with(f, v, &unused);
 }
 
 static void run_victim(int (*body)(void), unsigned int habits, bool background, struct lazy_stats *st)
@@ -160,12 +161,7 @@ static void run_victim(int (*body)(void), unsigned int habits, bool background, 
 	struct fake f;
 	struct lazy *z;
 
-	if (geteuid() != 0)
-		skip_because("must be root");
-	fake_init(&f, habits);
-	if (!start(&v, body))
-		skip_because("no userfaultfd with events here");
-	z = engine_for(&f, &v);
+	z = engine_for(&f, habits, &v, body, NULL);
 	let_run(&v);
 	if (background)
 		lazy_start(z);
@@ -531,12 +527,7 @@ static void test_preferred(void **state)
 	struct lazy *z;
 	struct err err;
 
-	if (geteuid() != 0)
-		skip_because("must be root");
-	fake_init(&f, DEAF);
-	if (!start(&v, read_all))
-		skip_because("no userfaultfd with events here");
-	z = engine_with(&f, &v, &sp);
+	z = engine_for(&f, DEAF, &v, read_all, &sp);
 	lazy_prefer(sp, page_addr(500) + 123, 2);
 	lazy_prefer(sp, page_addr(100), 1);
 	lazy_prefer(sp, page_addr(501), 2);          /* one of them is on its way already */
@@ -567,12 +558,7 @@ static void test_dead_task(void **state)
 	struct lazy *z;
 	struct err err;
 
-	if (geteuid() != 0)
-		skip_because("must be root");
-	fake_init(&f, DEAF);
-	if (!start(&v, read_all))
-		skip_because("no userfaultfd with events here");
-	z = engine_for(&f, &v);
+	z = engine_for(&f, DEAF, &v, read_all, NULL);
 	lazy_start(z);
 	let_run(&v);
 	kill(v.pid, SIGKILL);

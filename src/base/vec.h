@@ -19,9 +19,10 @@
 /* Makes room for one more element of @size bytes; false if memory ran out. */
 bool vec_grow(void **v, size_t *cap, size_t n, size_t size);
 
-/* Room for @more elements beyond the last; false, and nothing has changed, if memory ran out. */
+/* Makes room for @want elements of @size bytes in all; false, and nothing has changed, if memory ran out. */
 bool vec_make_room(void **v, size_t *cap, size_t want, size_t size);
 
+/* The same for @more elements behind the last. */
 #define vec_reserve(vec, more) \
 	vec_make_room((void **)&(vec)->v, &(vec)->cap, (vec)->n + (more), sizeof(*(vec)->v))
 

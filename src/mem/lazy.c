@@ -507,6 +507,8 @@ static int look_around(struct lazy *z, struct err *err)
 
 int lazy_run(struct lazy *z, struct err *err)
 {
+	bool again; /* requests ended, or could not be made, since the last look */
+
 	if (z->broken) {
 		*err = z->why;
 		return -1;
@@ -515,10 +517,10 @@ int lazy_run(struct lazy *z, struct err *err)
 	z->short_of = false;
 	if (read_all(z, err) < 0)
 		return -1;
-	z->asking_again = z->ask_again;
-	z->ask_again = false;
+	again = z->ask_again;
+	z->ask_again = false; /* a request that cannot be made sets it anew */
 	for (struct lazy_space *sp = z->spaces; sp; sp = sp->next) {
-		if (lazy_waits(sp, err) < 0)
+		if (lazy_waits(sp, again, err) < 0)
 			return -1;
 		if (sp->uffd >= 0 && z->started && !sp->map.missing)
 			lazy_space_close(sp);

@@ -208,7 +208,7 @@ static int fill_hole(struct lazy_space *sp, struct lazy_wait *w, struct err *err
 	return 0;
 }
 
-int lazy_waits(struct lazy_space *sp, struct err *err)
+int lazy_waits(struct lazy_space *sp, bool ask_again, struct err *err)
 {
 	int r;
 
@@ -217,7 +217,7 @@ int lazy_waits(struct lazy_space *sp, struct err *err)
 
 		if (w->what == WAIT_NEW)
 			sort_fault(sp, w);
-		if (w->what == WAIT_PAGE && sp->z->asking_again)
+		if (w->what == WAIT_PAGE && ask_again)
 			lazy_ask_urgent(sp, w->addr);
 		if (w->what != WAIT_HOLE)
 			continue;

@@ -413,7 +413,7 @@ uint64_t lazy_map_clear(struct lazy_map *m, uint64_t start, uint64_t end)
 int lazy_map_reserve(struct lazy_map *m, struct err *err)
 {
 	if (!vec_reserve(&m->segments, MAX_SPLITS) ||
-	    (m->moving.n = 0, !vec_reserve(&m->moving, m->segments.n + MAX_SPLITS)))
+	    !vec_reserve(&m->moving, m->segments.n + MAX_SPLITS))
 		return err_nomem(err);
 	return 0;
 }
@@ -478,8 +478,6 @@ int lazy_map_move(struct lazy_map *m, uint64_t from, uint64_t to, uint64_t bytes
 	split(m, from);
 	split(m, from + bytes);
 	n = count_within(m, from, from + bytes, &i);
-	if (!n)
-		return unmap(m, to, to + bytes), 0;
 	memcpy(m->moving.v, &m->segments.v[i], n * sizeof(m->moving.v[0]));
 	m->moving.n = n;
 	take_out(m, i, n);
@@ -489,6 +487,7 @@ int lazy_map_move(struct lazy_map *m, uint64_t from, uint64_t to, uint64_t bytes
 		s->end = s->end - from + to;
 		insert(m, find(m, s->start), *s);
 	}
-	m->moved = true;
+	m->moving.n = 0;
+	m->moved = m->moved || n > 0;
 	return 0;
 }

@@ -71,8 +71,7 @@ struct lazy {
 	struct lazy_space *spare; /* with room for its map: for the child of the next fork */
 	struct lazy_map_room room;
 	bool ask_again; /* requests ended without all their pages, or could not be made: look at those that wait */
-	bool asking_again; /* lazy_run() does so */
-	bool told_short;
+	bool told_short; /* that there is no memory was said */
 	uint64_t start_ns;
 	struct lazy_stats st;
 	uint64_t latency[LATENCY_BUCKETS];
@@ -94,7 +93,7 @@ void lazy_short_of_memory(struct lazy *z);
 /* Reads all that the userfaultfd has. May close the space, and add others at the end of the list. */
 int lazy_events(struct lazy_space *sp, struct err *err) must_check;
 /* What threads wait for: zeros for holes, requests for pages that are on nobody's way. */
-int lazy_waits(struct lazy_space *sp, struct err *err) must_check;
+int lazy_waits(struct lazy_space *sp, bool ask_again, struct err *err) must_check;
 /* A thread waits at an address. */
 int lazy_fault(struct lazy_space *sp, uint64_t addr, struct err *err) must_check;
 

@@ -18,7 +18,7 @@ enum habit {
 	FLAKY = 32,   /* is lost at every 5th answer */
 	DEAF = 64,    /* never answers */
 	LATE = 128,   /* answers when nothing else is to do */
-	SCARCE = 256, /* most allocations are refused */
+	SCARCE = 256, /* about every second allocation is refused */
 };
 
 struct fake {

@@ -33,7 +33,7 @@ struct relay_args {
 		{.long_name = "secret-file",                                                        \
 		 .arg = "FILE",                                                                     \
 		 .help = "the secret that image-cache and image-proxy share: 16 bytes or more, "    \
-			 "for nobody else to read; it keeps strangers out, but hides nothing",      \
+			 "for nobody else to read; between them goes TLS, keyed by it",             \
 		 .type = OPT_TEXT,                                                                  \
 		 .offset = offsetof(struct relay_args, secret_file)},                               \
 		{.long_name = "insecure-plain-tcp",                                                 \

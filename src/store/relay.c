@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "base/timeline.h"
+#include "store/relay_link.h"
 #include "wire/local.h"
 #include "wire/tcp.h"
 
@@ -20,18 +21,17 @@
 #include <string.h>
 #include <sys/socket.h>
 
-enum { MAX_GUESTS = 256, GREET_MS = 10000, CONNECT_MS = 10000, LOOK_MS = 100, WORDS_MS = 2000 };
+enum { MAX_GUESTS = 256, CONNECT_MS = 10000, LOOK_MS = 100, WORDS_MS = 2000 };
 
 struct relay;
 
 /* A connection, and the thread that serves it. */
 struct guest {
 	struct relay *relay;
-	int fd;
+	struct relay_link link;
 	bool tcp, started;
 	atomic_bool ended;
 	pthread_t thread;
-	struct stream st;
 	char who[TCP_PEER_TEXT];
 };
 
@@ -49,8 +49,7 @@ struct relay {
 struct forward {
 	struct relay *relay;
 	struct shot *shot;
-	struct stream st;
-	int fd;
+	struct relay_link link;
 	pthread_t thread;
 	int rc;
 	struct err err;
@@ -76,9 +75,9 @@ static int last_words(struct forward *f, struct err *err)
 	struct block b;
 	struct err why;
 
-	f->st.silence_ms = WORDS_MS;
+	f->link.st.silence_ms = WORDS_MS;
 	if ((err->no == EPIPE || err->no == ECONNRESET) &&
-	    stream_expect(&f->st, BLOCK_COMPLETE, &b, &why) && why.no != EPIPE)
+	    stream_expect(&f->link.st, BLOCK_COMPLETE, &b, &why) && why.no != EPIPE)
 		*err = why;
 	return -1;
 }
@@ -88,7 +87,7 @@ static void log_packing(const struct forward *f)
 	char what[256];
 
 	snprintf(what, sizeof(what), "snapshot '%s'", shot_name(f->shot));
-	packer_log(f->st.packer, what);
+	packer_log(f->link.st.packer, what);
 }
 
 /* Everything that comes, until the cache has all of it and says so. */
@@ -102,16 +101,16 @@ static int forward_items(struct forward *f, struct err *err)
 		/* pages go with their size only; a block says it itself */
 		if (b.type != BLOCK_OBJECT && b.type != BLOCK_ZEROS)
 			b.bytes = 0;
-		if (send_item(&f->st, &b, err))
+		if (send_item(&f->link.st, &b, err))
 			return last_words(f, err);
 	}
 	if (rc < 0) {
-		stream_send_failure(&f->st, err);
+		stream_send_failure(&f->link.st, err);
 		return -1;
 	}
-	if (send_ready(&f->st, shot_bytes(f->shot), err))
+	if (send_ready(&f->link.st, shot_bytes(f->shot), err))
 		return -1;
-	return stream_expect(&f->st, BLOCK_COMPLETE, &b, err);
+	return stream_expect(&f->link.st, BLOCK_COMPLETE, &b, err);
 }
 
 static void *forward_thread(void *arg)
@@ -120,6 +119,7 @@ static void *forward_thread(void *arg)
 
 	f->rc = forward_items(f, &f->err);
 	if (f->rc) {
+		relay_link_explain(&f->link, &f->err);
 		err_wrap(&f->err, "image cache at %s, port %u", f->relay->opt->host,
 			 f->relay->opt->port);
 		shot_fail(f->shot, &f->err);
@@ -137,8 +137,8 @@ static int forward_compress(struct forward *f, struct err *err)
 {
 	enum compress how = f->relay->opt->compress;
 
-	if (f->st.version_in >= BLOCK_VERSION_FORMS)
-		return stream_compress(&f->st, how, err);
+	if (f->link.st.version_in >= BLOCK_VERSION_FORMS)
+		return stream_compress(&f->link.st, how, err);
 	if (how == COMPRESS_LZ4 || how == COMPRESS_ZSTD)
 		log_warn("image cache at %s, port %u: an older ferry, which reads nothing that is compressed: it goes as it is",
 			 f->relay->opt->host, f->relay->opt->port);
@@ -152,28 +152,23 @@ static int forward_open(struct forward *f, struct relay *r, struct shot *shot, s
 	const int forever = 0;
 
 	*f = (struct forward){.relay = r, .shot = shot};
-	f->fd = tcp_connect(r->opt->host, r->opt->port, CONNECT_MS, err);
-	stream_init(&f->st, f->fd, f->fd, NULL);
-	f->st.stop = &r->ending;
-	if (f->fd < 0)
+	relay_link_init(&f->link, tcp_connect(r->opt->host, r->opt->port, CONNECT_MS, err),
+			&r->ending);
+	if (f->link.fd < 0)
 		return err_wrap(err, "image-proxy: no image-cache is reached");
 	snprintf(b.name, sizeof(b.name), "%s", shot_name(shot));
-	f->st.silence_ms = GREET_MS;
-	if (stream_greet_server(&f->st, r->opt->secret, err) || forward_compress(f, err) ||
-	    stream_send(&f->st, &b, err) || stream_expect(&f->st, BLOCK_COMPLETE, &b, err))
+	if (relay_link_call(&f->link, r->opt->secret, err) || forward_compress(f, err) ||
+	    stream_send(&f->link.st, &b, err) || stream_expect(&f->link.st, BLOCK_COMPLETE, &b, err)) {
+		relay_link_explain(&f->link, err);
 		return err_wrap(err, "image cache at %s, port %u", r->opt->host, r->opt->port);
-	f->st.silence_ms = 0;
-	f->st.heard = true;
-	/* a full cache may make us wait for as long as its reader likes */
-	(void)!setsockopt(f->fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &forever, sizeof(forever));
+	}
+	f->link.st.silence_ms = 0;
+	f->link.st.heard = true;
+	/* a full cache may make us wait for as long as its reader likes; a tunnel lets it by itself */
+	if (!f->link.tunnel)
+		(void)!setsockopt(f->link.fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &forever,
+				  sizeof(forever));
 	return 0;
-}
-
-static void forward_close(struct forward *f)
-{
-	stream_finish(&f->st);
-	if (f->fd >= 0)
-		close(f->fd);
 }
 
 /* The dump's images into the spool and on to the cache. */
@@ -183,13 +178,13 @@ static int receive_and_forward(struct guest *g, struct shot *shot, struct err *e
 	int no, rc = forward_open(&f, g->relay, shot, err);
 
 	if (rc == 0)
-		rc = send_ready(&g->st, 0, err);
+		rc = send_ready(&g->link.st, 0, err);
 	if (rc == 0) {
 		no = pthread_create(&f.thread, NULL, forward_thread, &f);
 		rc = no ? err_sysno(err, no, "cannot start a thread") : 0;
 	}
 	if (rc == 0) {
-		rc = stream_receive_shot(&g->st, shot, err);
+		rc = stream_receive_shot(&g->link.st, shot, err);
 		pthread_join(f.thread, NULL);
 		if (f.rc)
 			*err = f.err;
@@ -197,13 +192,14 @@ static int receive_and_forward(struct guest *g, struct shot *shot, struct err *e
 	}
 	if (rc == 0)
 		atomic_fetch_add(&g->relay->handed_on, 1);
-	forward_close(&f);
+	relay_link_close(&f.link);
 	return rc;
 }
 
 static int receive_only(struct guest *g, struct shot *shot, struct err *err)
 {
-	return send_ready(&g->st, 0, err) || stream_receive_shot(&g->st, shot, err) ? -1 : 0;
+	return send_ready(&g->link.st, 0, err) || stream_receive_shot(&g->link.st, shot, err) ? -1 :
+												0;
 }
 
 static int serve_writer(struct guest *g, const char *name, struct err *err)
@@ -223,7 +219,7 @@ static int serve_writer(struct guest *g, const char *name, struct err *err)
 			 name, (unsigned long long)shot_bytes(shot),
 			 (unsigned long long)spool_peak_bytes(g->relay->spool));
 		timeline_span("snapshot", start);
-		rc = send_ready(&g->st, shot_bytes(shot), err);
+		rc = send_ready(&g->link.st, shot_bytes(shot), err);
 	}
 	/* a cache keeps it for whoever asks; at the source nobody will */
 	if (g->relay->opt->host)
@@ -245,9 +241,9 @@ static int answer_get(struct guest *g, struct shot *shot, const struct block *as
 		return -1;
 	timeline_mark(ask->name);
 	if (rc == 0)
-		return stream_send_object(&g->st, ask->name, data, bytes, err);
+		return stream_send_object(&g->link.st, ask->name, data, bytes, err);
 	strcpy(absent.name, ask->name);
-	return stream_send(&g->st, &absent, err);
+	return stream_send(&g->link.st, &absent, err);
 }
 
 static int answer_pages(struct guest *g, struct shot *shot, const struct block *ask, uint8_t *buf,
@@ -258,7 +254,7 @@ static int answer_pages(struct guest *g, struct shot *shot, const struct block *
 			       ask->id, (unsigned long long)ask->bytes);
 	if (shot_get_pages(shot, ask->id, ask->off, buf, ask->bytes, err))
 		return -1;
-	return stream_send_pages(&g->st, ask->id, ask->off, buf, ask->bytes, err);
+	return stream_send_pages(&g->link.st, ask->id, ask->off, buf, ask->bytes, err);
 }
 
 static int answer_more(struct guest *g, struct shot *shot, const struct block *ask, uint8_t *buf,
@@ -272,10 +268,10 @@ static int answer_more(struct guest *g, struct shot *shot, const struct block *a
 	if (rc < 0)
 		return -1;
 	if (rc > 0)
-		return stream_send(&g->st, &absent, err);
-	if (send_ready(&g->st, n, err))
+		return stream_send(&g->link.st, &absent, err);
+	if (send_ready(&g->link.st, n, err))
 		return -1;
-	return n ? stream_send_pages(&g->st, ask->id, ask->off, buf, n, err) : 0;
+	return n ? stream_send_pages(&g->link.st, ask->id, ask->off, buf, n, err) : 0;
 }
 
 /* The shot that the reader asks about from now on: the one that he has opened, or one that it builds on. */
@@ -288,16 +284,16 @@ static int answer_level(struct guest *g, struct shot *opened, struct shot **now,
 	for (uint32_t i = 0; shot && i < ask->id; i++)
 		shot = shot_parent(shot);
 	if (!shot)
-		return stream_send(&g->st, &absent, err);
+		return stream_send(&g->link.st, &absent, err);
 	*now = shot;
-	return send_ready(&g->st, 0, err);
+	return send_ready(&g->link.st, 0, err);
 }
 
 static int answer_done(struct guest *g, struct shot *shot, struct err *err)
 {
 	shot_forget(shot);
 	atomic_fetch_add(&g->relay->handed_on, 1);
-	return send_ready(&g->st, 0, err);
+	return send_ready(&g->link.st, 0, err);
 }
 
 static int answer(struct guest *g, struct shot *shot, const struct block *ask, uint8_t *buf,
@@ -311,7 +307,7 @@ static int answer(struct guest *g, struct shot *shot, const struct block *ask, u
 	case BLOCK_READ_PAGES:
 		return answer_more(g, shot, ask, buf, err);
 	case BLOCK_WAIT:
-		return shot_wait(shot, err) ? -1 : send_ready(&g->st, shot_bytes(shot), err);
+		return shot_wait(shot, err) ? -1 : send_ready(&g->link.st, shot_bytes(shot), err);
 	case BLOCK_DONE:
 		return answer_done(g, shot, err);
 	default:
@@ -335,7 +331,7 @@ static int serve_reader(struct guest *g, const char *name, struct err *err)
 	log_info("%s: asks for snapshot '%s'", g->who, name);
 	now = shot;
 	do {
-		rc = stream_receive(&g->st, &ask, err);
+		rc = stream_receive(&g->link.st, &ask, err);
 		if (rc && err->no == EPIPE) { /* it has what it wanted, or not; it is gone */
 			shot_close_reader(shot);
 			return 0;
@@ -355,13 +351,12 @@ static int greet(struct guest *g, struct err *err)
 {
 	int rc;
 
-	g->st.silence_ms = GREET_MS;
 	if (g->tcp)
-		return stream_greet_client(&g->st, g->relay->opt->secret, err);
-	rc = local_check_peer(g->fd, err) || stream_receive_preamble(&g->st, err) ||
-	     stream_send_preamble(&g->st, err);
+		return relay_link_answer(&g->link, g->relay->opt->secret, err);
+	rc = local_check_peer(g->link.fd, err) || stream_receive_preamble(&g->link.st, err) ||
+	     stream_send_preamble(&g->link.st, err);
 	if (rc == 0)
-		stream_spare_sums(&g->st);
+		stream_spare_sums(&g->link.st);
 	return rc ? -1 : 0;
 }
 
@@ -369,9 +364,9 @@ static int serve(struct guest *g, struct err *err)
 {
 	struct block first;
 
-	if (stream_receive(&g->st, &first, err))
+	if (stream_receive(&g->link.st, &first, err))
 		return -1;
-	g->st.silence_ms = 0;
+	g->link.st.silence_ms = 0;
 	switch (first.type) {
 	case BLOCK_SNAPSHOT:
 		return serve_writer(g, first.name, err);
@@ -391,11 +386,11 @@ static void *guest_thread(void *arg)
 	if (greet(g, &err)) {
 		log_warn("%s is dropped: %s", g->who, err.text);
 	} else if (serve(g, &err)) {
+		relay_link_explain(&g->link, &err);
 		log_error("%s: %s", g->who, err.text);
-		stream_send_failure(&g->st, &err);
+		stream_send_failure(&g->link.st, &err);
 	}
-	stream_finish(&g->st);
-	shutdown(g->fd, SHUT_RDWR);
+	relay_link_end(&g->link);
 	atomic_store(&g->ended, true);
 	return NULL;
 }
@@ -406,7 +401,7 @@ static void remove_guest(struct relay *r, size_t i)
 
 	if (g->started)
 		pthread_join(g->thread, NULL);
-	close(g->fd);
+	relay_link_close(&g->link);
 	free(g);
 	r->guests[i] = NULL;
 }
@@ -439,13 +434,11 @@ static void welcome(struct relay *r, int listener)
 		return;
 	}
 	g->relay = r;
-	g->fd = fd;
 	g->tcp = listener == r->opt->tcp;
 	if (g->tcp)
 		tcp_prepare(fd);
 	tcp_peer_text(fd, g->who);
-	stream_init(&g->st, fd, fd, NULL);
-	g->st.stop = &r->ending;
+	relay_link_init(&g->link, fd, &r->ending);
 	*place = g;
 	g->started = pthread_create(&g->thread, NULL, guest_thread, g) == 0;
 	if (!g->started) {

@@ -172,12 +172,6 @@ static void explain(struct stream *st, struct err *err)
 		stream_failure(&b, err);
 }
 
-/* A block as it travels, in three pieces: header and fields, data, mark. */
-struct outgoing {
-	uint8_t head[BLOCK_HEAD_MAX], mark[SECRET_MARK_BYTES];
-	struct iovec v[3];
-};
-
 /* Packed, if that pays: returns of how many bytes; 0: it is not. */
 static size_t pack(struct stream *st, const struct block *b, struct iovec *packed)
 {
@@ -195,22 +189,19 @@ static size_t pack(struct stream *st, const struct block *b, struct iovec *packe
 /* The sums are part of the time that sending takes: what is smaller spares some of them. */
 int stream_send(struct stream *st, const struct block *b, struct err *err)
 {
-	struct outgoing out = {.v = {{out.head, BLOCK_HEADER_BYTES},
-				     {(void *)b->data, b->n_data},
-				     {out.mark, st->keyed ? sizeof(out.mark) : 0}}};
+	uint8_t head[BLOCK_HEAD_MAX];
+	struct iovec v[] = {{head, BLOCK_HEADER_BYTES}, {(void *)b->data, b->n_data}};
 	uint16_t form = st->unsummed ? BLOCK_UNSUMMED : 0;
-	size_t raw_bytes = pack(st, b, &out.v[1]), bytes;
+	size_t raw_bytes = pack(st, b, &v[1]), bytes;
 	uint64_t start = st->packer ? clock_ns() : 0;
 
 	if (raw_bytes)
-		block_encode_packed(b, st->seq_out, form, &out.v[1], raw_bytes, out.head);
+		block_encode_packed(b, st->seq_out, form, &v[1], raw_bytes, head);
 	else
-		out.v[0].iov_len = block_encode(b, st->seq_out, form, out.head);
-	bytes = out.v[0].iov_len + out.v[1].iov_len + out.v[2].iov_len;
+		v[0].iov_len = block_encode(b, st->seq_out, form, head);
+	bytes = v[0].iov_len + v[1].iov_len;
 	st->was_full = false;
-	if (st->keyed && secret_mark(&st->key_out, out.v, 2, out.mark, err))
-		return -1;
-	if (write_all(st, out.v, ARRAY_SIZE(out.v), err)) {
+	if (write_all(st, v, ARRAY_SIZE(v), err)) {
 		if (err->no == EPIPE || err->no == ECONNRESET)
 			explain(st, err);
 		return -1;
@@ -327,24 +318,6 @@ int stream_receive_raw(struct stream *st, void *data, size_t bytes, struct err *
 	return read_all(st, data, bytes, &have, err);
 }
 
-/* Whose block is it? The sequence number is part of what is marked. */
-static int check_mark(struct stream *st, uint8_t *header, uint8_t *body, size_t body_bytes,
-		      struct err *err)
-{
-	struct iovec v[] = {{header, BLOCK_HEADER_BYTES}, {body, body_bytes}};
-	uint8_t mark[SECRET_MARK_BYTES], got[SECRET_MARK_BYTES];
-
-	if (!st->keyed)
-		return 0;
-	if (stream_receive_raw(st, got, sizeof(got), err) ||
-	    secret_mark(&st->key_in, v, ARRAY_SIZE(v), mark, err))
-		return -1;
-	if (!secret_equal(got, mark, sizeof(mark)))
-		return err_set(err, EBADMSG, "block %u of the stream was changed by somebody",
-			       st->seq_in);
-	return 0;
-}
-
 /* Memory for bodies, from the first block on that needs it. */
 static int prepare_body(struct stream *st, bool packed, struct err *err)
 {
@@ -376,7 +349,6 @@ int stream_receive(struct stream *st, struct block *out, struct err *err)
 		return -1;
 	came = packed ? st->packed : st->body;
 	if (read_all(st, came, h.body_bytes, &have, err) ||
-	    check_mark(st, in, came, h.body_bytes, err) ||
 	    (packed && block_unpack(&h, st->unpacker, came, st->body, err)) ||
 	    block_decode(&h, st->body, out, err))
 		return -1;

@@ -22,9 +22,7 @@ struct stream {
 	int in, out; /* not owned; -1: none */
 	int (*interrupted)(struct err *err);
 	uint32_t seq_in, seq_out;
-	bool keyed;    /* every block has a mark behind it (stream_greet_*) */
-	bool unsummed; /* blocks go, and may come, without checksums of their bodies */
-	struct secret key_in, key_out;
+	bool unsummed;  /* blocks go, and may come, without checksums of their bodies */
 	bool heard;     /* in and out are one, and the reader may end it while we write: EPIPE */
 	int silence_ms; /* waiting for so long is an error; 0: never */
 	bool out_socket;
@@ -56,8 +54,8 @@ int stream_send(struct stream *st, const struct block *b, struct err *err) must_
 int stream_receive_preamble(struct stream *st, struct err *err) must_check;
 
 /*
- * Nothing changes what goes through this connection, which never leaves the kernel, or whoever does is found out by their
- * marks: no checksums are needed. Both preambles have been exchanged; does nothing if the other side
+ * Nothing changes what goes through this connection, which never leaves the kernel, or whoever does is found out by
+ * TLS: no checksums are needed. Both preambles have been exchanged; does nothing if the other side
  * does not know of it.
  */
 void stream_spare_sums(struct stream *st);
@@ -68,10 +66,13 @@ int stream_receive_raw(struct stream *st, void *data, size_t bytes, struct err *
 
 /*
  * The beginning of a connection between two hosts, preambles included: to a server, of a client. With a
- * secret, both prove that they know it, and no one else can add or change a block; without (NULL), both must be without.
+ * secret, TLS is to follow, with the key *key_out, which both have if both know the secret; without (NULL), both must be
+ * without, and blocks follow.
  */
-int stream_greet_server(struct stream *st, const struct secret *secret, struct err *err) must_check;
-int stream_greet_client(struct stream *st, const struct secret *secret, struct err *err) must_check;
+int stream_greet_server(struct stream *st, const struct secret *secret, struct secret *key_out,
+			struct err *err) must_check;
+int stream_greet_client(struct stream *st, const struct secret *secret, struct secret *key_out,
+			struct err *err) must_check;
 
 /*
  * The next block. Its data stays until the next call; stream_steal hands the memory on: for bufs_free. An end between two blocks is an error too: EPIPE.

@@ -6,12 +6,12 @@
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <openssl/params.h>
 #include <string.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 
 enum { MIN_BYTES = 16, MAX_BYTES = 4096 };
 
@@ -78,20 +78,4 @@ int secret_derive(const struct secret *from, const char *purpose,
 			    {(void *)server, SECRET_NONCE_BYTES}};
 
 	return hmac(from->key, sizeof(from->key), v, ARRAY_SIZE(v), out->key, err);
-}
-
-int secret_mark(const struct secret *with, const struct iovec *v, size_t n,
-		uint8_t out[SECRET_MARK_BYTES], struct err *err)
-{
-	uint8_t whole[SECRET_KEY_BYTES];
-
-	if (hmac(with->key, sizeof(with->key), v, n, whole, err))
-		return -1;
-	memcpy(out, whole, SECRET_MARK_BYTES);
-	return 0;
-}
-
-bool secret_equal(const void *a, const void *b, size_t bytes)
-{
-	return CRYPTO_memcmp(a, b, bytes) == 0;
 }

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * A secret that two hosts share, and what is made with it: proofs that the other
- * side knows it, and marks by which nobody else can change or add a block. HMAC-SHA-256
- * (RFC 2104). It hides nothing: who must not read along is kept out by ssh.
+ * A secret that two hosts share, and the keys that are made of it, by HMAC-SHA-256 (RFC 2104), for TLS
+ * (wire/tls.h): each for one connection, so that what was recorded of another is good for nothing.
  */
 #ifndef FERRY_WIRE_SECRET_H
 #define FERRY_WIRE_SECRET_H
@@ -10,11 +9,9 @@
 #include "base/attrs.h"
 #include "base/err.h"
 
-#include <stdbool.h>
 #include <stdint.h>
-#include <sys/uio.h>
 
-enum { SECRET_KEY_BYTES = 32, SECRET_NONCE_BYTES = 32, SECRET_MARK_BYTES = 16 };
+enum { SECRET_KEY_BYTES = 32, SECRET_NONCE_BYTES = 32 };
 
 /* Made from the contents of a file, or for one connection. */
 struct secret {
@@ -31,12 +28,5 @@ int secret_nonce(uint8_t out[SECRET_NONCE_BYTES], struct err *err) must_check;
 int secret_derive(const struct secret *from, const char *purpose,
 		  const uint8_t client[SECRET_NONCE_BYTES], const uint8_t server[SECRET_NONCE_BYTES],
 		  struct secret *out, struct err *err) must_check;
-
-/* The mark of some bytes. */
-int secret_mark(const struct secret *with, const struct iovec *v, size_t n,
-		uint8_t out[SECRET_MARK_BYTES], struct err *err) must_check;
-
-/* Are they equal? Takes as long for any two. */
-bool secret_equal(const void *a, const void *b, size_t bytes);
 
 #endif

@@ -203,7 +203,8 @@ secrets() {
 	chmod 600 "$other"
 	relay image-proxy "$src" --port "$port" --secret-file "$other" || return 1
 	proxy=$relay
-	unharmed "knows another secret" || return 1
+	unharmed "refuses our secret: .*; do both have the same --secret-file?" || return 1
+	grep -q "is dropped: it does not know the secret" "$dst/image-cache.log" || { why="$(tail -n 2 "$dst/image-cache.log")" && return 1; }
 	kill "$proxy" && wait "$proxy"
 	relay image-proxy "$src" --port "$port" --insecure-plain-tcp || return 1
 	proxy=$relay
@@ -240,7 +241,7 @@ strangers() {
 		{ why="$(tail -n 2 "$src/strangers")" && return 1; }
 	touch "$src/tap.log.flip"
 	remote_dump "$pid" -R --snapshot flipped && { why="a flipped bit was not noticed" && return 1; }
-	echo "$why" | grep -qE "changed by somebody|damaged" || return 1
+	echo "$why" | grep -q "somebody has changed it on the way" || return 1
 	remote_restore --pids=new --snapshot taped || return 1
 	verdict
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * What relays and their readers get from the network: a stranger's greeting, and
- * answers to questions. Nobody gets in who does not know the secret, and an answer that is none is an
+ * answers to questions. Whoever greets well comes to TLS and not to the blocks, and an answer that is none is an
  * error with a reason.
  */
 #include "store/relay.h"
@@ -28,21 +28,21 @@ static int memory_file(const uint8_t *data, size_t size)
 static void greet(const uint8_t *data, size_t size, int null)
 {
 	static const struct secret secret = {.key = "not in any input"};
-	struct err err = {0};
-	struct stream st;
-	int fd = memory_file(data, size);
+	for (int as_server = 0; as_server < 2; as_server++) {
+		struct secret key = {0};
+		struct err err = {0};
+		struct stream st;
+		int fd = memory_file(data, size), rc;
 
-	stream_init(&st, fd, null, NULL);
-	if (stream_greet_client(&st, &secret, &err) == 0 || !strlen(err.text))
-		abort();
-	stream_finish(&st);
-	if (lseek(fd, 0, SEEK_SET))
-		abort();
-	stream_init(&st, fd, null, NULL);
-	if (stream_greet_server(&st, &secret, &err) == 0 || !strlen(err.text))
-		abort();
-	stream_finish(&st);
-	close(fd);
+		stream_init(&st, fd, null, NULL);
+		rc = as_server ? stream_greet_client(&st, &secret, &key, &err) :
+				 stream_greet_server(&st, &secret, &key, &err);
+		/* a key, or a reason: nobody gets on without either */
+		if (rc ? !strlen(err.text) : !memcmp(&key, &(struct secret){0}, sizeof(key)))
+			abort();
+		stream_finish(&st);
+		close(fd);
+	}
 }
 
 /* What a peer of bad will may have packed: its beginning is often possible, and the rest is not. */
@@ -149,14 +149,14 @@ static void ask(int fd, int null)
 	stream_finish(&st);
 }
 
-/* The greeting of a client that has no secret, then pages. */
+/* The greeting of a client that has a secret, then pages. */
 size_t fuzz_seed(uint8_t *out, size_t cap)
 {
 	if (cap < 200)
 		return 0;
 	memset(out, 0, 200);
 	block_preamble(BLOCK_VERSION_PLAIN, out);
-	out[BLOCK_PREAMBLE_BYTES] = 1;
+	out[BLOCK_PREAMBLE_BYTES] = 2;
 	return 200;
 }
 

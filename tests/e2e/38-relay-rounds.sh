@@ -49,6 +49,55 @@ again() {
 again
 result names-are-free-again
 
+# The rest of a program that never rests stays in the frozen tree, and follows when it is used; what the rounds had of it does not.
+
+lazy_dump() { # [OPTION...]: sets dumper when lazy-pages has all images
+	local from
+	from=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+	timeout -k 5 90 "$FERRY" dump -t "$pid" --remote --lazy-pages --port "$from" -D "$src" -W "$src" -o dump.log -v4 "$@" \
+		>"$src/dump.out" 2>&1 </dev/null &
+	dumper=$!
+	timeout -k 5 60 "$FERRY" lazy-pages --remote --snapshot c --page-server --port "$from" -W "$dst" -o lazy.log -v4 --daemon \
+		>"$dst/lazy.out" 2>&1 </dev/null || { why="lazy-pages: $(cat "$dst/lazy.out" "$src/dump.out")" && return 1; }
+}
+
+handed_out() { # how many pages came from the frozen tree
+	sed -n 's/.* lazy: [0-9]* of \([0-9]*\) pages handed out.*/\1/p' "$src/dump.log"
+}
+
+follows() {
+	start_victim mem_busy 6 || return 1
+	remote_round a && remote_round b --prev-snapshot a || return 1
+	lazy_dump --snapshot c --prev-snapshot b && remote_restore --lazy-pages --pids=new --snapshot c || return 1
+	wait "$dumper" || { why="dump: $(cat "$src/dump.out")" && return 1; }
+	wait_gone "$pid" || { why="it is still there" && return 1; }
+	[ "$(kept)" -gt 100 ] || { why="only $(kept) pages are in the snapshots before" && return 1; }
+	[ "$(handed_out)" -gt 100 ] || { why="only $(handed_out) pages followed" && return 1; }
+	verdict
+}
+follows
+result the-rest-follows
+end_relays
+for p in $(own_processes); do kill -KILL "$p" 2>/dev/null; done
+
+# Of one that rests everything was in the round.
+nothing_follows() {
+	local work=$TEST_TMP/rests
+	relays rests || return 1
+	mkdir -p "$work"
+	"$BUILD_DIR/bench/bench-victim" "$work" memory 16 && pid=$(cat "$work/pid") || return 1
+	remote_round a && lazy_dump --snapshot c --prev-snapshot a && remote_restore --lazy-pages --pids=new --snapshot c || return 1
+	wait "$dumper" || { why="dump: $(cat "$src/dump.out")" && return 1; }
+	[ "$(kept)" -ge 4096 ] && [ "$(handed_out)" -le 64 ] ||
+		{ why="$(kept) pages were there before, $(handed_out) followed" && return 1; }
+	pid=$(pgrep -f "^$BUILD_DIR/bench/bench-victim $work memory")
+	kill -USR1 "$pid" && wait_for 20 test -s "$work/report" && grep -q ok "$work/report" ||
+		{ why="its memory is damaged, or it is gone: $(cat "$work/report")" && return 1; }
+}
+nothing_follows
+result nothing-that-a-round-had-follows
+kill_tree "$pid"
+
 # On what this tree was not saved to last, nothing is built: all is sent again, and that is said.
 another() {
 	start_victim memory_writers 8 || return 1

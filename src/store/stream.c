@@ -212,12 +212,22 @@ int stream_send(struct stream *st, const struct block *b, struct err *err)
 	return 0;
 }
 
+/* Behind the text and a zero byte, which ends it for those who do not know of it. */
+static const uint8_t passed_on[] = {0, 1};
+
 void stream_send_failure(struct stream *st, const struct err *why)
 {
+	uint8_t text[BLOCK_TEXT_MAX + sizeof(passed_on)];
 	struct block b = {.type = BLOCK_FAIL,
-			  .data = (const uint8_t *)why->text,
+			  .data = text,
 			  .n_data = strnlen(why->text, BLOCK_TEXT_MAX)};
 	struct err ignored;
+
+	memcpy(text, why->text, b.n_data);
+	if (why->no == STREAM_PASSED_ON) {
+		memcpy(text + b.n_data, passed_on, sizeof(passed_on));
+		b.n_data += sizeof(passed_on);
+	}
 
 	if (stream_send(st, &b, &ignored))
 		return; /* it finds out by the end of the stream */
@@ -362,13 +372,21 @@ uint8_t *stream_steal(struct stream *st)
 	return steal_ptr(&st->body);
 }
 
+/* @n: the bytes of its text. */
+static bool is_passed_on(const struct block *b, size_t n)
+{
+	return b->n_data - n == sizeof(passed_on) &&
+	       !memcmp(b->data + n, passed_on, sizeof(passed_on));
+}
+
 int stream_failure(const struct block *b, struct err *err)
 {
 	size_t n = b->n_data ? strnlen((const char *)b->data, MIN(b->n_data, BLOCK_TEXT_MAX)) : 0;
 
 	if (!n)
 		return err_set(err, ECANCELED, "the other side failed and does not say why");
-	return err_set(err, ECANCELED, "%.*s", (int)n, (const char *)b->data);
+	return err_set(err, is_passed_on(b, n) ? STREAM_PASSED_ON : ECANCELED, "%.*s", (int)n,
+		       (const char *)b->data);
 }
 
 int stream_expect(struct stream *st, enum block_type type, struct block *out, struct err *err)

@@ -12,6 +12,7 @@
 #include "wire/block.h"
 #include "wire/secret.h"
 
+#include <errno.h>
 #include <stdatomic.h>
 
 /*
@@ -84,10 +85,14 @@ uint8_t *stream_steal(struct stream *st);
 int stream_expect(struct stream *st, enum block_type type, struct block *out, struct err *err)
 	must_check;
 
-/* Tells the other side why there will be no more; errors ignored. */
+/*
+ * Tells the other side why there will be no more; errors ignored. If that was told us by stream_receive_shot, or by a
+ * reader before us, it is marked as passed on: whose failure it is is said already.
+ */
 void stream_send_failure(struct stream *st, const struct err *why);
 
-/* The error that a BLOCK_FAIL tells. Returns -1. */
+/* The error that a BLOCK_FAIL tells; its number is STREAM_PASSED_ON if it is marked so. Returns -1. */
+enum { STREAM_PASSED_ON = EREMOTEIO };
 int stream_failure(const struct block *b, struct err *err);
 
 /* An image, in as many blocks as it takes. */

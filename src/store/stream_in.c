@@ -124,10 +124,11 @@ static int end_shot(struct shot *shot, const struct block *b, struct err *err)
 /* Each relay on the way passes it on: it is said once. */
 static int hear_failure(const struct block *b, struct err *err)
 {
-	static const char what[] = "the dump failed";
-
 	stream_failure(b, err);
-	return strncmp(err->text, what, sizeof(what) - 1) ? err_wrap(err, "%s", what) : -1;
+	if (err->no == STREAM_PASSED_ON)
+		return -1;
+	err->no = STREAM_PASSED_ON;
+	return err_wrap(err, "the dump failed");
 }
 
 /* 1: that was all. */

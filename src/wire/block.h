@@ -53,7 +53,7 @@ enum block_type {
 	BLOCK_PAGES_END = 6, /* [id, off] no more pages of this id; @off is their size */
 	BLOCK_SKIP = 7,      /* [name] this image will not come */
 	BLOCK_COMPLETE = 8,  /* [bytes] nothing more will come; @bytes of images and pages did */
-	BLOCK_FAIL = 9,      /* [data] gives up, and why; also an answer */
+	BLOCK_FAIL = 9, /* [data] gives up, and why; also an answer; zero and one behind it: it is passed on */
 	BLOCK_PARENT = 10, /* [off, name] it builds on this snapshot, whose identity is @off; before all images */
 	/* the reader of a relay, and its answers (with 2 to 5) */
 	BLOCK_OPEN = 16,      /* [name] the snapshot that is wanted */

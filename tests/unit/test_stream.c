@@ -322,6 +322,46 @@ static void a_failure_is_told(void **state)
 	close(fd);
 }
 
+/* What a reader hears of @why, who is told it as he is, or through @relays others. */
+static void hear(const struct err *why, int relays, struct err *heard)
+{
+	struct block first = {.type = BLOCK_SNAPSHOT};
+	struct stream st;
+	struct spool *sp;
+	int fd;
+
+	*heard = *why;
+	for (int i = 0; i <= relays; i++) {
+		fd = new_file();
+		sp = spool_create(0, heard);
+		stream_init(&st, -1, fd, NULL);
+		no_error(stream_send_preamble(&st, heard), heard);
+		no_error(stream_send(&st, &first, heard), heard);
+		stream_send_failure(&st, i ? heard : why);
+		stream_finish(&st);
+		assert_int_equal(read_back(fd, sp, NULL, heard), -1);
+		spool_free(sp);
+		close(fd);
+	}
+}
+
+/* However many pass it on, and whatever its words are. */
+static void whose_failure_it_is_is_said_once(void **state)
+{
+	struct err why, heard;
+
+	for (int relays = 0; relays < 3; relays++) {
+		err_set(&why, EIO, "pid 7: it has a lease");
+		hear(&why, relays, &heard);
+		assert_string_equal(heard.text, "the dump failed: pid 7: it has a lease");
+		assert_int_equal(heard.no, STREAM_PASSED_ON);
+		err_set(&why, EIO, "the dump failed to think of a reason");
+		hear(&why, relays, &heard);
+		assert_string_equal(heard.text,
+				    "the dump failed: the dump failed to think of a reason");
+	}
+}
+
 /* The other side's reason is nothing, or ends early, or is no text: there is always one to show. */
 static void a_failure_without_a_reason_is_one(void **state)
 {
@@ -435,6 +475,7 @@ int main(void)
 		cmocka_unit_test(versions_and_other_things),
 		cmocka_unit_test(a_block_without_checksum_is_refused),
 		cmocka_unit_test(a_failure_is_told),
+		cmocka_unit_test(whose_failure_it_is_is_said_once),
 		cmocka_unit_test(a_failure_without_a_reason_is_one),
 		cmocka_unit_test(paths_are_refused),
 		cmocka_unit_test(what_was_not_packed_so_is_refused),

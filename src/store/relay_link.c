@@ -2,6 +2,7 @@
 #include "store/relay_link.h"
 
 #include <errno.h>
+#include <string.h>
 #include <sys/socket.h>
 
 enum { GREET_MS = 10000 };
@@ -39,11 +40,13 @@ static int refused(struct err *err)
 	return -1;
 }
 
-static int encrypt(struct relay_link *l, enum tls_role role, const struct secret *key, struct err *err)
+/* The key is wiped: it is in l->tls, as long as that is needed. */
+static int encrypt(struct relay_link *l, enum tls_role role, struct secret *key, struct err *err)
 {
 	int fd;
 
 	l->tls = tls_with_secret(role, key, err);
+	explicit_bzero(key, sizeof(*key));
 	if (!l->tls)
 		return -1;
 	stream_finish(&l->st);

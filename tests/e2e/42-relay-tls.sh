@@ -54,6 +54,8 @@ end
 passes tls secret none
 result "with a secret it cannot"
 end
+# of what the cache has said: the end is a record of 24 bytes, before it is its word that it has everything
+last_word=$(($(stat -c %s "$work/bytes.1") - 24 - 20))
 
 # meddled NAME WORDS WHAT WHERE: the dump fails with these words, nothing is to be had there, and the program runs on.
 meddled() {
@@ -77,6 +79,9 @@ result "a bit of the handshake that is changed is noticed"
 end
 meddled memory "somebody has changed it on the way" flip 2000000
 result "a bit of the memory that is changed is noticed"
+end
+meddled word "somebody has changed it on the way" flip -$last_word
+result "a bit of the last word of the cache that is changed is noticed"
 end
 meddled cut "the connection (was cut|is broken)" cut 2000000
 result "a connection that is cut is no end"

@@ -3,7 +3,7 @@
 #
 # ferry lazyfs beside sshfs over ssh between two hosts (tests/hosts), with an added round trip:
 #
-#   bench/lazyfs-far.sh [ROUND-TRIP-MS [MEGABYTES]]
+#   [CASES="python3 small"] [LAZY_OPTIONS=...] bench/lazyfs-far.sh [ROUND-TRIP-MS [MEGABYTES]]
 #
 # The delay is a link emulator, netdelay.c, found in ../shared/bin or by NETDELAY. Prints times and
 # ratios; asserts nothing. "python3" is the start of a python with some modules whose executable and
@@ -58,7 +58,8 @@ on a timeout 60 ferry dump -t "$(on a pgrep -f time.sleep)" -D /srv/images --lea
 cp "$root_a"/srv/images/* "$root_b/srv/images/"
 
 lazy_up() {
-	on b timeout 60 ferry lazyfs --scope root --no-background --cache-dir /var/tmp /mnt/lazy /srv/images ferry-a
+	on b timeout 60 ferry lazyfs --scope root --no-background --cache-dir /var/tmp \
+		${LAZY_OPTIONS:-} /mnt/lazy /srv/images ferry-a
 }
 
 # Some versions answer EPERM for every link that is absolute, as that of the ELF interpreter is.
@@ -94,7 +95,7 @@ while p.stdout.read(1 << 20):
 print(time.monotonic() - begin)')
 awk "BEGIN { printf \"ssh cat, $megabytes MiB: %.3f s\n\", $raw }"
 printf '%-28s %9s %9s %7s\n' "" lazyfs sshfs ratio
-for case in sequential random small python3; do
+for case in ${CASES:-sequential random small python3}; do
 	lazy_up && lazy=$(measure lazy $case) && down lazy || exit 1
 	sshfs_up && other=$(measure sshfs $case) && down sshfs || exit 1
 	awk "BEGIN { printf \"%-28s %8.3fs %8.3fs %6.2fx\n\", \"cold: $case\", $lazy, $other, $other / $lazy }"

@@ -3,6 +3,11 @@
 
 #include "base/attrs.h"
 
+bool ahead_jumps(const struct ahead *a, uint64_t at)
+{
+	return at > a->next + AHEAD_SLACK / 4 || at + AHEAD_SLACK < a->next;
+}
+
 /*
  * A file that is read from its beginning is probably read to its end; so is a
  * place at which two reads have met.
@@ -10,9 +15,8 @@
 uint64_t ahead_plan(struct ahead *a, uint64_t at, uint64_t bytes)
 {
 	uint64_t end = at + bytes;
-	bool goes_on = at <= a->next + AHEAD_SLACK / 4 && at + AHEAD_SLACK >= a->next;
 
-	if (!goes_on) {
+	if (ahead_jumps(a, at)) {
 		*a = (struct ahead){.next = end};
 		return end;
 	}

@@ -30,4 +30,7 @@ struct ahead {
  */
 uint64_t ahead_plan(struct ahead *a, uint64_t at, uint64_t bytes);
 
+/* Is a read at @at somewhere else than where the reader would go on? */
+bool ahead_jumps(const struct ahead *a, uint64_t at);
+
 #endif

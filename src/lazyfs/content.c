@@ -142,8 +142,10 @@ ssize_t content_read(struct content *c, void *buf, size_t bytes, uint64_t at, st
 
 	pthread_mutex_lock(&c->lock);
 	bytes = at < c->size ? MIN(bytes, c->size - at) : 0;
-	if (bytes && ahead)
+	if (bytes && ahead) {
+		content_note_jump(c, ahead, at);
 		ahead_to = ahead_plan(ahead, at, bytes);
+	}
 	if (bytes)
 		error = content_demand(c, at, at + bytes, ahead_to, p);
 	if (!error && bytes)

@@ -33,7 +33,15 @@ struct content_env {
 	atomic_uint_least64_t demand_ms;   /* when somebody waited for a block last */
 	atomic_uint_least64_t stale_files, fetch_errors;
 	atomic_uint_least64_t local_bytes; /* that were the same here, and did not come from the source */
+	atomic_uint_least64_t demands; /* requests that were made because a program waits */
+
+	/* What is asked for before anybody waits for it: bytes on their way, and how many these may be. */
+	atomic_uint_least64_t early_bytes, early_window;
+	uint64_t round_trip_ms; /* set before the first content is made */
 };
+
+/* Files that are asked for as a whole. */
+enum { CONTENT_SMALL = 128 * 1024 };
 
 struct fetch;
 
@@ -54,7 +62,11 @@ struct content {
 	bool comparing;          /* somebody does */
 	int fd;                  /* the cache file, or -1 */
 	unsigned int pins;       /* who uses fd */
-	uint64_t number;         /* its name; 0: there is none yet */
+	bool program; /* set by who creates it: it will be mapped, and used here and there */
+	bool early;   /* it was asked for before anybody read it */
+	uint64_t stream_first,
+		stream_end; /* blocks that come although nobody waits for them; 0, 0: none */
+	uint64_t number;    /* its name; 0: there is none yet */
 	bool modified, stale, dead;
 	unsigned int errors; /* how many requests have failed; of the last one: */
 	int last_error;
@@ -71,6 +83,9 @@ struct content {
 	uint64_t resolved_at; /* a count of connections: over which it was looked at after a doubt */
 };
 
+/* Before anything is asked for: how long the source takes for a short answer. */
+void content_env_pace(struct content_env *env, uint64_t round_trip_ms);
+
 /* @path (copied) may be NULL. NULL: out of memory. */
 struct content *content_create(struct content_env *env, const char *path, const struct lf_ident *id);
 /* Drops the owner's reference; the cache file goes. NULL is allowed. */
@@ -79,6 +94,15 @@ void content_destroy(struct content *c);
 /* Bytes read, or the negative of an errno value. @ahead: of this reader, or NULL. */
 ssize_t content_read(struct content *c, void *buf, size_t bytes, uint64_t at, struct ahead *ahead,
 		     const struct patience *p);
+/*
+ * A small file of which nothing is here is asked for as a whole, without waiting. True: it was, so
+ * the program that reads it will wait.
+ */
+bool content_begin(struct content *c);
+/* The same for a file that nobody reads yet, as far as the link is not busy with such. Bytes that were asked for. */
+uint64_t content_early(struct content *c);
+/* Has somebody read a file for the first time that came by content_early? */
+bool content_early_used(struct content *c);
 int content_write(struct content *c, const void *buf, size_t bytes, uint64_t at,
 		  const struct patience *p);
 int content_truncate(struct content *c, uint64_t size);

@@ -21,6 +21,9 @@ int content_ensure(struct content *c, uint64_t at, uint64_t end, uint64_t ahead_
 int content_demand(struct content *c, uint64_t at, uint64_t end, uint64_t ahead_to,
 		   const struct patience *p);
 
+/* Before a reader reads at @at: where a program is used here and there, the rest of it comes, too. */
+void content_note_jump(struct content *c, const struct ahead *ahead, uint64_t at);
+
 /*
  * Where a file of this host has the same path and size: is it the same around block @first, by its digest? Then
  * the missing blocks up to @end, and more, are taken from it (the lock is not held meanwhile). What is missing after it is for

@@ -16,13 +16,31 @@
 /* Pieces are small enough that a reader gets going with the first, and large enough for a fast link. */
 enum { PIECE_BLOCKS = 256 * 1024 / 4096, FETCHES_MOST = 48 };
 
+/*
+ * What nobody waits for delays what somebody asks for behind it. So as much is on its way as comes within a few
+ * milliseconds beside the round trip, as measured.
+ */
+enum {
+	EARLY_MS = 20,
+	EARLY_FIRST = 512 * 1024,
+	EARLY_LEAST = 128 * 1024,
+	EARLY_MOST = 4 * 1024 * 1024,
+};
+
+/* Of a program: up to here all of it comes, of a larger one so much around each place that is used. */
+#define PROGRAM_WHOLE (16ull * 1024 * 1024)
+#define PROGRAM_PIECE (1024ull * 1024)
+#define PROGRAM_SMALL (1024ull * 1024) /* all of it at the first read */
+
 struct fetch {
 	struct remote_call call;
 	struct content *c;
 	struct fetch *next;
 	uint64_t first, end; /* blocks */
 	unsigned int generation;
-	char *path; /* as it was then */
+	char *path;        /* as it was then */
+	bool early;        /* nobody waited for it */
+	uint64_t asked_ms; /* of these only */
 };
 
 static uint64_t block_end(uint64_t bytes)
@@ -105,6 +123,42 @@ static void note_error(struct content *c, const struct fetch *f, int error)
 	}
 }
 
+/* ---- what nobody waits for ---- */
+
+void content_env_pace(struct content_env *env, uint64_t round_trip_ms)
+{
+	env->round_trip_ms = round_trip_ms;
+	atomic_store(&env->early_window, EARLY_FIRST);
+}
+
+static bool early_room(struct content_env *env)
+{
+	return atomic_load(&env->early_bytes) < atomic_load(&env->early_window);
+}
+
+/* An answer has come, or will not: does the link carry more? */
+static void early_over(struct content_env *env, const struct fetch *f)
+{
+	uint64_t bytes = (f->end - f->first) * BLOCK_BYTES, took = clock_ms() - f->asked_ms;
+	uint64_t window = atomic_load(&env->early_window);
+
+	atomic_fetch_sub(&env->early_bytes, bytes);
+	if (took > EARLY_MS + 2 * env->round_trip_ms)
+		window = MAX(window - MIN(bytes / 2, window), (uint64_t)EARLY_LEAST);
+	else
+		window = MIN(window + bytes, (uint64_t)EARLY_MOST);
+	atomic_store(&env->early_window, window);
+}
+
+/* Nothing is asked for early where it could fail, or be the same on this host. */
+static bool may_ask_early(const struct content *c)
+{
+	return c->path && !c->dead && !c->stale && !c->sending && !c->doubt &&
+	       (c->no_local || c->env->local_root < 0);
+}
+
+static void stream(struct content *c);
+
 static void unlink_fetch(struct content *c, const struct fetch *f)
 {
 	struct fetch **p = &c->fetches;
@@ -121,11 +175,17 @@ static void fetched(struct remote_call *call, int error, const struct lf_reply *
 
 	pthread_mutex_lock(&c->lock);
 	unlink_fetch(c, f);
+	if (f->early)
+		early_over(c->env, f);
 	if (!c->dead && f->generation == c->generation) {
 		if (!error)
 			error = store(c, f, reply);
-		if (error)
+		/* whoever comes to need what nobody waited for asks himself */
+		if (error && !f->early)
 			note_error(c, f, error);
+		else if (error)
+			c->stream_end = 0;
+		stream(c);
 	}
 	pthread_mutex_unlock(&c->lock);
 	/* whoever is woken needs the lock */
@@ -137,7 +197,7 @@ static void fetched(struct remote_call *call, int error, const struct lf_reply *
 
 /* ---- what is asked for ---- */
 
-static int ask(struct content *c, uint64_t first, uint64_t end)
+static int ask(struct content *c, uint64_t first, uint64_t end, bool early)
 {
 	struct fetch *f = calloc(1, sizeof(*f));
 	int error;
@@ -150,6 +210,7 @@ static int ask(struct content *c, uint64_t first, uint64_t end)
 	f->first = first;
 	f->end = end;
 	f->generation = c->generation;
+	f->early = early;
 	f->call.done = fetched;
 	f->call.q = (struct lf_request){
 		.type = LF_READ,
@@ -161,8 +222,14 @@ static int ask(struct content *c, uint64_t first, uint64_t end)
 	c->refs++;
 	f->next = c->fetches;
 	c->fetches = f;
+	if (early) {
+		f->asked_ms = clock_ms();
+		atomic_fetch_add(&c->env->early_bytes, (end - first) * BLOCK_BYTES);
+	}
 	error = remote_submit(c->env->remote, &f->call);
 	if (error) {
+		if (early)
+			atomic_fetch_sub(&c->env->early_bytes, (end - first) * BLOCK_BYTES);
 		unlink_fetch(c, f);
 		c->refs--;
 		free(f->path);
@@ -218,11 +285,84 @@ static int ask_range(struct content *c, uint64_t first, uint64_t end, bool waiti
 	while (!error && (waiting || n < FETCHES_MOST) &&
 	       (first = not_asked(c, first, end, &stop)) < end) {
 		stop = MIN(stop, first + PIECE_BLOCKS);
-		error = ask(c, first, stop);
+		error = ask(c, first, stop, false);
 		first = stop;
 		n++;
 	}
 	return error;
+}
+
+/* What is missing of the range and not on its way, as far as there is room. Bytes that were asked for. */
+static uint64_t ask_early(struct content *c, uint64_t first, uint64_t end)
+{
+	uint64_t stop = 0, bytes = 0;
+
+	end = MIN(end, block_end(c->source_size));
+	while (early_room(c->env) && (first = not_asked(c, first, end, &stop)) < end) {
+		stop = MIN(stop, first + PIECE_BLOCKS);
+		if (ask(c, first, stop, true))
+			break;
+		bytes += (stop - first) * BLOCK_BYTES;
+		first = stop;
+	}
+	return bytes;
+}
+
+/* Goes on with what was begun by content_note_jump: from where the program is used to the end, and then what is before it. */
+static void stream(struct content *c)
+{
+	if (!c->stream_end || !may_ask_early(c))
+		return;
+	ask_early(c, c->stream_first, c->stream_end);
+	if (c->source_size <= PROGRAM_WHOLE)
+		ask_early(c, 0, c->stream_first);
+}
+
+void content_note_jump(struct content *c, const struct ahead *ahead, uint64_t at)
+{
+	if (!c->program || (c->source_size > PROGRAM_SMALL && !ahead_jumps(ahead, at)))
+		return;
+	c->stream_first = at / BLOCK_BYTES;
+	c->stream_end = block_end(c->source_size <= PROGRAM_WHOLE ? c->source_size :
+								    at + PROGRAM_PIECE);
+}
+
+bool content_begin(struct content *c)
+{
+	uint64_t end = block_end(c->source_size), stop;
+	bool asked = false;
+
+	pthread_mutex_lock(&c->lock);
+	if (c->source_size <= CONTENT_SMALL && !c->modified && may_ask_early(c) && end &&
+	    not_asked(c, 0, end, &stop) == 0)
+		asked = ask_range(c, 0, end, true) == 0;
+	if (asked)
+		atomic_fetch_add(&c->env->demands, 1);
+	pthread_mutex_unlock(&c->lock);
+	return asked;
+}
+
+uint64_t content_early(struct content *c)
+{
+	uint64_t bytes = 0;
+
+	pthread_mutex_lock(&c->lock);
+	if (c->source_size <= CONTENT_SMALL && !c->modified && may_ask_early(c))
+		bytes = ask_early(c, 0, block_end(c->source_size));
+	c->early |= bytes > 0;
+	pthread_mutex_unlock(&c->lock);
+	return bytes;
+}
+
+bool content_early_used(struct content *c)
+{
+	bool used;
+
+	pthread_mutex_lock(&c->lock);
+	used = c->early;
+	c->early = false;
+	pthread_mutex_unlock(&c->lock);
+	return used;
 }
 
 static bool is_here(const struct content *c, uint64_t first, uint64_t end)
@@ -308,6 +448,8 @@ int content_ensure(struct content *c, uint64_t at, uint64_t end, uint64_t ahead_
 			continue;
 		}
 		error = ask_range(c, first, stop, true);
+		if (!error)
+			stream(c);
 		if (!error && ahead_to > end && !ask_range(c, stop, block_end(ahead_to), false))
 			ahead_to = 0;
 		if (error)
@@ -324,8 +466,13 @@ int content_ensure(struct content *c, uint64_t at, uint64_t end, uint64_t ahead_
 int content_demand(struct content *c, uint64_t at, uint64_t end, uint64_t ahead_to,
 		   const struct patience *p)
 {
-	if (c->path && !is_here(c, at / BLOCK_BYTES, block_end(end)))
+	uint64_t stop;
+
+	if (c->path && !is_here(c, at / BLOCK_BYTES, block_end(end))) {
 		atomic_store(&c->env->demand_ms, clock_ms());
+		if (not_asked(c, at / BLOCK_BYTES, block_end(end), &stop) < block_end(end))
+			atomic_fetch_add(&c->env->demands, 1);
+	}
 	return content_ensure(c, at, end, ahead_to, p);
 }
 

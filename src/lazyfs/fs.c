@@ -2,6 +2,7 @@
 #define LOG_MODULE "lazyfs"
 #include "lazyfs/fs.h"
 
+#include "base/clock.h"
 #include "base/io.h"
 #include "base/log.h"
 #include "lazyfs/athome.h"
@@ -79,6 +80,7 @@ static int load_root(struct lazyfs *fs, struct err *err)
 {
 	struct patience p = patience_start(fs->opt.timeout_ms ? fs->opt.timeout_ms : 30000, NULL,
 					   NULL);
+	uint64_t since;
 	int error;
 
 	fs->root.source = strdup("/");
@@ -86,7 +88,9 @@ static int load_root(struct lazyfs *fs, struct err *err)
 	fs->root.number = ++fs->next_number;
 	if (!fs->root.source)
 		return err_nomem(err);
+	since = clock_ms();
 	error = node_load_root(fs, &p);
+	content_env_pace(&fs->env, clock_ms() - since);
 	return error ? err_sysno(err, error, "the source's root directory") : 0;
 }
 

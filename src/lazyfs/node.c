@@ -204,6 +204,8 @@ struct content *node_content(struct lazyfs *fs, struct node *n)
 		return n->content;
 	n->content = content_create(&fs->env, n->source, &n->origin);
 	if (n->content) {
+		n->content->program = n->source && (n->attr.mode & 0111 ||
+						    strstr(strrchr(n->source, '/'), ".so"));
 		n->next_content = fs->contents;
 		fs->contents = n;
 	}

@@ -28,6 +28,13 @@ struct xattr {
 	size_t bytes;
 };
 
+/* Small files in a directory that are read one after another; neighbours.c. */
+struct near {
+	uint64_t last_ms;         /* when the last one had to be waited for */
+	unsigned int missed;      /* how many had to, in a row */
+	unsigned int asked, used; /* how many came before they were needed, and were needed then */
+};
+
 struct node {
 	uint64_t number;        /* st_ino */
 	uint64_t lookups;       /* of the kernel */
@@ -42,7 +49,8 @@ struct node {
 	struct names names;
 	bool listed;  /* names has all that the source has; else some, or none */
 	bool listing; /* somebody asks for that at the moment */
-	bool blind;   /* the source may not list it: names are asked for one by one */
+	struct near near;
+	bool blind; /* the source may not list it: names are asked for one by one */
 
 	char *target;            /* of symbolic links; NULL: not asked for yet */
 	struct content *content; /* of regular files, once it is needed */

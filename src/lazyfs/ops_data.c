@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "lazyfs/athome.h"
+#include "lazyfs/neighbours.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -145,6 +146,8 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, stru
 	ahead = h->ahead;
 	(void)ahead_plan(&h->ahead, (uint64_t)off, size);
 	pthread_mutex_unlock(&h->lock);
+	if (!off)
+		neighbours_begin(fs, node_of(fs, ino), h->c);
 	n = content_read(h->c, buf, size, (uint64_t)off, &ahead, &p);
 	if (n < 0)
 		fuse_reply_err(req, (int)-n);

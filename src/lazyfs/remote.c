@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <pthread.h>
 #include <string.h>
@@ -114,6 +115,16 @@ static void enqueue(struct remote *r, const struct remote_call *c)
 	}
 }
 
+static void trace(const struct lf_request *q)
+{
+	static const char *const names[] = {"stat",   "list",   "readlink", "xattrs", "read",
+					    "seek",   "digest", "write",    "resize", "settle",
+					    "create", "remove", "rename"};
+
+	log_debug("asks %" PRIu64 ": %s %s, %u bytes at %" PRIu64, q->id, names[q->type - LF_STAT],
+		  q->path, q->bytes, q->offset);
+}
+
 int remote_submit(struct remote *r, struct remote_call *c)
 {
 	int error = 0;
@@ -123,6 +134,7 @@ int remote_submit(struct remote *r, struct remote_call *c)
 		error = r->stop ? ECANCELED : ESHUTDOWN;
 	} else {
 		c->q.id = r->next_id++;
+		trace(&c->q);
 		if (!r->first)
 			r->asked_ms = clock_ms();
 		list_add(r, c);
@@ -327,6 +339,7 @@ static int deliver(struct remote *r, const struct frame *f, struct err *err)
 		r->asked_ms = clock_ms();
 	}
 	pthread_mutex_unlock(&r->lock);
+	log_debug("answer %" PRIu64 ": %u bytes", reply.id, f->bytes);
 	if (c) {
 		c->done(c, reply.type == LF_FAILED ? reply.error : 0, &reply);
 		pthread_mutex_lock(&r->lock);

@@ -106,7 +106,7 @@ int carried_parse(const uint8_t *data, size_t bytes,
 
 /* ---- made ---- */
 
-struct listing {
+struct gathering {
 	struct lazyfs *fs;
 	uint8_t *data;
 	size_t bytes, cap;
@@ -114,7 +114,7 @@ struct listing {
 	int error;
 };
 
-static uint8_t *room(struct listing *l, size_t bytes)
+static uint8_t *room(struct gathering *l, size_t bytes)
 {
 	if (l->bytes + bytes > l->cap) {
 		size_t cap = MAX(l->cap * 2, l->bytes + bytes);
@@ -131,7 +131,7 @@ static uint8_t *room(struct listing *l, size_t bytes)
 	return l->data + l->bytes - bytes;
 }
 
-static void put_record(struct listing *l, const char *path, const struct lf_ident *base)
+static void put_record(struct gathering *l, const char *path, const struct lf_ident *base)
 {
 	size_t text = strlen(path) + 1;
 	uint8_t *at = room(l, 1 + (base ? IDENT_BYTES : 0) + text);
@@ -170,7 +170,7 @@ struct entries {
 	VEC(struct entry) v;
 };
 
-static void pin_entries(struct listing *l, struct node *dir, struct entries *out)
+static void pin_entries(struct gathering *l, struct node *dir, struct entries *out)
 {
 	pthread_mutex_lock(&l->fs->lock);
 	for (const struct name *e = dir->names.first; e && !l->error; e = e->next) {
@@ -189,7 +189,7 @@ static void pin_entries(struct listing *l, struct node *dir, struct entries *out
 	pthread_mutex_unlock(&l->fs->lock);
 }
 
-static void list_dir(struct listing *l, struct node *dir, bool all);
+static void list_dir(struct gathering *l, struct node *dir, bool all);
 
 /*
  * A file that was sent home has other times there than the writes had here. Where the tree ends at home, it is those that tell
@@ -212,7 +212,7 @@ static void show_times_of_home(struct lazyfs *fs, struct node *n)
 }
 
 /* @all: the directory is not the source's. */
-static void list_entry(struct listing *l, const struct entry *e, bool all)
+static void list_entry(struct gathering *l, const struct entry *e, bool all)
 {
 	const bool is_dir = S_ISDIR(e->node->attr.mode), other = all || !e->at_home;
 
@@ -229,14 +229,14 @@ static void list_entry(struct listing *l, const struct entry *e, bool all)
 		list_dir(l, e->node, other || e->node->carried);
 }
 
-static void list_dir(struct listing *l, struct node *dir, bool all)
+static void list_dir(struct gathering *l, struct node *dir, bool all)
 {
 	struct patience p = node_patience(l->fs, NULL);
 	struct entries entries = {0};
 	size_t end = strlen(l->path);
 
 	if (all && !l->error)
-		l->error = node_load(l->fs, dir, &p);
+		l->error = node_load(l->fs, dir, &p, LISTING_ALONE);
 	pin_entries(l, dir, &entries);
 	vec_foreach (e, &entries.v) {
 		if (!l->error && end + strlen(e->text) + 2 <= sizeof(l->path)) {
@@ -252,7 +252,7 @@ static void list_dir(struct listing *l, struct node *dir, bool all)
 
 int carried_list(struct lazyfs *fs, uint8_t **out, size_t *bytes_out)
 {
-	struct listing l = {.fs = fs};
+	struct gathering l = {.fs = fs};
 
 	/* what is at home need not be carried there */
 	athome_send_all(fs);

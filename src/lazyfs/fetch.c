@@ -27,7 +27,7 @@ enum {
 	EARLY_MOST = 4 * 1024 * 1024,
 };
 
-/* Of a program: up to here all of it comes, of a larger one so much around each place that is used. */
+/* Of a program: up to here all of it comes, of a larger one so much behind each place that is used. */
 #define PROGRAM_WHOLE (16ull * 1024 * 1024)
 #define PROGRAM_PIECE (1024ull * 1024)
 #define PROGRAM_SMALL (1024ull * 1024) /* all of it at the first read */

@@ -132,7 +132,7 @@ static void fill_dir(struct pass *pass, struct node *dir)
 {
 	struct patience p = node_patience(pass->fs, NULL);
 	struct pinned entries = {0};
-	int error = node_load(pass->fs, dir, &p);
+	int error = node_load(pass->fs, dir, &p, LISTING_ALONE);
 
 	note(pass, error);
 	if (error)
@@ -249,7 +249,7 @@ static void fill_used_dir(struct pass *pass, struct node *dir)
 
 	if (dir->source && want_local(dir->source))
 		return;
-	note(pass, node_load(pass->fs, dir, &p));
+	note(pass, node_load(pass->fs, dir, &p, LISTING_ALONE));
 	pin_entries(pass, dir, &entries);
 	vec_foreach (pin, &entries.v)
 		if (!pass->error && !atomic_load(&pass->fs->stop))

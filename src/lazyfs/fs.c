@@ -335,6 +335,7 @@ void lazyfs_free(struct lazyfs *fs)
 	free_nodes(fs);
 	pthread_mutex_unlock(&fs->lock);
 	free_links(fs);
+	listings_free(&fs->listings);
 	scope_finish(&fs->scope);
 	carried_free_bases(&fs->bases);
 	vec_foreach (path, &fs->whole)

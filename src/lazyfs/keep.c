@@ -298,7 +298,7 @@ static void walk(struct keeping *k, struct node *dir, bool all)
 {
 	struct patience p = node_patience(k->fs, NULL);
 	size_t end = strlen(k->path);
-	int error = all ? node_load(k->fs, dir, &p) : 0;
+	int error = all ? node_load(k->fs, dir, &p, LISTING_ALONE) : 0;
 
 	if (error) {
 		errno = error;

@@ -11,7 +11,7 @@ enum {
 	FIRST_BYTES = 64 * 1024,
 	MOST_DOUBLINGS = 4,
 	LOOKS_MOST = 512, /* names */
-	JUDGED = 32, /* after so many files that came early, one in JUDGED_PART was needed or it is left */
+	JUDGED = 96, /* after so many files that came early, one in JUDGED_PART was needed or it is left */
 	JUDGED_PART = 16,
 };
 

@@ -271,34 +271,9 @@ void node_unpin(struct lazyfs *fs, struct node *n)
 
 /* ---- what the source knows ---- */
 
-struct listed {
-	char *name;
-	struct lf_attr attr;
-};
-
-struct list {
-	VEC(struct listed) v;
-};
-
-static int take_entries(void *arg, const struct lf_reply *reply)
-{
-	struct list *l = arg;
-
-	if (reply->type != LF_ENTRIES)
-		return EPROTO;
-	vec_foreach (e, &reply->entries) {
-		struct listed one = {.name = strdup(e->name), .attr = e->attr};
-
-		if (!one.name || !vec_push(&l->v, one)) {
-			free(one.name);
-			return ENOMEM;
-		}
-	}
-	return 0;
-}
-
 /* An answer may come twice, when a connection broke in between. */
-int node_add_child(struct lazyfs *fs, struct node *dir, const char *name, const struct lf_attr *attr)
+int node_add_child(struct lazyfs *fs, struct node *dir, const char *name,
+		   const struct lf_attr *attr, const char *target)
 {
 	char path[LF_PATH_MAX + 1];
 	struct node *n = NULL;
@@ -318,11 +293,12 @@ int node_add_child(struct lazyfs *fs, struct node *dir, const char *name, const 
 		return ENOMEM;
 	}
 	dirnames_find(&dir->names, name)->from_source = true;
+	if (target && *target && S_ISLNK(attr->mode) && !n->target)
+		n->target = strdup(target); /* without it, it is asked for later */
 	return 0;
 }
 
-/* Which errors of the source's are the program's, and not of the way there. */
-static int for_program(int error)
+int node_error(int error)
 {
 	switch (error) {
 	case EACCES:
@@ -337,53 +313,33 @@ static int for_program(int error)
 	}
 }
 
-static int list(struct lazyfs *fs, struct node *dir, const struct patience *p)
+/* For node_load and node_lookup; @name: NULL, or what is looked up. */
+static int load(struct lazyfs *fs, struct node *dir, const struct patience *p, enum listing_why why,
+		const char *name)
 {
-	struct lf_request q = {.type = LF_LIST, .path = dir->source};
-	struct list l = {0};
-	int error = remote_ask(fs->remote, &q, p, take_entries, &l);
-
-	pthread_mutex_lock(&fs->lock);
-	vec_foreach (e, &l.v)
-		if (!error)
-			error = node_add_child(fs, dir, e->name, &e->attr);
-	if (error == EACCES) {
-		dir->blind = true;
-		error = 0;
-	}
-	dir->listed = !error;
-	pthread_mutex_unlock(&fs->lock);
-	vec_foreach (e, &l.v)
-		free(e->name);
-	vec_free(&l.v);
-	if (error)
-		log_warn("%s: cannot list: %s", dir->source, strerror(error));
-	return error ? for_program(error) : 0;
-}
-
-int node_load(struct lazyfs *fs, struct node *dir, const struct patience *p)
-{
+	unsigned int lists;
 	int error = 0;
-	bool mine;
 
 	pthread_mutex_lock(&fs->lock);
-	while (!dir->listed && dir->listing && !error) {
+	lists = dir->lists;
+	while (!dir->listed && !error) {
+		if (dir->lists != lists)
+			error = dir->list_error;
+		else if (!dir->listing)
+			error = listing_begin(fs, dir, why, name);
+		if (dir->listed || error)
+			break;
 		wait_step(&fs->cond, &fs->lock, PATIENCE_STEP_MS);
-		if (!dir->listed)
+		if (!dir->listed && dir->lists == lists)
 			error = patience_check(p, fs->remote);
 	}
-	mine = !dir->listed && !error;
-	if (mine)
-		dir->listing = true;
 	pthread_mutex_unlock(&fs->lock);
-	if (!mine)
-		return error;
-	error = list(fs, dir, p);
-	pthread_mutex_lock(&fs->lock);
-	dir->listing = false;
-	pthread_cond_broadcast(&fs->cond);
-	pthread_mutex_unlock(&fs->lock);
-	return error;
+	return error ? node_error(error) : 0;
+}
+
+int node_load(struct lazyfs *fs, struct node *dir, const struct patience *p, enum listing_why why)
+{
+	return load(fs, dir, p, why, NULL);
 }
 
 /* A name of a directory that the source may search but not list. */
@@ -396,11 +352,12 @@ static int ask_name(struct lazyfs *fs, struct node *dir, const char *text, const
 
 	if (scope_join(path, dir->source, text) < 0)
 		return ENAMETOOLONG;
+	atomic_fetch_add(&fs->env.demands, 1);
 	error = remote_ask(fs->remote, &q, p, remote_take_attr, &attr);
 	if (error)
-		return for_program(error);
+		return node_error(error);
 	pthread_mutex_lock(&fs->lock);
-	error = node_add_child(fs, dir, text, &attr);
+	error = node_add_child(fs, dir, text, &attr, NULL);
 	pthread_mutex_unlock(&fs->lock);
 	return error;
 }
@@ -432,7 +389,7 @@ int node_lookup(struct lazyfs *fs, struct node *dir, const char *text, struct no
 			return 0;
 		if (known)
 			return ENOENT;
-		error = attempt ? ask_name(fs, dir, text, p) : node_load(fs, dir, p);
+		error = attempt ? ask_name(fs, dir, text, p) : load(fs, dir, p, LISTING_USED, text);
 	}
 	return error ? error : ENOENT;
 }
@@ -465,13 +422,14 @@ int node_load_target(struct lazyfs *fs, struct node *n, const struct patience *p
 	pthread_mutex_unlock(&fs->lock);
 	if (have)
 		return 0;
+	atomic_fetch_add(&fs->env.demands, 1);
 	error = source ? remote_ask(fs->remote, &q, p, take_target, &t) : EINVAL;
 	pthread_mutex_lock(&fs->lock);
 	if (!error && !n->target)
 		n->target = steal_ptr(&t.v);
 	pthread_mutex_unlock(&fs->lock);
 	free(t.v);
-	return error ? for_program(error) : 0;
+	return error ? node_error(error) : 0;
 }
 
 struct xattr_list {
@@ -530,7 +488,7 @@ int node_load_xattrs(struct lazyfs *fs, struct node *n, const struct patience *p
 		free(x->value);
 	}
 	vec_free(&l.v);
-	return error ? for_program(error) : 0;
+	return error ? node_error(error) : 0;
 }
 
 int node_revalidate(struct lazyfs *fs, struct node *n, const struct patience *p)

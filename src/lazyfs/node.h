@@ -17,6 +17,7 @@
 #include "lazyfs/content.h"
 #include "lazyfs/dirnames.h"
 #include "lazyfs/fs.h"
+#include "lazyfs/listing.h"
 #include "lazyfs/scope.h"
 
 #include <fuse3/fuse_lowlevel.h>
@@ -47,8 +48,10 @@ struct node {
 
 	struct node *parent; /* of directories */
 	struct names names;
-	bool listed;  /* names has all that the source has; else some, or none */
-	bool listing; /* somebody asks for that at the moment */
+	bool listed;        /* names has all that the source has; else some, or none */
+	bool listing;       /* it was asked for that, and has not answered yet */
+	unsigned int lists; /* how many such questions are over */
+	int list_error;     /* of the last one */
 	struct near near;
 	bool blind; /* the source may not list it: names are asked for one by one */
 
@@ -75,7 +78,8 @@ struct lazyfs {
 	pthread_cond_t cond; /* a directory was listed */
 	struct node root;
 	struct map links; /* by device and inode number at the source: struct node, of files with several names */
-	struct node *contents; /* list of nodes that have a content */
+	struct listings listings; /* of directories that nobody has used yet */
+	struct node *contents;    /* list of nodes that have a content */
 	uint64_t next_number, n_nodes;
 
 	struct warm *warm; /* prime.c; NULL: nothing is */
@@ -120,8 +124,12 @@ bool node_add_name(struct node *dir, const char *text, struct node *n) must_chec
 void node_drop_name(struct lazyfs *fs, struct node *dir, struct name *name);
 /* The source does not have this name any more, and nobody has used it: as if it had never been known. */
 void node_forget_name(struct lazyfs *fs, struct node *dir, struct name *name);
-/* A name that the source has in this directory. 0 or ENOMEM; nothing happens if the name is known already. */
-int node_add_child(struct lazyfs *fs, struct node *dir, const char *name, const struct lf_attr *attr);
+/*
+ * A name that the source has in this directory; @target (copied): what a link holds, or NULL. 0 or ENOMEM; nothing happens
+ * if the name is known already.
+ */
+int node_add_child(struct lazyfs *fs, struct node *dir, const char *name,
+		   const struct lf_attr *attr, const char *target);
 /* The node of a path (not "/"), as far as names are known; NULL. */
 struct node *node_known(struct lazyfs *fs, const char *path);
 /* The contents of a regular file; NULL: out of memory. */
@@ -131,8 +139,10 @@ bool node_empty(const struct node *dir);
 
 /* --- without the lock; 0 or an errno value --- */
 
-/* All names of the directory are known after it, or it is blind. */
-int node_load(struct lazyfs *fs, struct node *dir, const struct patience *p);
+/* All names of the directory are known after it, or it is blind. @why: see listing_begin. */
+int node_load(struct lazyfs *fs, struct node *dir, const struct patience *p, enum listing_why why);
+/* Which errors of the source's are the program's, and not of the way there. */
+int node_error(int error);
 /* *out has one pin more, to be taken off with node_unpin. */
 int node_lookup(struct lazyfs *fs, struct node *dir, const char *text, struct node **out,
 		const struct patience *p);

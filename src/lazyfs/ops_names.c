@@ -49,6 +49,17 @@ void ops_reply_entry(struct lazyfs *fs, fuse_req_t req, struct node *n)
 		forget_one(fs, e.ino, 1); /* the one who asked is gone */
 }
 
+/* Are all its names known? Then the kernel need not ask again for one that is not there; it sees those that are made here. */
+static bool is_complete(struct lazyfs *fs, const struct node *dir)
+{
+	bool complete;
+
+	pthread_mutex_lock(&fs->lock);
+	complete = dir->listed && !dir->blind;
+	pthread_mutex_unlock(&fs->lock);
+	return complete;
+}
+
 static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
 	struct lazyfs *fs = fuse_req_userdata(req);
@@ -61,7 +72,9 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 		if (error)
 			node_unpin(fs, n);
 	}
-	if (error)
+	if (error == ENOENT && is_complete(fs, node_of(fs, parent)))
+		fuse_reply_entry(req, &(struct fuse_entry_param){.entry_timeout = ops_valid_s(fs)});
+	else if (error)
 		fuse_reply_err(req, error);
 	else
 		ops_reply_entry(fs, req, n);
@@ -277,7 +290,7 @@ static int load_child(struct lazyfs *fs, fuse_req_t req, struct node *dir, const
 	if (error)
 		return error;
 	if (S_ISDIR(n->attr.mode))
-		error = node_load(fs, n, &p);
+		error = node_load(fs, n, &p, LISTING_USED);
 	node_unpin(fs, n);
 	return error;
 }
@@ -529,7 +542,7 @@ static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 	struct patience p = node_patience(fs, req);
 	struct node *dir = node_of(fs, ino);
 	struct dir_handle *h = calloc(1, sizeof(*h));
-	int error = h ? node_load(fs, dir, &p) : ENOMEM;
+	int error = h ? node_load(fs, dir, &p, LISTING_USED) : ENOMEM;
 
 	if (!error && dir->blind)
 		error = EACCES;

@@ -199,7 +199,7 @@ static int take_one(struct lazyfs *fs, const struct look *l, bool anew)
 		return 0;
 	if (e)
 		node_forget_name(fs, dir, e);
-	return l->error || !dir ? 0 : node_add_child(fs, dir, name, &l->attr);
+	return l->error || !dir ? 0 : node_add_child(fs, dir, name, &l->attr, NULL);
 }
 
 static int take_all(struct lazyfs *fs, struct prime *p, bool anew)
@@ -208,6 +208,8 @@ static int take_all(struct lazyfs *fs, struct prime *p, bool anew)
 	int error = 0;
 
 	pthread_mutex_lock(&fs->lock);
+	if (anew)
+		listings_forget(fs);
 	if (anew && p->paths.n)
 		forget_others(fs, p, &fs->root, path);
 	for (size_t i = 0; i < p->paths.n && !error; i++)

@@ -53,6 +53,8 @@ int64_t lf_limit(uint16_t type)
 		return 256;
 	case LF_ENTRIES:
 		return LF_LIST_BYTES + KIB(1);
+	case LF_FOLDER:
+		return LF_LIST_BYTES + KIB(16);
 	case LF_XATTR_LIST:
 		return XATTRS_MAX;
 	case LF_DATA:
@@ -286,6 +288,17 @@ int lf_put_reply(struct lf_out *out, const struct lf_reply *r)
 		vec_foreach (e, &r->entries) {
 			put_attr(out, &e->attr);
 			put_text(out, e->name);
+		}
+		break;
+	case LF_FOLDER:
+		put32(out, r->more);
+		put32(out, r->last);
+		put_text(out, r->path);
+		put32(out, (uint32_t)r->entries.n);
+		vec_foreach (e, &r->entries) {
+			put_attr(out, &e->attr);
+			put_text(out, e->name);
+			put_text(out, e->target);
 		}
 		break;
 	case LF_TARGET:
@@ -557,16 +570,26 @@ int lf_get_request(const struct frame *f, struct lf_request *out, struct arena *
 
 static void get_entries(struct in *in, struct lf_reply *out, struct arena *arena)
 {
+	const bool folder = out->type == LF_FOLDER;
 	uint32_t n;
 
 	out->more = get_bool(in);
+	if (folder) {
+		out->last = get_bool(in);
+		out->path = get_text(in, arena);
+		in->bad |= !lf_path_valid(out->path);
+	}
 	n = get32(in);
 	for (uint32_t i = 0; i < n && !in->bad; i++) {
-		struct lf_entry e;
+		struct lf_entry e = {0};
 
 		get_attr(in, &e.attr);
 		e.name = get_text(in, arena);
-		in->bad |= !lf_name_valid(e.name) || !vec_push(&out->entries, e);
+		if (folder)
+			e.target = get_text(in, arena);
+		in->bad |= !lf_name_valid(e.name) ||
+			   (folder && strlen(e.target) > (S_ISLNK(e.attr.mode) ? LF_PATH_MAX : 0)) ||
+			   !vec_push(&out->entries, e);
 	}
 }
 
@@ -627,6 +650,7 @@ int lf_get_reply(const struct frame *f, struct lf_reply *out, struct arena *aren
 		get_attr(&in, &out->attr);
 		break;
 	case LF_ENTRIES:
+	case LF_FOLDER:
 		get_entries(&in, out, arena);
 		break;
 	case LF_TARGET:

@@ -50,6 +50,7 @@ enum lf_type {
 	LF_DATA = 285,
 	LF_POSITION = 286,
 	LF_SUM = 287,
+	LF_FOLDER = 288, /* as LF_ENTRIES, of one directory of those that a list was asked for */
 };
 
 enum {
@@ -59,6 +60,8 @@ enum {
 	LF_SUM_BYTES = 32,               /* SHA-256 */
 	LF_EXTENTS_MAX = 128,            /* of one LF_DATA */
 	LF_LIST_BYTES = 128 * 1024,
+	LF_FOLDER_BYTES = 48 * 1024, /* of a directory that comes with another one */
+	LF_BELOW_MAX = 1024 * 1024,  /* the offset of a list, at most */
 	LF_EXPORTS_MAX = 65536,
 	LF_CREDS_MAX = 256,
 	LF_GROUPS_MAX = 65536,
@@ -108,11 +111,18 @@ enum {
 	LF_FLAGS = 3,
 };
 
+/*
+ * Of a list, in its bytes. An older source ignores it, and its offset, and answers with LF_ENTRIES. With LF_FOLDERS answers are LF_FOLDER:
+ * the directory itself, unless LF_ONLY_BELOW, and then those below it, level by level, as long as all of these together have
+ * no more bytes than its offset, and nothing else is asked for. Each of them is one message, and one that does not fit in LF_FOLDER_BYTES is left out.
+ */
+enum { LF_FOLDERS = 1, LF_ONLY_BELOW = 2 };
+
 struct lf_request {
 	uint16_t type; /* LF_STAT to LF_RENAME */
 	uint64_t id;
-	uint64_t offset;      /* READ, SEEK, DIGEST, WRITE; RESIZE: the size */
-	uint32_t bytes;       /* READ, DIGEST, WRITE; SEEK: SEEK_DATA or SEEK_HOLE */
+	uint64_t offset; /* READ, SEEK, DIGEST, WRITE; RESIZE: the size; LIST: see LF_FOLDERS */
+	uint32_t bytes;  /* READ, DIGEST, WRITE; SEEK: SEEK_DATA or SEEK_HOLE */
 	struct lf_ident want; /* READ, SEEK, DIGEST, and all changes but CREATE */
 	const char *path;     /* "/", or "/a/b" below the tree's root */
 
@@ -131,7 +141,7 @@ static inline bool lf_is_change(uint16_t type)
 }
 
 struct lf_entry {
-	const char *name;
+	const char *name, *target; /* target: FOLDER, what a link holds; else "" or NULL */
 	struct lf_attr attr;
 };
 
@@ -150,7 +160,9 @@ struct lf_reply {
 	uint64_t id;
 	int error;           /* FAILED */
 	struct lf_attr attr; /* ATTR */
-	bool more;           /* ENTRIES: another one follows */
+	bool more;           /* ENTRIES, FOLDER: another one follows */
+	bool last;           /* FOLDER: of this directory there are no more */
+	const char *path;    /* FOLDER: the directory */
 	VEC(struct lf_entry) entries;
 	VEC(struct lf_xattr) xattrs;
 	const uint8_t *target; /* TARGET, not ended by NUL */

@@ -339,7 +339,7 @@ static int deliver(struct remote *r, const struct frame *f, struct err *err)
 		r->asked_ms = clock_ms();
 	}
 	pthread_mutex_unlock(&r->lock);
-	log_debug("answer %" PRIu64 ": %u bytes", reply.id, f->bytes);
+	log_debug("answer %" PRIu64 ": %zu bytes", reply.id, f->bytes);
 	if (c) {
 		c->done(c, reply.type == LF_FAILED ? reply.error : 0, &reply);
 		pthread_mutex_lock(&r->lock);

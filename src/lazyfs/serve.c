@@ -21,13 +21,29 @@
 #include <string.h>
 #include <sys/xattr.h>
 
-enum { OPEN_FILES = 64, FLUSH_BYTES = 256 * 1024, XATTR_BYTES = 1024 * 1024 };
+enum {
+	OPEN_FILES = 64,
+	FLUSH_BYTES = 256 * 1024,
+	XATTR_BYTES = 1024 * 1024,
+	BELOW_MOST = 8, /* questions for what is below */
+};
 
 /* A file that was read from a moment ago. */
 struct open_file {
 	char *path;
 	int fd;
 	uint64_t used; /* when: a count of requests */
+};
+
+/* Directories below one that was asked for. */
+struct below {
+	struct below *next;
+	struct arena arena;
+	const struct serve_policy *policy; /* that was in force */
+	uint64_t id;                       /* of the request */
+	const char *path;
+	VEC(const char *) dirs; /* level by level; those before `at` were listed */
+	size_t at, sent, most;  /* sent, most: bytes */
 };
 
 struct server {
@@ -42,9 +58,12 @@ struct server {
 	struct lf_out answers;
 	struct open_file files[OPEN_FILES];
 	uint64_t requests, sent_bytes;
-	uint8_t *buf; /* LF_READ_MAX */
+	uint8_t *buf;        /* LF_READ_MAX */
+	struct below *below; /* the newest first */
 	bool bye, writes;
 };
+
+static int below_step(struct server *s, struct err *err);
 
 /* ---- frames ---- */
 
@@ -94,6 +113,11 @@ static int next_frame(struct server *s, struct frame *f, struct err *err)
 			return err_nomem(err);
 		if ((s->answers.bytes > FLUSH_BYTES || !more_to_read(s)) && flush(s, err) < 0)
 			return -1;
+		if (s->below && !more_to_read(s)) {
+			if (below_step(s, err) < 0)
+				return -1;
+			continue;
+		}
 		if (await_client(s, err) < 0)
 			return -1;
 		do
@@ -244,13 +268,28 @@ struct listing {
 	struct lf_reply r;
 	size_t bytes;
 	struct err *err;
+	bool folders;
+	size_t most; /* bytes of one that is sent as a whole or not at all; 0: this one is sent in pieces */
+	size_t sent;         /* bytes of such */
+	bool silent;         /* it is known there already: only what is below it is of interest */
+	bool failed;         /* that was answered */
+	struct below *below; /* gets the directories that it has; NULL: nobody wants to know */
 };
 
 static int list_flush(struct listing *l, bool more)
 {
 	int rc;
 
-	l->r.more = more;
+	if (l->most)
+		l->sent += l->bytes;
+	if (l->silent) {
+		l->r.entries.n = 0;
+		l->bytes = 0;
+		return 0;
+	}
+	l->r.last = !more;
+	/* those below follow, and then a message without any */
+	l->r.more = more || l->below;
 	rc = answer(l->s, &l->r, l->err);
 	l->r.entries.n = 0;
 	l->bytes = 0;
@@ -259,15 +298,53 @@ static int list_flush(struct listing *l, bool more)
 	return rc;
 }
 
-static int list_add(struct listing *l, const char *name, const struct stat *st)
+static int list_fail(struct listing *l, int no)
 {
-	struct lf_entry e = {.name = arena_strdup(&l->s->arena, name)};
-	size_t bytes = strlen(name) + 2 + 96;
+	l->failed = true;
+	return fail(l->s, l->q, no, l->err);
+}
 
+/* What the link @name in @dirfd holds, in the arena; NULL: out of memory; "": nothing, or it is gone. */
+static const char *link_target(struct listing *l, int dirfd, const char *name, const struct stat *st)
+{
+	char target[LF_PATH_MAX + 1];
+	ssize_t n = 0;
+
+	if (l->folders && S_ISLNK(st->st_mode))
+		n = readlinkat(dirfd, name, target, sizeof(target));
+	if (n <= 0 || n > LF_PATH_MAX)
+		return "";
+	target[n] = '\0';
+	return arena_strdup(&l->s->arena, target);
+}
+
+/* Where there is something that could be listed, too. */
+static bool list_note(struct listing *l, const char *name)
+{
+	char path[LF_PATH_MAX + 1];
+	const char *copy;
+
+	if (!l->below || scope_join(path, l->r.path, name) < 0)
+		return true;
+	copy = arena_strdup(&l->below->arena, path);
+	return copy && vec_push(&l->below->dirs, copy);
+}
+
+/* @dirfd and @at lead to the entry. 1: it is too much for one that is sent as a whole; -1. */
+static int list_add(struct listing *l, const char *name, const struct stat *st, int dirfd,
+		    const char *at)
+{
+	struct lf_entry e = {.name = arena_strdup(&l->s->arena, name),
+			     .target = link_target(l, dirfd, at, st)};
+	size_t bytes = strlen(name) + 4 + 96 + (e.target ? strlen(e.target) : 0);
+
+	if (l->most && l->bytes + bytes > l->most)
+		return 1;
 	if (l->bytes + bytes > LF_LIST_BYTES && list_flush(l, true) < 0)
 		return -1;
 	jail_attr(st, &e.attr);
-	if (!e.name || !vec_push(&l->r.entries, e))
+	if (!e.name || !e.target || !vec_push(&l->r.entries, e) ||
+	    (S_ISDIR(st->st_mode) && !list_note(l, e.name)))
 		return err_nomem(l->err);
 	l->bytes += bytes;
 	return 0;
@@ -284,7 +361,7 @@ static int list_child(void *arg, const char *name)
 	if (scope_join(path, l->q->path, name) < 0)
 		return 0;
 	fd = jail_find(&l->s->jail, path, held(l->s, path), &st);
-	return fd < 0 ? 0 : list_add(l, name, &st);
+	return fd < 0 ? 0 : list_add(l, name, &st, fd, "");
 }
 
 /* Is this entry a mount of a file system of the kernel's? */
@@ -298,20 +375,22 @@ static bool is_pseudo_mount(int dirfd, const char *name, const struct stat *st, 
 	return fd < 0 || jail_is_pseudo(fd);
 }
 
+/* What the directory has, in messages that are sent but the last one; 1: it is too much to be sent as a whole. -1. */
 static int list_whole(struct listing *l, int fd)
 {
 	cleanup_dir DIR *dir = fdopendir(fd);
 	const struct dirent *d;
 	struct stat self, st;
+	int rc = 0;
 
 	if (!dir || fstat(dirfd(dir), &self) < 0) {
 		int no = errno;
 
 		if (!dir)
 			close(fd);
-		return fail(l->s, l->q, no, l->err);
+		return l->most ? 1 : list_fail(l, no);
 	}
-	while ((d = readdir(dir))) {
+	while (rc == 0 && (d = readdir(dir))) {
 		if (!strcmp(d->d_name, ".") || !strcmp(d->d_name, ".."))
 			continue;
 		/* gone meanwhile, or not to be searched */
@@ -319,27 +398,113 @@ static int list_whole(struct listing *l, int fd)
 			continue;
 		if (is_pseudo_mount(dirfd(dir), d->d_name, &st, self.st_dev))
 			continue;
-		if (list_add(l, d->d_name, &st) < 0)
+		rc = list_add(l, d->d_name, &st, dirfd(dir), d->d_name);
+	}
+	return rc ? rc : list_flush(l, false);
+}
+
+/* ---- directories below, that nobody waits for ---- */
+
+static void below_free(struct below *b)
+{
+	vec_free(&b->dirs);
+	arena_free(&b->arena);
+	free(b);
+}
+
+/* No more of it comes. */
+static int below_end(struct server *s, struct below **at, struct err *err)
+{
+	struct below *b = *at;
+	struct lf_reply r = {.type = LF_FOLDER, .id = b->id, .path = b->path};
+	int rc = answer(s, &r, err);
+
+	*at = b->next;
+	below_free(b);
+	return rc;
+}
+
+/* To be done when nobody asks for anything; the newest first, and those that had to wait for too many others not at all. */
+static int below_begin(struct server *s, struct listing *l, struct err *err)
+{
+	struct below *b = l->below, **at = &s->below;
+
+	l->below = NULL;
+	b->next = s->below;
+	s->below = b;
+	for (size_t i = 0; *at; i++) {
+		if (i < BELOW_MOST)
+			at = &(*at)->next;
+		else if (below_end(s, at, err) < 0)
 			return -1;
 	}
-	return list_flush(l, false);
+	return 0;
+}
+
+/* The next one of the newest. */
+static int below_step(struct server *s, struct err *err)
+{
+	struct below *b = s->below;
+	const struct lf_request q = {.id = b->id, .path = b->path};
+	size_t most = MIN(b->most, (size_t)LF_BELOW_MAX);
+	struct listing l = {.s = s, .q = &q, .err = err, .folders = true, .below = b};
+	size_t n_dirs = b->dirs.n;
+	int fd = -1, rc = 0;
+
+	arena_free(&s->arena);
+	if (b->at == n_dirs || b->sent >= most || b->policy != s->policy)
+		return below_end(s, &s->below, err);
+	l.r = (struct lf_reply){.type = LF_FOLDER, .id = b->id, .path = b->dirs.v[b->at++]};
+	l.most = MIN(most - b->sent, (size_t)LF_FOLDER_BYTES);
+	if (scope_place(&s->scope, l.r.path) == SCOPE_INSIDE)
+		fd = jail_open(&s->jail, l.r.path, held(s, l.r.path), true);
+	if (fd >= 0)
+		rc = list_whole(&l, fd);
+	b->sent += l.sent + l.bytes; /* those of one that was too large were work, too */
+	if (rc == 1)
+		b->dirs.n = n_dirs; /* what is in it was not told */
+	lf_reply_free(&l.r);
+	return rc < 0 ? -1 : 0;
 }
 
 static int do_list(struct server *s, const struct lf_request *q, enum scope_place place,
 		   struct err *err)
 {
-	struct listing l = {.s = s, .q = q, .r = {.type = LF_ENTRIES, .id = q->id}, .err = err};
+	struct listing l = {.s = s,
+			    .q = q,
+			    .r = {.type = q->bytes & LF_FOLDERS ? LF_FOLDER : LF_ENTRIES,
+				  .id = q->id,
+				  .path = q->path},
+			    .err = err,
+			    .folders = q->bytes & LF_FOLDERS,
+			    .silent = (q->bytes & LF_FOLDERS) && (q->bytes & LF_ONLY_BELOW)};
 	int fd, rc;
 
+	/* what is only below has an end even where nothing is */
+	if (l.folders && (q->offset || l.silent)) {
+		l.below = calloc(1, sizeof(*l.below));
+		if (!l.below)
+			return err_nomem(err);
+		l.below->policy = s->policy;
+		l.below->id = q->id;
+		l.below->most = (size_t)MIN(q->offset, (uint64_t)LF_BELOW_MAX);
+		l.below->path = arena_strdup(&l.below->arena, q->path);
+	}
 	if (place == SCOPE_INSIDE) {
 		fd = jail_open(&s->jail, q->path, held(s, q->path), true);
-		rc = fd < 0 ? fail(s, q, errno, err) : list_whole(&l, fd);
+		rc = fd < 0 ? list_fail(&l, errno) : list_whole(&l, fd);
 	} else {
 		rc = scope_children(&s->scope, q->path, list_child, &l);
 		if (rc == 0)
 			rc = list_flush(&l, false);
 	}
+	if (rc == 0 && l.below && !l.below->path)
+		rc = err_nomem(err);
+	if (rc == 0 && l.below && !l.failed)
+		rc = below_begin(s, &l, err);
 	lf_reply_free(&l.r);
+	if (l.below)
+		below_free(l.below);
 	return rc;
 }
 
@@ -668,6 +833,12 @@ static int session(struct server *s, struct err *err)
 
 static void server_free(struct server *s)
 {
+	while (s->below) {
+		struct below *next = s->below->next;
+
+		below_free(s->below);
+		s->below = next;
+	}
 	forget_rules(s);
 	lf_hello_free(&s->hello);
 	lf_out_free(&s->answers);

@@ -15,6 +15,12 @@ make_files() {
 	ln -s /etc/passwd "$files/dir/outside"
 	ln "$files/dir/sub/text" "$files/dir/hard"
 	cp /bin/true "$files/program"
+	mkdir -p "$files/tree/sub/below" "$files/tree/late" "$files/modules"
+	ln -s sub/below "$files/tree/link"
+	touch "$files/tree/sub/below/file"
+	for i in $(seq 20); do head -c 5000 /dev/urandom >"$files/modules/$i"; done
+	head -c 4000000 /dev/urandom >"$files/library.so"
+	cp "$files/library.so" "$files/library.data"
 	truncate -s 10G "$files/big"
 	dd if="$files/data" of="$files/big" bs=4096 seek=1310720 count=100 conv=notrunc status=none
 	"$PYTHON" -c "import os; os.setxattr('$files/data', 'user.colour', b'blue')"
@@ -68,6 +74,72 @@ seeks_before_it_is_here() {
 		assert os.lseek(fd, (1 << 20) + 4096, os.SEEK_DATA) == 5368709120
 		assert os.lseek(fd, 5368709120, os.SEEK_HOLE) == 5368709120 + 409600
 	END
+}
+
+# Are the directories below what was listed used without another question? They are kept for a few seconds only.
+used_without_question() {
+	local before
+	lazy_mount --no-background || return 1
+	ls "$shown/tree" >/dev/null
+	sleep 0.3
+	before=$(field demands)
+	[ "$(readlink "$shown/tree/link")" = sub/below ] && [ -e "$shown/tree/sub/below/file" ] &&
+		[ "$(ls "$shown/tree/late")" = "" ] && [ ! -e "$shown/tree/sub/none" ] || return 2
+	[ "$(field demands)" = "$before" ]
+}
+
+lists_below() {
+	for _ in 1 2 3; do
+		used_without_question && return 0
+		[ $? = 1 ] || complain "what is below is not what it is at the source" || return 1
+		lazy_umount || return 1
+	done
+	complain "what was listed along is asked for again"
+}
+
+listed_again() {
+	lazy_mount --no-background || return 1
+	ls "$shown/tree" >/dev/null
+	sleep 3.5
+	touch "$files/tree/late/file"
+	ls "$shown/tree/late" >"$TEST_TMP/late"
+	rm "$files/tree/late/file"
+	[ "$(cat "$TEST_TMP/late")" = file ] || complain "the list of a directory is older than a few seconds"
+}
+
+here_is() { # BYTES
+	[ "$(field here_bytes)" -ge "$1" ]
+}
+
+# touch_two FILE: reads a little of its beginning, and then of its end.
+touch_two() {
+	"$PYTHON" -c "
+import os
+fd = os.open('$1', os.O_RDONLY)
+os.pread(fd, 100, 0)
+os.pread(fd, 100, 3900000)"
+}
+
+program_whole() {
+	lazy_mount --no-background || return 1
+	touch_two "$shown/library.data" || return 1
+	touch_two "$shown/library.so" || return 1
+	wait_for 20 here_is 4000000 || complain "only $(field here_bytes) bytes of a library are here" || return 1
+	cmp "$files/library.so" "$shown/library.so" || complain "the library differs" || return 1
+	[ "$(field here_bytes)" -lt 6000000 ] || complain "$(field here_bytes) bytes are here: other files come whole, too"
+}
+
+small_files() {
+	local before
+	lazy_mount --no-background || return 1
+	ls "$shown/modules" >/dev/null
+	before=$(field demands)
+	cmp "$files/modules/1" "$shown/modules/1" || return 1
+	! here_is 10000 || complain "more than one file is here after the first" || return 1
+	cmp "$files/modules/9" "$shown/modules/9" && wait_for 20 here_is 60000 ||
+		complain "only $(field here_bytes) bytes are here after the second" || return 1
+	for i in $(seq 20); do cmp "$files/modules/$i" "$shown/modules/$i" || complain "$i differs" || return 1; done
+	[ "$(field demands)" -le $((before + 8)) ] || complain "$(($(field demands) - before)) questions for 20 files"
 }
 
 writes_little() {
@@ -244,6 +316,10 @@ refuses() {
 test_case "shows the tree" shows_the_tree
 test_case "reads" reads
 test_case "holes before they are here" seeks_before_it_is_here
+test_case "lists what is below" lists_below
+test_case "what was listed along is soon too old" listed_again
+test_case "a program comes whole" program_whole
+test_case "small files come with each other" small_files
 test_case "writes little" writes_little
 test_case "a change at the source fails" change_fails
 test_case "a change at the source is fetched" change_refetches

@@ -17,6 +17,8 @@ IN = DIR + "/in"
 HELLO, READY, REFUSED = 256, 257, 258
 STAT, LIST, READLINK, XATTRS, READ, SEEK, DIGEST, WRITE, RESIZE, SETTLE, CREATE, REMOVE, RENAME = range(264, 277)
 FAILED, ATTR, ENTRIES, TARGET, XATTR_LIST, DATA, POSITION = range(280, 287)
+FOLDER = 288
+FOLDERS, ONLY_BELOW = 1, 2
 SECRET = b"secret"
 
 
@@ -57,6 +59,27 @@ class Agent:
     def ask(self, kind, path, offset=0, length=0, ident=bytes(40)):
         self.send(kind, struct.pack("<QQI", 1, offset, length) + ident + text(path))
         return self.receive()
+
+    def folders(self, path, below=0, flags=FOLDERS):
+        """The directory and what is below it: {path: {name: target}}, in order; an errno if it is refused."""
+        out = {}
+        kind, body = self.ask(LIST, path, below, flags)
+        while kind == FOLDER:
+            more, _, n = struct.unpack("<IIH", body[8:18])
+            folder, at = body[18:18 + n].decode(), 18 + n + 4
+            names = out.setdefault(folder, {})
+            for _ in range(struct.unpack("<I", body[at - 4:at])[0]):
+                at += 80
+                pair = []
+                for _ in range(2):
+                    n = struct.unpack("<H", body[at:at + 2])[0]
+                    pair.append(body[at + 2:at + 2 + n].decode())
+                    at += 2 + n
+                names[pair[0]] = pair[1]
+            if not more:
+                return out
+            kind, body = self.receive()
+        return struct.unpack("<I", body[8:])[0] if kind == FAILED else None
 
     def change(self, kind, path, other="", ident=None, offset=0, data=b"", mode=0o100644, flags=0, replaced=bytes(40)):
         """None if it was done, else the errno; "closed" if the session ended."""
@@ -194,6 +217,60 @@ def identity_counts():
     a.end()
 
 
+def folders_are_within_the_rules():
+    """What comes along with a list is what could be listed by itself, and no more than was asked for."""
+    for i in range(40):
+        os.makedirs(f"{IN}/tree/{i:02}/deep")
+        open(f"{IN}/tree/{i:02}/deep/name", "w").close()
+    os.makedirs(IN + "/tree/shut/below")
+    open(IN + "/tree/shut/secret", "w").close()
+    os.chmod(IN + "/tree/shut", 0o711)
+    os.symlink("../out", IN + "/tree/up")
+    os.makedirs(IN + "/tree/wide")
+    for i in range(1000):
+        open(f"{IN}/tree/wide/{i:04}", "w").close()
+    # 0o711: to be searched, but not to be listed
+    rights = dict(uid=65534, gid=65534, reads_all=False)
+    a = Agent([(IN + "/tree", True)], **rights)
+    one = a.folders(IN + "/tree")
+    check(list(one) == [IN + "/tree"] and len(one[IN + "/tree"]) == 43, f"one directory is {list(one)}")
+    check(one[IN + "/tree"]["up"] == "../out" and one[IN + "/tree"]["00"] == "", "what a link holds")
+    all_of_it = a.folders(IN + "/tree", 1 << 20)
+    check(list(all_of_it)[0] == IN + "/tree", "the directory itself is not the first")
+    check(len(all_of_it) == 1 + 40 + 40, f"{len(all_of_it)} directories, not those that may be listed and are small")
+    check(all_of_it[IN + "/tree/07/deep"] == {"name": ""}, "what is below it")
+    check(not any(p.startswith(DIR + "/out") or p.startswith(IN + "/tree/shut") or p.startswith(IN + "/tree/wide")
+                  for p in all_of_it), "a directory that nobody may list, or a large one, or through a link")
+    some = a.folders(IN + "/tree", 2000)
+    check(1 < len(some) < 30, f"{len(some)} directories in 2000 bytes")
+    below = a.folders(IN + "/tree", 1 << 20, FOLDERS | ONLY_BELOW)
+    check(IN + "/tree/07" in below and not below[IN + "/tree"], "only below")
+    check(a.folders(IN + "/tree/shut", 1 << 20) == errno.EACCES, "lists without the right to")
+    check(a.folders(IN + "/tree/none", 1 << 20) == errno.ENOENT, "lists what is not there")
+    check(a.folders(DIR + "/out", 1 << 20) == errno.EACCES, "lists what is outside")
+    check(a.ask(LIST, IN + "/tree/00")[0] == ENTRIES, "an older client is not answered as before")
+    check(a.end() == 0, "does not end well")
+    # on the way to what is named nothing else comes
+    a = Agent([(IN + "/tree/07/deep", True)], **rights)
+    way = a.folders(IN, 1 << 20)
+    check(list(way) == [IN] and list(way[IN]) == ["tree"], f"on the way: {way}")
+    check(set(a.folders(IN + "/tree/07", 1 << 20)) == {IN + "/tree/07", IN + "/tree/07/deep"}, "not what is named")
+    a.end()
+    # more questions than are kept for later are all answered to the end
+    a = Agent([(IN + "/tree", True)], **rights)
+    for i in range(30):
+        a.send(LIST, struct.pack("<QQI", i, 1 << 20, FOLDERS) + bytes(40) + text(IN + "/tree"))
+    ends = set()
+    while len(ends) < 30:
+        kind, body = a.receive()
+        if kind != FOLDER:
+            break
+        if not struct.unpack("<I", body[8:12])[0]:
+            ends.add(body[:8])
+    check(len(ends) == 30, f"{len(ends)} of 30 questions have an end")
+    check(a.end() == 0, "does not end well after many")
+
+
 CHANGES = [(WRITE, "/open/plain", {"data": b"x"}), (RESIZE, "/open/plain", {}), (SETTLE, "/open/plain", {}),
            (CREATE, "/open/made", {}), (REMOVE, "/open/plain", {}), (RENAME, "/open/plain", {"other": IN + "/open/b"})]
 
@@ -305,7 +382,7 @@ def rubbish_is_refused():
 
 make()
 for test in [paths_do_not_escape, odd_paths_end_the_session, specials_are_not_opened,
-             rights_are_those_of_the_tree, only_what_is_named, identity_counts,
+             rights_are_those_of_the_tree, only_what_is_named, identity_counts, folders_are_within_the_rules,
              nothing_is_changed_without_leave, changes_stay_inside, changes_need_rights_and_identity,
              rubbish_is_refused]:
     try:

@@ -22,6 +22,7 @@ size_t fuzz_seed(uint8_t *out, size_t cap)
 				.extents = {{1, 3}},
 				.data = (const uint8_t *)"abc"};
 	struct lf_reply entries = {.type = LF_ENTRIES, .id = 2};
+	struct lf_reply folder = {.type = LF_FOLDER, .id = 10, .more = true, .path = "/d"};
 	struct lf_reply xattrs = {.type = LF_XATTR_LIST, .id = 3};
 	const struct lf_reply others[] = {
 		{.type = LF_FAILED, .id = 4, .error = 5},
@@ -50,6 +51,9 @@ size_t fuzz_seed(uint8_t *out, size_t cap)
 	bool ok = vec_push(&hello.exports, (struct lf_export){"/a/b", true}) &&
 		  vec_push(&hello.creds, (struct lf_creds){.n_groups = 2, .groups = groups}) &&
 		  vec_push(&entries.entries, (struct lf_entry){.name = "n"}) &&
+		  vec_push(&folder.entries, (struct lf_entry){.name = "l",
+							      .target = "to",
+							      .attr.mode = S_IFLNK | 0777}) &&
 		  vec_push(&xattrs.xattrs, (struct lf_xattr){"user.a", (const uint8_t *)"v", 1});
 	size_t n = 0;
 
@@ -57,8 +61,9 @@ size_t fuzz_seed(uint8_t *out, size_t cap)
 	     !lf_put_hello(&o, &writes);
 	for (size_t i = 0; i < ARRAY_SIZE(changes); i++)
 		ok = ok && !lf_put_request(&o, &changes[i]);
-	ok = ok && !lf_put_hello(&o, &hello) && !lf_put_request(&o, &q) && !lf_put_reply(&o, &data) &&
-	     !lf_put_reply(&o, &entries) && !lf_put_reply(&o, &xattrs) && !lf_put_refused(&o, "no");
+	ok = ok && !lf_put_hello(&o, &hello) && !lf_put_request(&o, &q) &&
+	     !lf_put_reply(&o, &data) && !lf_put_reply(&o, &entries) &&
+	     !lf_put_reply(&o, &folder) && !lf_put_reply(&o, &xattrs) && !lf_put_refused(&o, "no");
 	for (size_t i = 0; i < ARRAY_SIZE(others); i++)
 		ok = ok && !lf_put_reply(&o, &others[i]);
 	if (ok && o.bytes <= cap) {
@@ -68,6 +73,7 @@ size_t fuzz_seed(uint8_t *out, size_t cap)
 	lf_hello_free(&hello);
 	lf_hello_free(&writes);
 	lf_reply_free(&entries);
+	lf_reply_free(&folder);
 	lf_reply_free(&xattrs);
 	lf_out_free(&o);
 	return n;

@@ -277,6 +277,44 @@ static void change_round_trip(void **state)
 	arena_free(&arena);
 }
 
+static void folder_round_trip(void **state)
+{
+	struct lf_reply r = {.type = LF_FOLDER, .id = 9, .more = true, .path = "/a/b"};
+	struct lf_entry link = {.name = "l", .target = "to", .attr.mode = S_IFLNK | 0777};
+	struct lf_out out = {0};
+	struct arena arena = {0};
+	struct lf_reply got;
+	struct frame f;
+	struct err err;
+
+	assert_true(vec_push(&r.entries, link));
+	assert_int_equal(lf_put_reply(&out, &r), 0);
+	f = frame_of(&out);
+	assert_int_equal(lf_get_reply(&f, &got, &arena, &err), 0);
+	assert_true(got.more && !got.last);
+	assert_string_equal(got.path, "/a/b");
+	assert_int_equal(got.entries.n, 1);
+	assert_string_equal(got.entries.v[0].target, "to");
+	lf_reply_free(&got);
+	out.bytes = 0;
+	/* nothing but a link holds something, and a path is one */
+	r.entries.v[0].attr.mode = S_IFREG;
+	assert_int_equal(lf_put_reply(&out, &r), 0);
+	f = frame_of(&out);
+	assert_int_equal(lf_get_reply(&f, &got, &arena, &err), -1);
+	lf_reply_free(&got);
+	out.bytes = 0;
+	r.entries.n = 0;
+	r.path = "/a/../b";
+	assert_int_equal(lf_put_reply(&out, &r), 0);
+	f = frame_of(&out);
+	assert_int_equal(lf_get_reply(&f, &got, &arena, &err), -1);
+	lf_reply_free(&got);
+	lf_reply_free(&r);
+	lf_out_free(&out);
+	arena_free(&arena);
+}
+
 static void data_round_trip(void **state)
 {
 	struct lf_reply r = {.type = LF_DATA,
@@ -361,12 +399,19 @@ static void requests_checked(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(blocks_model),    cmocka_unit_test(blocks_large),
-		cmocka_unit_test(names_model),     cmocka_unit_test(ahead_of_readers),
-		cmocka_unit_test(scope_places),    cmocka_unit_test(scope_everything),
-		cmocka_unit_test(paths),           cmocka_unit_test(hello_round_trip),
-		cmocka_unit_test(data_round_trip), cmocka_unit_test(requests_checked),
-		cmocka_unit_test(versions),        cmocka_unit_test(change_round_trip),
+		cmocka_unit_test(blocks_model),
+		cmocka_unit_test(blocks_large),
+		cmocka_unit_test(names_model),
+		cmocka_unit_test(ahead_of_readers),
+		cmocka_unit_test(scope_places),
+		cmocka_unit_test(scope_everything),
+		cmocka_unit_test(paths),
+		cmocka_unit_test(hello_round_trip),
+		cmocka_unit_test(data_round_trip),
+		cmocka_unit_test(folder_round_trip),
+		cmocka_unit_test(requests_checked),
+		cmocka_unit_test(versions),
+		cmocka_unit_test(change_round_trip),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

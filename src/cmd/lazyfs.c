@@ -236,6 +236,10 @@ static int load_images(const struct job *job, struct want *want, struct err *err
 	store_close(store);
 	if (rc == 0 && a->writeback) {
 		want->hello.version = LF_VERSION_WRITES;
+		/* an older source need not refuse where it makes no difference */
+		vec_foreach (c, &want->hello.creds)
+			if (c->owns_all)
+				want->hello.version = LF_VERSION_OWNERS;
 		if (getrandom(&want->hello.token, sizeof(want->hello.token), 0) < 0)
 			return err_sys(err, "getrandom");
 	}

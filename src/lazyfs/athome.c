@@ -265,6 +265,119 @@ int athome_rename(struct lazyfs *fs, const struct node *from, const char *name,
 	return for_program(error);
 }
 
+/* ---- attributes ---- */
+
+/* Is the thing at home, and does the source take its attributes? A copy of its path there; NULL: no, or out of memory. */
+static char *settable(struct lazyfs *fs, const struct node *n)
+{
+	char *path = NULL;
+	enum scope_place place;
+
+	pthread_mutex_lock(&fs->lock);
+	if (atomic_load(&fs->sends) && n->source && fs->listings.newer) {
+		place = scope_place(&fs->scope, n->source);
+		if (place == SCOPE_INSIDE || place == SCOPE_FILE)
+			path = strdup(n->source);
+	}
+	pthread_mutex_unlock(&fs->lock);
+	return path;
+}
+
+/* Has only the time of the status change become another one, and what @q sets? */
+static bool is_as_set(const struct lf_request *q, const struct lf_attr *now)
+{
+	const uint32_t what = q->type == LF_SET ? q->bytes : 0;
+
+	return same_file(&now->id, &q->want) && now->id.size == q->want.size &&
+	       now->id.mtime_ns == (what & LF_SET_MTIME ? q->time_ns : q->want.mtime_ns) &&
+	       (!(what & LF_SET_MODE) || (now->mode & 0777) == (q->mode & 0777)) &&
+	       (!(what & LF_SET_UID) || now->uid == q->replaced.dev) &&
+	       (!(what & LF_SET_GID) || now->gid == q->replaced.ino);
+}
+
+struct value {
+	const struct lf_request *q;
+	bool same;
+};
+
+static int take_value(void *arg, const struct lf_reply *reply)
+{
+	struct value *v = arg;
+	const struct lf_request *q = v->q;
+
+	if (reply->type != LF_XATTR_LIST)
+		return EPROTO;
+	v->same = q->mode;
+	vec_foreach (x, &reply->xattrs)
+		if (!strcmp(x->name, q->other))
+			v->same = !q->mode && x->bytes == q->data_bytes &&
+				  !memcmp(x->value, q->data, x->bytes);
+	return 0;
+}
+
+/* Was it done before its answer was lost? */
+static bool is_done(struct lazyfs *fs, const struct lf_request *q, struct lf_attr *now,
+		    const struct patience *p)
+{
+	const struct lf_request look = {.type = LF_XATTRS, .path = q->path};
+	struct value v = {.q = q, .same = q->type == LF_SET};
+
+	if (q->type == LF_XATTR && remote_ask(fs->remote, &look, p, take_value, &v) != 0)
+		return false;
+	return v.same && ask_state(fs, q->path, now, p) == 0 && is_as_set(q, now);
+}
+
+static int change_attr(struct lazyfs *fs, struct node *n, struct lf_request *q,
+		       const struct patience *p)
+{
+	struct lf_attr now;
+	bool again;
+	int error = lock(fs, n, p, &q->want);
+
+	if (error)
+		return for_program(error);
+	error = ask(fs, q, &now, p, &again);
+	if (error == ESTALE && again && is_done(fs, q, &now, p))
+		error = 0;
+	unlock(fs, n, q->path, error ? NULL : &now.id);
+	return for_program(error);
+}
+
+int athome_set(struct lazyfs *fs, struct node *n, uint32_t what, const struct lf_attr *attr,
+	       const struct patience *p, bool *done_out)
+{
+	cleanup_free char *path = settable(fs, n);
+	struct lf_request q = {.type = LF_SET,
+			       .path = path,
+			       .other = "",
+			       .bytes = what,
+			       .mode = attr->mode & 07777,
+			       .time_ns = attr->id.mtime_ns,
+			       .offset = (uint64_t)MAX(attr->atime_ns, (int64_t)0),
+			       .replaced = {.dev = attr->uid, .ino = attr->gid}};
+	int error = path && what ? change_attr(fs, n, &q, p) : 0;
+
+	*done_out = path && what && !error;
+	return error;
+}
+
+int athome_set_xattr(struct lazyfs *fs, struct node *n, const char *name, const void *value,
+		     size_t bytes, const struct patience *p, bool *done_out)
+{
+	cleanup_free char *path = lf_xattr_valid(name) ? settable(fs, n) : NULL;
+	struct lf_request q = {.type = LF_XATTR,
+			       .path = path,
+			       .other = name,
+			       .bytes = (uint32_t)bytes,
+			       .mode = !value,
+			       .data = value,
+			       .data_bytes = (uint32_t)bytes};
+	int error = path ? change_attr(fs, n, &q, p) : 0;
+
+	*done_out = path && !error;
+	return error;
+}
+
 /* ---- contents ---- */
 
 int athome_send(struct lazyfs *fs, struct node *n, bool durable, const struct patience *p)

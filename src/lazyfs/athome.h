@@ -32,6 +32,17 @@ int athome_rename(struct lazyfs *fs, const struct node *from, const char *name,
 		  const struct node *to, const char *new_name, struct node *n,
 		  struct node *replaced, const struct patience *p);
 
+/*
+ * Sets what LF_SET_* of @what say at home: mode, owner, group and times of @attr. *done_out: it was set, and so need not be
+ * kept here; not where the thing is only here, or the source is an older one.
+ */
+int athome_set(struct lazyfs *fs, struct node *n, uint32_t what, const struct lf_attr *attr,
+	       const struct patience *p, bool *done_out);
+
+/* The same for an extended attribute of users; @value NULL: it is removed. Others stay here. */
+int athome_set_xattr(struct lazyfs *fs, struct node *n, const char *name, const void *value,
+		     size_t bytes, const struct patience *p, bool *done_out);
+
 /* Sends the changes of a file. @durable: as fsync(2). Does nothing without --writeback. */
 int athome_send(struct lazyfs *fs, struct node *n, bool durable, const struct patience *p);
 

@@ -302,6 +302,86 @@ static int rename_name(struct jail *j, void *arg)
 	return done(c, fd);
 }
 
+/* ---- attributes ---- */
+
+/* An O_PATH descriptor of the thing itself, as the client knows it. -1 + errno. */
+static int find_meant(struct jail *j, const struct lf_request *q, struct stat *st)
+{
+	const char *name;
+	cleanup_close int dir = -1;
+
+	if (!q->path[1]) {
+		errno = EACCES;
+		return -1;
+	}
+	dir = jail_open_parent(j, q->path, &name);
+	return dir < 0 ? -1 : find(dir, name, &q->want, st);
+}
+
+static struct timespec ts_of(int64_t ns, bool set)
+{
+	struct timespec ts = {.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
+
+	if (!set)
+		return (struct timespec){.tv_nsec = UTIME_OMIT};
+	if (ts.tv_nsec < 0) {
+		ts.tv_sec--;
+		ts.tv_nsec += 1000000000;
+	}
+	return ts;
+}
+
+/* The bits for other users' rights may be taken off here, and not put on. */
+static mode_t mode_of(const struct lf_request *q, const struct stat *st)
+{
+	return (q->mode & MODE_BITS) | (q->mode & st->st_mode & 07000);
+}
+
+static int set(struct jail *j, void *arg)
+{
+	const struct change *c = arg;
+	const struct lf_request *q = c->q;
+	const struct timespec times[] = {ts_of((int64_t)q->offset, q->bytes & LF_SET_ATIME),
+					 ts_of(q->time_ns, q->bytes & LF_SET_MTIME)};
+	struct stat st;
+	cleanup_close int fd = find_meant(j, q, &st);
+	char name[16];
+
+	if (fd < 0)
+		return -1;
+	/* our own entry leads to the thing itself, also to a link */
+	snprintf(name, sizeof(name), "%d", fd);
+	if (q->bytes & (LF_SET_UID | LF_SET_GID) &&
+	    fchownat(fd, "", q->bytes & LF_SET_UID ? (uid_t)q->replaced.dev : (uid_t)-1,
+		     q->bytes & LF_SET_GID ? (gid_t)q->replaced.ino : (gid_t)-1, AT_EMPTY_PATH) < 0)
+		return -1;
+	/* with the owner, the kernel may have taken bits off: these are not put on again for another one */
+	if (fstat(fd, &st) < 0)
+		return -1;
+	if (q->bytes & LF_SET_MODE && fchmodat(j->self_fds, name, mode_of(q, &st), 0) < 0)
+		return -1;
+	if (q->bytes & (LF_SET_MTIME | LF_SET_ATIME) && utimensat(j->self_fds, name, times, 0) < 0)
+		return -1;
+	return done(c, fd);
+}
+
+static int set_xattr(struct jail *j, void *arg)
+{
+	const struct change *c = arg;
+	const struct lf_request *q = c->q;
+	struct stat st;
+	cleanup_close int fd = find_meant(j, q, &st);
+	char path[64];
+	int rc;
+
+	if (fd < 0)
+		return -1;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	rc = q->mode ? removexattr(path, q->other) :
+		       setxattr(path, q->other, q->data, q->data_bytes, 0);
+	return rc < 0 && (!q->mode || errno != ENODATA) ? -1 : done(c, fd);
+}
+
 /* ---- one at a time ---- */
 
 /*
@@ -352,6 +432,12 @@ int change_apply(struct jail *j, const struct scope *scope, uint64_t token,
 		break;
 	case LF_RENAME:
 		rc = jail_as_tree(j, rename_name, &c);
+		break;
+	case LF_SET:
+		rc = jail_as_tree(j, set, &c);
+		break;
+	case LF_XATTR:
+		rc = jail_as_tree(j, set_xattr, &c);
 		break;
 	default:
 		rc = jail_as_tree(j, change_content, &c);

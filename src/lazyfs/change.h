@@ -15,9 +15,9 @@
 #include "lazyfs/scope.h"
 
 /* The extended attribute that a file has in the meantime; its value is the client's token. */
-#define CHANGE_MARK "user.ferry.writing"
+#define CHANGE_MARK LF_MARK_XATTR
 
-/* @q is one of LF_WRITE to LF_RENAME. *out: the file as it is after it. 0 or an errno value; ESTALE: it is another one. */
+/* @q is one of LF_WRITE to LF_XATTR. *out: the file as it is after it. 0 or an errno value; ESTALE: it is another one. */
 int change_apply(struct jail *j, const struct scope *scope, uint64_t token,
 		 const struct lf_request *q, struct lf_attr *out);
 

@@ -74,7 +74,7 @@ void jail_finish(struct jail *j)
 	j->root = j->self_fds = -1;
 }
 
-static int set_caps(bool reads_all, bool writes_all)
+static int set_caps(bool reads_all, bool writes_all, bool owns_all)
 {
 	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
 	struct __user_cap_data_struct data[2];
@@ -84,7 +84,8 @@ static int set_caps(bool reads_all, bool writes_all)
 		return -1;
 	eff = data[0].permitted | (uint64_t)data[1].permitted << 32;
 	eff &= ~FS_CAPS | (reads_all ? CAP_BIT(CAP_DAC_READ_SEARCH) : 0) |
-	       (writes_all ? CAP_BIT(CAP_DAC_OVERRIDE) : 0);
+	       (writes_all ? CAP_BIT(CAP_DAC_OVERRIDE) : 0) |
+	       (owns_all ? CAP_BIT(CAP_CHOWN) | CAP_BIT(CAP_FOWNER) : 0);
 	data[0].effective = (uint32_t)eff;
 	data[1].effective = (uint32_t)(eff >> 32);
 	return (int)syscall(SYS_capset, &head, data);
@@ -108,7 +109,7 @@ static int become(struct jail *j, size_t i)
 		errno = EPERM;
 		return -1;
 	}
-	if (set_caps(c->reads_all, j->writes && c->writes_all) < 0)
+	if (set_caps(c->reads_all, j->writes && c->writes_all, j->writes && c->owns_all) < 0)
 		return -1;
 	j->current = i;
 	return 0;

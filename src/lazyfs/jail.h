@@ -27,7 +27,7 @@ struct jail {
 		current; /* current: as whom we look at the moment; n_creds: with our own rights */
 	struct lf_creds own;
 	bool switches; /* we are root: each access is made as one of the creds */
-	bool writes;   /* set after jail_init: tasks that had CAP_DAC_OVERRIDE have it here, too */
+	bool writes; /* set after jail_init: tasks that had CAP_DAC_OVERRIDE, CAP_CHOWN and CAP_FOWNER have them here, too */
 };
 
 /*

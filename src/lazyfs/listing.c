@@ -203,8 +203,8 @@ static void answered(struct remote_call *call, int error, const struct lf_reply 
 	if (!error && (!reply || (reply->type != LF_ENTRIES && reply->type != LF_FOLDER)))
 		error = EPROTO;
 	own = !error && (reply->type == LF_ENTRIES || !strcmp(reply->path, q->path));
-	if (!error && reply->type == LF_ENTRIES)
-		fs->listings.older = true;
+	if (!error)
+		*(reply->type == LF_FOLDER ? &fs->listings.newer : &fs->listings.older) = true;
 	if (!more)
 		no_more_asked(q);
 	if (error) {

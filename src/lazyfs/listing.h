@@ -35,6 +35,7 @@ struct listings {
 	unsigned int generation; /* raised when they are forgotten: what is on its way is not kept either */
 	struct list_question *asked; /* for directories that nobody had used yet, on their way */
 	bool older;                  /* the source gives nothing but what it is asked for */
+	bool newer;                  /* it has given more: it takes LF_SET and LF_XATTR, too */
 };
 
 enum listing_why {

@@ -49,15 +49,37 @@ static int64_t ns_of(const struct timespec *ts)
 	return (int64_t)ts->tv_sec * 1000000000 + ts->tv_nsec;
 }
 
-static void set_times(struct node *n, const struct stat *attr, int what, int64_t now)
+static void set_times(struct lf_attr *a, const struct stat *attr, int what, int64_t now)
 {
 	if (what & FUSE_SET_ATTR_ATIME)
-		n->attr.atime_ns = what & FUSE_SET_ATTR_ATIME_NOW ? now : ns_of(&attr->st_atim);
+		a->atime_ns = what & FUSE_SET_ATTR_ATIME_NOW ? now : ns_of(&attr->st_atim);
 	if (what & FUSE_SET_ATTR_MTIME)
-		n->attr.id.mtime_ns = what & FUSE_SET_ATTR_MTIME_NOW ? now : ns_of(&attr->st_mtim);
+		a->id.mtime_ns = what & FUSE_SET_ATTR_MTIME_NOW ? now : ns_of(&attr->st_mtim);
 	else if (what & FUSE_SET_ATTR_SIZE)
-		n->attr.id.mtime_ns = now;
-	n->attr.id.ctime_ns = what & FUSE_SET_ATTR_CTIME ? ns_of(&attr->st_ctim) : now;
+		a->id.mtime_ns = now;
+	a->id.ctime_ns = what & FUSE_SET_ATTR_CTIME ? ns_of(&attr->st_ctim) : now;
+}
+
+/* What goes home of a change of attributes; a change of the size goes with the contents. */
+static uint32_t for_home(int what)
+{
+	return (what & FUSE_SET_ATTR_MODE ? LF_SET_MODE : 0u) |
+	       (what & FUSE_SET_ATTR_UID ? LF_SET_UID : 0u) |
+	       (what & FUSE_SET_ATTR_GID ? LF_SET_GID : 0u) |
+	       (what & FUSE_SET_ATTR_MTIME ? LF_SET_MTIME : 0u) |
+	       (what & FUSE_SET_ATTR_ATIME ? LF_SET_ATIME : 0u);
+}
+
+/* @a with what is to be set. */
+static void set_attrs(struct lf_attr *a, const struct stat *attr, int what, int64_t now)
+{
+	if (what & FUSE_SET_ATTR_MODE)
+		a->mode = (a->mode & S_IFMT) | (attr->st_mode & 07777);
+	if (what & FUSE_SET_ATTR_UID)
+		a->uid = attr->st_uid;
+	if (what & FUSE_SET_ATTR_GID)
+		a->gid = attr->st_gid;
+	set_times(a, attr, what, now);
 }
 
 static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int what,
@@ -66,23 +88,30 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int wh
 	struct lazyfs *fs = fuse_req_userdata(req);
 	struct patience p = node_patience(fs, req);
 	struct node *n = node_of(fs, ino);
+	int64_t now = now_ns();
+	bool at_home = false;
+	struct lf_attr wanted;
 	int error = 0;
 
 	if (what & FUSE_SET_ATTR_SIZE)
 		error = set_size(fs, n, (uint64_t)attr->st_size);
+	if (!error) {
+		pthread_mutex_lock(&fs->lock);
+		wanted = n->attr;
+		pthread_mutex_unlock(&fs->lock);
+		set_attrs(&wanted, attr, what, now);
+		error = athome_set(fs, n, for_home(what), &wanted, &p, &at_home);
+	}
 	if (error) {
 		fuse_reply_err(req, error);
 		return;
 	}
 	pthread_mutex_lock(&fs->lock);
-	if (what & FUSE_SET_ATTR_MODE)
-		n->attr.mode = (n->attr.mode & S_IFMT) | (attr->st_mode & 07777);
-	if (what & FUSE_SET_ATTR_UID)
-		n->attr.uid = attr->st_uid;
-	if (what & FUSE_SET_ATTR_GID)
-		n->attr.gid = attr->st_gid;
-	set_times(n, attr, what, now_ns());
-	if (what & (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID | FUSE_SET_ATTR_MTIME))
+	set_attrs(&n->attr, attr, what, now);
+	/* a bit that home does not take stays here */
+	at_home = at_home && !(what & FUSE_SET_ATTR_MODE && attr->st_mode & 07000);
+	if (!at_home && what & (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID |
+				FUSE_SET_ATTR_MTIME))
 		n->attrs_changed = true;
 	pthread_mutex_unlock(&fs->lock);
 	/* truncate(2) has no close(2) that would send it */
@@ -237,15 +266,21 @@ static void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t room)
 }
 
 /* With the lock. */
-static int set_locked(struct node *n, const char *name, const void *value, size_t bytes, int flags)
+static int may_set(struct node *n, const char *name, int flags)
+{
+	const struct xattr *x = find(n, name);
+
+	if (x && (flags & XATTR_CREATE))
+		return EEXIST;
+	return !x && (flags & XATTR_REPLACE) ? ENODATA : 0;
+}
+
+/* With the lock. */
+static int set_locked(struct node *n, const char *name, const void *value, size_t bytes)
 {
 	struct xattr *x = find(n, name), made = {.bytes = bytes};
 	uint8_t *copy;
 
-	if (x && (flags & XATTR_CREATE))
-		return EEXIST;
-	if (!x && (flags & XATTR_REPLACE))
-		return ENODATA;
 	copy = malloc(bytes + 1);
 	if (!copy)
 		return ENOMEM;
@@ -286,6 +321,7 @@ static void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const 
 	struct lazyfs *fs = fuse_req_userdata(req);
 	struct patience p = node_patience(fs, req);
 	struct node *n = node_of(fs, ino);
+	bool at_home = false;
 	int error = 0;
 
 	if (n == &fs->root && !strncmp(name, LAZYFS_OWN_XATTRS, strlen(LAZYFS_OWN_XATTRS))) {
@@ -298,10 +334,17 @@ static void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const 
 		error = node_load_xattrs(fs, n, &p);
 	if (!error) {
 		pthread_mutex_lock(&fs->lock);
-		error = set_locked(n, name, value, bytes, flags);
+		error = may_set(n, name, flags);
+		pthread_mutex_unlock(&fs->lock);
+	}
+	if (!error)
+		error = athome_set_xattr(fs, n, name, value, bytes, &p, &at_home);
+	if (!error) {
+		pthread_mutex_lock(&fs->lock);
+		error = set_locked(n, name, value, bytes);
 		if (!error) {
 			n->attr.id.ctime_ns = now_ns();
-			n->attrs_changed = true;
+			n->attrs_changed |= !at_home;
 		}
 		pthread_mutex_unlock(&fs->lock);
 	}
@@ -314,7 +357,15 @@ static void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
 	struct patience p = node_patience(fs, req);
 	struct node *n = node_of(fs, ino);
 	int error = node_load_xattrs(fs, n, &p);
+	bool at_home = false;
 
+	if (!error) {
+		pthread_mutex_lock(&fs->lock);
+		error = may_set(n, name, XATTR_REPLACE);
+		pthread_mutex_unlock(&fs->lock);
+	}
+	if (!error)
+		error = athome_set_xattr(fs, n, name, NULL, 0, &p, &at_home);
 	if (!error) {
 		struct xattr *x;
 
@@ -325,7 +376,7 @@ static void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
 			free(x->value);
 			*x = n->xattrs.v[--n->xattrs.n];
 			n->attr.id.ctime_ns = now_ns();
-			n->attrs_changed = true;
+			n->attrs_changed |= !at_home;
 		} else {
 			error = ENODATA;
 		}

@@ -4,6 +4,7 @@
 #include <endian.h>
 #include <errno.h>
 #include <limits.h>
+#include <linux/limits.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -45,7 +46,10 @@ int64_t lf_limit(uint16_t type)
 	case LF_CREATE:
 	case LF_REMOVE:
 	case LF_RENAME:
+	case LF_SET:
 		return CHANGE_MAX;
+	case LF_XATTR:
+		return CHANGE_MAX + XATTR_SIZE_MAX;
 	case LF_FAILED:
 	case LF_ATTR:
 	case LF_POSITION:
@@ -201,7 +205,7 @@ int lf_put_hello(struct lf_out *out, const struct lf_hello *hello)
 
 	put(out, magic, MAGIC_BYTES);
 	put32(out, hello->version);
-	if (hello->version == LF_VERSION_WRITES)
+	if (lf_writes(hello->version))
 		put64(out, hello->token);
 	put_text(out, hello->root);
 	put32(out, (uint32_t)hello->exports.n);
@@ -213,8 +217,8 @@ int lf_put_hello(struct lf_out *out, const struct lf_hello *hello)
 	vec_foreach (c, &hello->creds) {
 		put32(out, c->uid);
 		put32(out, c->gid);
-		put32(out, c->reads_all | (hello->version == LF_VERSION_WRITES && c->writes_all)
-						  << 1);
+		put32(out, c->reads_all | (lf_writes(hello->version) && c->writes_all) << 1 |
+				   (hello->version == LF_VERSION_OWNERS && c->owns_all) << 2);
 		put32(out, c->n_groups);
 		for (uint32_t i = 0; i < c->n_groups; i++)
 			put32(out, c->groups[i]);
@@ -455,9 +459,12 @@ static void get_creds(struct in *in, struct lf_hello *out, struct arena *arena)
 
 		c.gid = get32(in);
 		flags = get32(in);
-		in->bad |= flags > (out->version == LF_VERSION_WRITES ? 3u : 1u);
+		in->bad |= flags > (out->version == LF_VERSION_OWNERS ? 7u :
+				    lf_writes(out->version)           ? 3u :
+									1u);
 		c.reads_all = flags & 1;
 		c.writes_all = flags & 2;
+		c.owns_all = flags & 4;
 		c.n_groups = get32(in);
 		if (c.n_groups <= LF_GROUPS_MAX && c.n_groups <= (size_t)(in->end - in->p) / 4)
 			groups = arena_array(arena, uint32_t, c.n_groups + 1);
@@ -481,12 +488,12 @@ int lf_get_hello(const struct frame *f, struct lf_hello *out, struct arena *aren
 	if (f->type != LF_HELLO || !m || memcmp(m, magic, MAGIC_BYTES) != 0)
 		return err_set(err, EPROTO, "the peer is not a ferry lazyfs");
 	out->version = get32(&in);
-	if (!in.bad && out->version != LF_VERSION && out->version != LF_VERSION_WRITES)
+	if (!in.bad && (out->version < LF_VERSION || out->version > LF_VERSION_OWNERS))
 		return err_set(err, EPROTO,
-			       "the peer speaks version %u of the file protocol, this ferry %u and %u: "
+			       "the peer speaks version %u of the file protocol, this ferry %u to %u: "
 			       "install the same version on both",
-			       out->version, LF_VERSION, LF_VERSION_WRITES);
-	if (out->version == LF_VERSION_WRITES)
+			       out->version, LF_VERSION, LF_VERSION_OWNERS);
+	if (lf_writes(out->version))
 		out->token = get64(&in);
 	out->root = get_text(&in, arena);
 	in.bad |= !lf_path_valid(out->root);
@@ -513,12 +520,18 @@ int lf_get_refused(const struct frame *f, char *why, size_t size, struct err *er
 	return 0;
 }
 
+bool lf_xattr_valid(const char *name)
+{
+	return !strncmp(name, "user.", 5) && name[5] && strlen(name) <= XATTR_NAME_MAX &&
+	       strcmp(name, LF_MARK_XATTR) != 0;
+}
+
 /* Is what a change says of its kind possible? */
 static bool change_valid(const struct lf_request *q)
 {
 	const uint32_t type = q->mode & S_IFMT;
 
-	if (q->flags > LF_FLAGS || (q->type != LF_WRITE && q->data_bytes))
+	if (q->flags > LF_FLAGS || (q->type != LF_WRITE && q->type != LF_XATTR && q->data_bytes))
 		return false;
 	switch (q->type) {
 	case LF_WRITE:
@@ -529,6 +542,11 @@ static bool change_valid(const struct lf_request *q)
 					 !*q->other && (type == S_IFREG || type == S_IFDIR);
 	case LF_RENAME:
 		return lf_path_valid(q->other);
+	case LF_SET:
+		return q->bytes && q->bytes <= LF_SET_ALL && q->mode <= 07777 && !*q->other;
+	case LF_XATTR:
+		return lf_xattr_valid(q->other) && q->mode <= 1 && q->data_bytes == q->bytes &&
+		       (!q->mode || !q->bytes) && q->bytes <= XATTR_SIZE_MAX;
 	default:
 		return !*q->other;
 	}
@@ -558,7 +576,7 @@ int lf_get_request(const struct frame *f, struct lf_request *out, struct arena *
 	out->bytes = get32(&in);
 	get_ident(&in, &out->want);
 	out->path = get_text(&in, arena);
-	in.bad |= f->type < LF_STAT || f->type > LF_RENAME || !lf_path_valid(out->path) ||
+	in.bad |= f->type < LF_STAT || f->type > LF_XATTR || !lf_path_valid(out->path) ||
 		  out->offset > INT64_MAX ||
 		  (f->type == LF_READ && (out->bytes == 0 || out->bytes > LF_READ_MAX)) ||
 		  (f->type == LF_DIGEST && (out->bytes == 0 || out->bytes > LF_DIGEST_MAX)) ||
@@ -687,6 +705,7 @@ void lf_reply_free(struct lf_reply *r)
 bool lf_creds_same(const struct lf_creds *a, const struct lf_creds *b)
 {
 	return a->uid == b->uid && a->gid == b->gid && a->reads_all == b->reads_all &&
-	       a->writes_all == b->writes_all && a->n_groups == b->n_groups &&
+	       a->writes_all == b->writes_all && a->owns_all == b->owns_all &&
+	       a->n_groups == b->n_groups &&
 	       (!a->n_groups || !memcmp(a->groups, b->groups, a->n_groups * sizeof(a->groups[0])));
 }

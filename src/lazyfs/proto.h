@@ -22,6 +22,8 @@
 
 #define LF_VERSION 2u        /* nothing is changed at the source */
 #define LF_VERSION_WRITES 3u /* the client asks for leave to send changes home */
+#define LF_VERSION_OWNERS \
+	4u /* the same, and the tree has tasks that may change any file's owner and mode */
 
 /* Numbers are on the wire and never reused; they begin where those of wire/msg.h do not reach. */
 enum lf_type {
@@ -42,6 +44,8 @@ enum lf_type {
 	LF_CREATE = 274,
 	LF_REMOVE = 275,
 	LF_RENAME = 276,
+	LF_SET = 277, /* these two: only to a source that has answered with LF_FOLDER */
+	LF_XATTR = 278,
 	LF_FAILED = 280, /* source: errno */
 	LF_ATTR = 281,
 	LF_ENTRIES = 282,
@@ -94,11 +98,12 @@ struct lf_creds {
 	const uint32_t *groups;
 	bool reads_all;  /* CAP_DAC_OVERRIDE or CAP_DAC_READ_SEARCH was in effect */
 	bool writes_all; /* CAP_DAC_OVERRIDE was; of version 3 */
+	bool owns_all;   /* CAP_CHOWN and CAP_FOWNER were; of version 4 */
 };
 
 struct lf_hello {
 	uint32_t version;
-	uint64_t token;   /* version 3: marks files that this client is in the middle of changing */
+	uint64_t token; /* version 3 and 4: marks files that this client is in the middle of changing */
 	const char *root; /* the tree's root directory, as the source sees it */
 	VEC(struct lf_export) exports;
 	VEC(struct lf_creds) creds;
@@ -111,6 +116,16 @@ enum {
 	LF_FLAGS = 3,
 };
 
+/* What an LF_SET is about, in its bytes. */
+enum {
+	LF_SET_MODE = 1,
+	LF_SET_UID = 2,
+	LF_SET_GID = 4,
+	LF_SET_MTIME = 8,
+	LF_SET_ATIME = 16,
+	LF_SET_ALL = 31,
+};
+
 /*
  * Of a list, in its bytes. An older source ignores it, and its offset, and answers with LF_ENTRIES. With LF_FOLDERS answers are LF_FOLDER:
  * the directory itself, unless LF_ONLY_BELOW, and then those below it, level by level, as long as all of these together have
@@ -119,26 +134,39 @@ enum {
 enum { LF_FOLDERS = 1, LF_ONLY_BELOW = 2 };
 
 struct lf_request {
-	uint16_t type; /* LF_STAT to LF_RENAME */
+	uint16_t type; /* LF_STAT to LF_XATTR */
 	uint64_t id;
-	uint64_t offset; /* READ, SEEK, DIGEST, WRITE; RESIZE: the size; LIST: see LF_FOLDERS */
-	uint32_t bytes;  /* READ, DIGEST, WRITE; SEEK: SEEK_DATA or SEEK_HOLE */
+	uint64_t offset; /* READ, SEEK, DIGEST, WRITE; RESIZE: the size; LIST: see LF_FOLDERS; SET: access time */
+	uint32_t bytes; /* READ, DIGEST, WRITE, XATTR; SET: LF_SET_MODE, ...; SEEK: SEEK_DATA or SEEK_HOLE */
 	struct lf_ident want; /* READ, SEEK, DIGEST, and all changes but CREATE */
 	const char *path;     /* "/", or "/a/b" below the tree's root */
 
 	/* changes only */
-	uint32_t flags, mode; /* mode: CREATE, with the type */
-	int64_t time_ns;      /* SETTLE: modification; WRITE, RESIZE: what the last SETTLE said */
-	const char *other;    /* RENAME: the new path; CREATE: what a link holds; else "" */
-	struct lf_ident replaced; /* RENAME: what is at the new path; inode 0: nothing is */
-	const uint8_t *data;      /* WRITE */
-	uint32_t data_bytes;      /* WRITE: as many as bytes; 0: they are zeros */
+	uint32_t flags, mode; /* mode: CREATE, with the type; SET; XATTR: 1 to remove it */
+	int64_t time_ns; /* SETTLE, SET: modification; WRITE, RESIZE: what the last SETTLE said */
+	const char *other; /* RENAME: the new path; CREATE: what a link holds; XATTR: its name; else "" */
+	/* RENAME: what is at the new path; inode 0: nothing is. SET: "device" and "inode" are user and group */
+	struct lf_ident replaced;
+	const uint8_t *data; /* WRITE, XATTR */
+	uint32_t data_bytes; /* as many as bytes; WRITE: 0: they are zeros */
 };
 
 static inline bool lf_is_change(uint16_t type)
 {
-	return type >= LF_WRITE && type <= LF_RENAME;
+	return type >= LF_WRITE && type <= LF_XATTR;
 }
+
+/* Does a client that says this version send changes? */
+static inline bool lf_writes(uint32_t version)
+{
+	return version >= LF_VERSION_WRITES;
+}
+
+/* While a file is changed it has this attribute at home, see lazyfs/change.h: no program sets it. */
+#define LF_MARK_XATTR "user.ferry.writing"
+
+/* May a program's change of this extended attribute go home? */
+bool lf_xattr_valid(const char *name);
 
 struct lf_entry {
 	const char *name, *target; /* target: FOLDER, what a link holds; else "" or NULL */

@@ -119,7 +119,7 @@ static void trace(const struct lf_request *q)
 {
 	static const char *const names[] = {"stat",   "list",   "readlink", "xattrs", "read",
 					    "seek",   "digest", "write",    "resize", "settle",
-					    "create", "remove", "rename"};
+					    "create", "remove", "rename",   "set",    "xattr"};
 
 	log_debug("asks %" PRIu64 ": %s %s, %u bytes at %" PRIu64, q->id, names[q->type - LF_STAT],
 		  q->path, q->bytes, q->offset);

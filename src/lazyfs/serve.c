@@ -787,7 +787,7 @@ static int follow_policy(struct server *s, struct err *err)
 /* Whether it may send changes is said at our start; a client that needs it should know at once. */
 static int take_wishes(struct server *s, struct err *err)
 {
-	const bool wants = s->hello.version == LF_VERSION_WRITES;
+	const bool wants = lf_writes(s->hello.version);
 
 	if (wants && !s->opt->writes)
 		return err_set(err, EROFS,

@@ -44,6 +44,7 @@ static int add_file(const struct snapshot *snap, const RegFileEntry *reg, struct
 static int add_creds(const CredsEntry *entry, struct want *out, struct err *err)
 {
 	const uint32_t reads = 1u << CAP_DAC_OVERRIDE | 1u << CAP_DAC_READ_SEARCH;
+	const uint32_t owns = 1u << CAP_CHOWN | 1u << CAP_FOWNER;
 	uint32_t *groups;
 	struct lf_creds c = {
 		.uid = entry->fsuid,
@@ -52,6 +53,7 @@ static int add_creds(const CredsEntry *entry, struct want *out, struct err *err)
 		.groups = entry->groups,
 		.reads_all = entry->n_cap_eff && (entry->cap_eff[0] & reads),
 		.writes_all = entry->n_cap_eff && (entry->cap_eff[0] & 1u << CAP_DAC_OVERRIDE),
+		.owns_all = entry->n_cap_eff && (entry->cap_eff[0] & owns) == owns,
 	};
 
 	vec_foreach (have, &out->hello.creds)

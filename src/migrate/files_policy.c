@@ -13,7 +13,7 @@
 
 bool policy_writes(const struct serve_policy *p)
 {
-	return p->hello.version == LF_VERSION_WRITES;
+	return lf_writes(p->hello.version);
 }
 
 /* ---- from the tree ---- */
@@ -21,6 +21,7 @@ bool policy_writes(const struct serve_policy *p)
 static int add_thread(struct serve_policy *p, pid_t tid, struct err *err)
 {
 	const uint64_t reads = 1ull << CAP_DAC_OVERRIDE | 1ull << CAP_DAC_READ_SEARCH;
+	const uint64_t owns = 1ull << CAP_CHOWN | 1ull << CAP_FOWNER;
 	struct proc_status st;
 	struct lf_creds c;
 	int rc = 0;
@@ -32,7 +33,8 @@ static int add_thread(struct serve_policy *p, pid_t tid, struct err *err)
 			      .n_groups = (uint32_t)st.groups.n,
 			      .groups = st.groups.v,
 			      .reads_all = st.cap_eff & reads,
-			      .writes_all = policy_writes(p) && st.cap_eff & 1ull << CAP_DAC_OVERRIDE};
+			      .writes_all = policy_writes(p) && st.cap_eff & 1ull << CAP_DAC_OVERRIDE,
+			      .owns_all = policy_writes(p) && (st.cap_eff & owns) == owns};
 	vec_foreach (have, &p->hello.creds)
 		if (lf_creds_same(have, &c))
 			goto out;
@@ -108,7 +110,7 @@ int policy_encode(pid_t root, const Wire__FileList *list, bool writes, struct lf
 		  struct err *err)
 {
 	struct serve_policy p = {
-		.hello = {.version = writes ? LF_VERSION_WRITES : LF_VERSION, .root = "/"}};
+		.hello = {.version = writes ? LF_VERSION_OWNERS : LF_VERSION, .root = "/"}};
 	int rc = gather(&p, root, err);
 
 	if (rc == 0 && lf_put_hello(out, &p.hello) < 0)

@@ -97,6 +97,65 @@ arrives() {
 		complain "a directory is not moved by copying"
 }
 
+# Modes, owners, times and extended attributes, of files, directories and links, are home when the call has returned.
+attributes() {
+	fresh --no-background || return 1
+	"$PYTHON" - "$shown" "$files" <<-'END' 2>"$TEST_TMP/out" || complain "$(tail -n 1 "$TEST_TMP/out")" || return 1
+		import errno, os, sys
+		here, home = sys.argv[1:]
+		def same(name, what):
+		    a, b = (os.lstat(f"{top}/{name}") for top in (here, home))
+		    for field in ("st_mode", "st_uid", "st_gid", "st_mtime_ns"):
+		        assert getattr(a, field) == getattr(b, field), f"{what} of {name}: {field}"
+		for name in ("data", "sub", "link"):
+		    if name != "link":
+		        os.chmod(f"{here}/{name}", 0o751)
+		        same(name, "mode")
+		    os.chown(f"{here}/{name}", 12, 34, follow_symlinks=False)
+		    same(name, "owner")
+		    os.utime(f"{here}/{name}", ns=(5000000001, 7000000003), follow_symlinks=False)
+		    same(name, "times")
+		    assert os.lstat(f"{home}/{name}").st_atime_ns == 5000000001, f"access time of {name}"
+		os.setxattr(f"{here}/data", "user.one", b"1")
+		os.setxattr(f"{here}/data", "user.two", b"2")
+		os.setxattr(f"{here}/data", "user.one", b"", os.XATTR_REPLACE)
+		os.removexattr(f"{here}/data", "user.two")
+		try:
+		    os.setxattr(f"{here}/data", "user.one", b"3", os.XATTR_CREATE)
+		    sys.exit("an attribute is made twice")
+		except FileExistsError:
+		    pass
+		assert {x: os.getxattr(f"{home}/data", x) for x in os.listxattr(f"{home}/data")} == {"user.one": b""}
+		# around contents: the time that was set last is the one
+		fd = os.open(f"{here}/data", os.O_RDWR)
+		os.pwrite(fd, b"x", 5)
+		os.fchmod(fd, 0o600)
+		os.utime(fd, (11, 22))
+		os.close(fd)
+		same("data", "all")
+		assert os.stat(f"{home}/data").st_mtime == 22 and open(f"{home}/data", "rb").read(6)[5:] == b"x"
+		# a file of somebody else's that was changed at home
+		os.lstat(f"{here}/log")
+		with open(f"{home}/log", "a") as f:
+		    f.write("theirs")
+		for change in (lambda: os.chmod(f"{here}/log", 0o600), lambda: os.setxattr(f"{here}/log", "user.a", b"1"),
+		               lambda: os.chown(f"{here}/log", 1, 1), lambda: os.utime(f"{here}/log", (1, 1))):
+		    try:
+		        change()
+		        sys.exit("changes what was changed at home")
+		    except OSError as e:
+		        assert e.errno == errno.EIO, e
+		st = os.stat(f"{home}/log")
+		assert st.st_uid == 0 and st.st_mode & 0o777 != 0o600 and not os.listxattr(f"{home}/log")
+		# what is only here
+		os.chmod(f"{here}/sub/a", 0o4755)
+		assert os.stat(f"{here}/sub/a").st_mode & 0o7777 == 0o4755
+		assert os.stat(f"{home}/sub/a").st_mode & 0o7777 == 0o755, "gives the rights of others away"
+	END
+	[ "$(cp -p "$files/data" "$shown/made" && stat -c '%a %u %g %Y' "$files/made")" = "$(stat -c '%a %u %g %Y' "$files/data")" ] ||
+		complain "cp -p"
+}
+
 home_has_changed() {
 	fresh --no-background || return 1
 	head -c 4096 "$shown/data" >/dev/null
@@ -190,6 +249,7 @@ not_wanted() {
 test_case "random operations go home" model
 test_case "random operations go home over dying sources" killed
 test_case "what arrives, and when" arrives
+test_case "modes, owners, times, extended attributes" attributes
 test_case "home has changed" home_has_changed
 test_case "the source is away" source_is_away
 test_case "unmounted without the source" unmounted_without_source

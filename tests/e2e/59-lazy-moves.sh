@@ -104,6 +104,43 @@ there_and_back() {
 	all_gone
 }
 
+# What it writes through a mapping until it is stopped: the kernel tells the file system of the host that it leaves only when it is asked.
+mapped_until_the_end() {
+	local pid
+	fresh
+	head -c 100000 /dev/zero >"$(a_work)/mapped"
+	cat >"$(a_work)/program.py" <<-'END_OF_PROGRAM'
+		import mmap, os, time
+		view = mmap.mmap(os.open("mapped", os.O_RDWR), 0)
+		def wait(name):
+		    while not os.path.exists(name):
+		        time.sleep(0.02)
+		wait("go")
+		times = 0
+		while os.uname().nodename == "ferry-b":
+		    times += 1
+		    view[60000:60008] = times.to_bytes(8, "little")
+		    for _ in range(100):
+		        os.uname()
+		with open("mapped", "rb") as f:
+		    f.seek(60000)
+		    found = f.read(8) + view[60000:60008]
+		with open("result", "w") as f:
+		    f.write("same" if found == times.to_bytes(8, "little") * 2 else f"{found.hex()} after {times}")
+		os.rename("result", "done")
+		wait("end")
+	END_OF_PROGRAM
+	pid=$(start python3 program.py) || return 1
+	must_migrate a "$pid" --files=lazy && moved a "$pid" || return 1
+	go "$pid" go || return 1
+	must_migrate b "$pid" --files=lazy && moved b "$pid" || return 1
+	wait_for 30 [ -e "$(at=a seen "$pid" $work/done)" ] || complain "does not go on: $(cat "$(a_work)/out")" || return 1
+	[ "$(cat "$(at=a seen "$pid" $work/done)")" = same ] || complain "$(cat "$(at=a seen "$pid" $work/done)")" || return 1
+	go_home "$pid" end
+	wait_for 10 gone a "$pid" || complain "does not end" || return 1
+	all_gone
+}
+
 # What it has changed comes home with it: the files there are those that it left, and nobody else's.
 ends_at_home() {
 	local pid
@@ -145,4 +182,5 @@ home_by_lazy() {
 begin_without_python
 test_case "there, back, and there again" there_and_back
 test_case "home again, by lazy files" home_by_lazy
+test_case "written through a mapping until it is stopped" mapped_until_the_end
 test_case "home again, by copies" ends_at_home --files=copy --overwrite-files

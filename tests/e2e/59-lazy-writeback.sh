@@ -218,8 +218,13 @@ home_again() {
 	# and it is there when the program is
 	tell b 'log.write("not synced\n"); os.pwrite(data.fileno(), b"written", 5000); view[900000:900006] = quiet[50000:50006] = b"mapped"
 open("/dev/shm/changed", "w").close()
-while os.uname().nodename == "ferry-b": pass
-assert view[900000:900006] == quiet[50000:50006] == b"mapped", "comes later"'
+times = 0
+while os.uname().nodename == "ferry-b":
+    times += 1
+    quiet[60000:60008] = times.to_bytes(8, "little")
+    for _ in range(100): os.uname()
+assert view[900000:900006] == quiet[50000:50006] == b"mapped", "comes later"
+assert quiet[60000:60008] == times.to_bytes(8, "little"), "what was written last before the freeze comes later"'
 	wait_for 10 [ -e "$(files_of b)/dev/shm/changed" ] || complain "does not change its files" || return 1
 	must_migrate b "$pid" "$@" && moved b "$pid" || return 1
 	[ "$(result a)" = ok ] || complain "$(result a)" || return 1

@@ -289,7 +289,7 @@ class Model:
     def run(self, operations):
         ops = [getattr(self, n) for n in sorted(dir(self)) if n.startswith("op_")]
         if self.writeback:
-            ops = [op for op in ops if op not in (self.op_link, self.op_chmod, self.op_xattr)]
+            ops.remove(self.op_link)
         common = [self.op_open, self.op_pread, self.op_pwrite, self.op_pread, self.op_pwrite,
                   self.op_mmap]
         for i in range(operations):

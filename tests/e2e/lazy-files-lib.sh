@@ -8,7 +8,33 @@ work=/srv/app
 a_work() { echo "$(files_of a)$work"; }
 b_work() { echo "$(files_of b)$work"; }
 
+# What runs on the host now and did not at the beginning.
+leftovers() {
+	on "$1" pgrep . | sort | comm -13 "$TEST_TMP/base.$1" -
+}
+
+nothing_left() {
+	[ -z "$(leftovers a)$(leftovers b)" ]
+}
+
+# A case that failed has left its tree, and what serves it: they are not for the next one.
+end_leftovers() {
+	local host pid
+	wait_for 5 nothing_left && return
+	for host in a b; do
+		for pid in $(leftovers $host); do
+			echo "left on $host by an earlier case: $(on $host ps -o pid=,args= "$pid")"
+			on $host kill -KILL "$pid" 2>/dev/null
+		done
+	done
+	wait_for 10 nothing_left
+	for host in a b; do
+		rm -rf "$(files_of $host)"/var/tmp/* "$(files_of $host)"/run/ferry/*
+	done
+}
+
 fresh() {
+	end_leftovers
 	rm -rf "$(a_work)" "$(b_work)" "$(files_of a)/var/lib/ferry/files" "$(files_of b)/var/lib/ferry/files"
 	mkdir -p "$(a_work)"
 }
@@ -66,9 +92,11 @@ listed() { # WORD PATH: in the list of what was kept
 
 # The hosts; b has no python, and what runs it comes by lazy files.
 begin_without_python() {
+	local host
 	begin --lacks /usr/bin/python3 --lacks /usr/bin/python3.11 --lacks /usr/lib/python3.11 --lacks /usr/lib/python3
 	[ -c /dev/fuse ] || {
 		echo "no /dev/fuse"
 		exit 77
 	}
+	for host in a b; do on $host pgrep . | sort >"$TEST_TMP/base.$host"; done
 }

@@ -15,7 +15,8 @@ import sys
 FERRY, DIR = sys.argv[1:3]
 IN = DIR + "/in"
 HELLO, READY, REFUSED = 256, 257, 258
-STAT, LIST, READLINK, XATTRS, READ, SEEK, DIGEST, WRITE, RESIZE, SETTLE, CREATE, REMOVE, RENAME = range(264, 277)
+STAT, LIST, READLINK, XATTRS, READ, SEEK, DIGEST, WRITE, RESIZE, SETTLE, CREATE, REMOVE, RENAME, SET, XATTR = range(264, 279)
+SET_MODE, SET_UID, SET_GID = 1, 2, 4
 FAILED, ATTR, ENTRIES, TARGET, XATTR_LIST, DATA, POSITION = range(280, 287)
 FOLDER = 288
 FOLDERS, ONLY_BELOW = 1, 2
@@ -31,13 +32,13 @@ class Agent:
     """One session, with the rights and paths that are said."""
 
     def __init__(self, exports, uid=0, gid=0, reads_all=True, root="/", groups=(), version=2,
-                 options=(), writes_all=False):
+                 options=(), writes_all=False, owns_all=False):
         self.p = subprocess.Popen([FERRY, "agent", "--files", *options], stdin=subprocess.PIPE,
                                   stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         body = b"ferryfs\n" + struct.pack("<I", version) + (b"12345678" if version > 2 else b"") + text(root) + struct.pack("<I", len(exports))
         for path, whole in exports:
             body += struct.pack("<I", whole) + text(path)
-        body += struct.pack("<IIIII", 1, uid, gid, reads_all | writes_all << 1, len(groups))
+        body += struct.pack("<IIIII", 1, uid, gid, reads_all | writes_all << 1 | owns_all << 2, len(groups))
         body += b"".join(struct.pack("<I", g) for g in groups)
         self.send(HELLO, body)
         self.hello = self.receive()
@@ -81,10 +82,10 @@ class Agent:
             kind, body = self.receive()
         return struct.unpack("<I", body[8:])[0] if kind == FAILED else None
 
-    def change(self, kind, path, other="", ident=None, offset=0, data=b"", mode=0o100644, flags=0, replaced=bytes(40)):
+    def change(self, kind, path, other="", ident=None, offset=0, data=b"", mode=0o100644, flags=0, replaced=bytes(40), what=0):
         """None if it was done, else the errno; "closed" if the session ended."""
         ident = ident or (kind != CREATE and self.stat(path)) or bytes(40)
-        self.send(kind, struct.pack("<QQI", 1, offset, len(data)) + ident + text(path) +
+        self.send(kind, struct.pack("<QQI", 1, offset, what or len(data)) + ident + text(path) +
                   struct.pack("<IIq", flags, mode, 0) + text(other) + replaced + data)
         kind, body = self.receive()
         return None if kind == ATTR else struct.unpack("<I", body[8:])[0] if kind == FAILED else "closed"
@@ -272,7 +273,11 @@ def folders_are_within_the_rules():
 
 
 CHANGES = [(WRITE, "/open/plain", {"data": b"x"}), (RESIZE, "/open/plain", {}), (SETTLE, "/open/plain", {}),
-           (CREATE, "/open/made", {}), (REMOVE, "/open/plain", {}), (RENAME, "/open/plain", {"other": IN + "/open/b"})]
+           (CREATE, "/open/made", {}), (REMOVE, "/open/plain", {}), (RENAME, "/open/plain", {"other": IN + "/open/b"}),
+           (SET, "/open/plain", {"what": SET_MODE, "mode": 0o600}),
+           (XATTR, "/open/plain", {"other": "user.test", "mode": 0, "data": b"v"})]
+# of those that a file is named by
+OF_A_FILE = {kind: more for kind, _, more in CHANGES if kind not in (CREATE, REMOVE, RENAME)}
 
 
 def look():
@@ -282,7 +287,8 @@ def look():
         for name in dirs + files:
             st = os.lstat(top + "/" + name)
             content = open(top + "/" + name, "rb").read() if st.st_mode & 0o170000 == 0o100000 else b""
-            out[top + "/" + name] = (st.st_mode, st.st_ino, st.st_uid, st.st_mtime_ns, content)
+            out[top + "/" + name] = (st.st_mode, st.st_ino, st.st_uid, st.st_mtime_ns, content,
+                                     os.listxattr(top + "/" + name, follow_symlinks=False))
     return out
 
 
@@ -306,9 +312,8 @@ def changes_stay_inside():
     check(a.hello[0] == READY, f"a client may not write: {a.hello}")
     before = look()
     for path in ["/file-link", "/dir-link/secret", "/up-link/secret", "/magic-link" + DIR + "/out/secret"]:
-        for kind in [WRITE, RESIZE, SETTLE]:
-            check(a.change(kind, IN + path, data=b"x" if kind == WRITE else b"") not in (None, "closed"),
-                  f"change {kind} through {path}")
+        for kind, more in OF_A_FILE.items():
+            check(a.change(kind, IN + path, **more) not in (None, "closed"), f"change {kind} through {path}")
     for path in ["/dir-link/new", "/up-link/new", "/magic-link/tmp/ferry-new"]:
         check(a.change(CREATE, IN + path) not in (None, "closed"), f"makes {path}")
         check(a.change(RENAME, IN + "/open/plain", IN + path) not in (None, "closed"), f"renames to {path}")
@@ -317,6 +322,8 @@ def changes_stay_inside():
         for kind in [WRITE, RESIZE, CREATE, REMOVE]:
             check(a.change(kind, path, data=b"x" if kind == WRITE else b"") not in (None, "closed"),
                   f"change {kind} of {path}")
+        for kind in [SET, XATTR] if path != IN else []:
+            check(a.change(kind, path, **OF_A_FILE[kind]) not in (None, "closed"), f"change {kind} of {path}")
         if path != "/":
             check(a.change(RENAME, IN + "/open/plain", path) not in (None, "closed"), f"renames to {path}")
             check(a.change(RENAME, path, IN + "/open/b") not in (None, "closed"), f"renames {path}")
@@ -338,6 +345,23 @@ def changes_stay_inside():
     check(look() == before, "names beside a file were changed")
 
 
+def owners_and_modes(a, path):
+    """The file is the one of a tree without privileges."""
+    check(a.change(SET, path, mode=0o6711, what=SET_MODE) is None, "cannot change a mode")
+    check(os.stat(path).st_mode & 0o7777 == 0o711, "gives the rights of others away")
+    os.chmod(path, 0o4711)
+    check(a.change(SET, path, mode=0o4755, what=SET_MODE) is None and os.stat(path).st_mode & 0o7777 == 0o4755,
+          "takes a bit off that was not to go")
+    check(a.change(SET, path, mode=0o644, what=SET_MODE) is None and os.stat(path).st_mode & 0o7777 == 0o644,
+          "leaves a bit")
+    check(a.change(SET, path, what=SET_UID, mode=0) == errno.EPERM, "gives a file to root")
+    check(a.change(SET, path, what=SET_GID, mode=0) == errno.EPERM, "gives a file to root's group")
+    check(a.change(XATTR, path, "user.test", mode=0, data=b"v") is None and
+          os.getxattr(path, "user.test") == b"v", "cannot set an attribute")
+    check(a.change(XATTR, path, "user.test", mode=1) is None and "user.test" not in os.listxattr(path),
+          "cannot remove it")
+
+
 def changes_need_rights_and_identity():
     before = look()
     a = Agent([(IN, True)], uid=65534, gid=65534, reads_all=True, version=3, options=("--writeback",))
@@ -345,13 +369,12 @@ def changes_need_rights_and_identity():
         check(a.change(kind, IN + path, **more) in (errno.EACCES, errno.EPERM), f"nobody may {kind}")
     a.end()
     a = Agent([(IN, True)], version=3, options=("--writeback",))
-    for kind in [WRITE, RESIZE, SETTLE, REMOVE, RENAME]:
-        for i in range(5):
+    for kind, path, more in CHANGES:
+        for i in range(5) if kind != CREATE else []:
             for flags in [0, 1]:
-                wrong = bytearray(a.stat(IN + "/open/plain"))
+                wrong = bytearray(a.stat(IN + path))
                 wrong[8 * i] ^= 1
-                check(a.change(kind, IN + "/open/plain", IN + "/open/b" if kind == RENAME else "", bytes(wrong),
-                               data=b"x" if kind == WRITE else b"", flags=flags) in (errno.ESTALE, errno.ENOENT),
+                check(a.change(kind, IN + path, ident=bytes(wrong), flags=flags, **more) in (errno.ESTALE, errno.ENOENT),
                       f"change {kind} of another file ({i})")
     check(a.change(RENAME, IN + "/open/plain", IN + "/hole") == errno.EEXIST, "replaces what it does not know")
     check(look() == before, "something was changed without a right to it")
@@ -365,7 +388,26 @@ def changes_need_rights_and_identity():
     check(a.change(WRITE, IN + "/open/made", data=b"text") is None, "cannot write")
     check(a.change(RENAME, IN + "/open/made", IN + "/open/moved") is None, "cannot rename")
     check(open(IN + "/open/moved").read() == "text", "is not what was written")
+    owners_and_modes(a, IN + "/open/moved")
     check(a.change(REMOVE, IN + "/open/moved") is None, "cannot remove")
+    a.end()
+    for name in ["user.ferry.writing", "security.capability", "trusted.x", "user.", ""]:
+        a = Agent([(IN, True)], version=3, options=("--writeback",))
+        check(a.change(XATTR, IN + "/open/plain", name, mode=0, data=b"v") == "closed", f"sets {name}")
+        a.end()
+    a = Agent([(IN, True)], uid=0, version=4, options=("--writeback",), owns_all=True)
+    before = os.stat(IN + "/private")
+    check(a.change(SET, IN + "/private", mode=0o640, what=SET_MODE | SET_UID | SET_GID,
+                   replaced=struct.pack("<QQ", 5, 6) + bytes(24)) is None, "the owner of a file cannot be changed")
+    st = os.stat(IN + "/private")
+    check((st.st_uid, st.st_gid, st.st_mode & 0o7777) == (5, 6, 0o640), "another owner")
+    os.chmod(IN + "/private", 0o4755)
+    check(a.change(SET, IN + "/private", mode=0o4755, what=SET_MODE | SET_UID,
+                   replaced=struct.pack("<QQ", 0, 0) + bytes(24)) is None, "the owner cannot be changed again")
+    st = os.stat(IN + "/private")
+    check((st.st_uid, st.st_mode & 0o7777) == (0, 0o755), "the new owner's rights are given away")
+    os.chown(IN + "/private", before.st_uid, before.st_gid)
+    os.chmod(IN + "/private", before.st_mode & 0o7777)
     a.end()
 
 

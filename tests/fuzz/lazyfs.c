@@ -45,6 +45,13 @@ size_t fuzz_seed(uint8_t *out, size_t cap)
 		{.type = LF_CREATE, .path = "/l", .other = "to", .mode = S_IFLNK | 0777},
 		{.type = LF_REMOVE, .path = "/l", .other = ""},
 		{.type = LF_RENAME, .path = "/a", .other = "/b", .replaced = {.ino = 9}},
+		{.type = LF_SET, .path = "/a", .other = "", .bytes = LF_SET_MODE, .mode = 0640},
+		{.type = LF_XATTR,
+		 .path = "/a",
+		 .other = "user.b",
+		 .bytes = 1,
+		 .data_bytes = 1,
+		 .data = (const uint8_t *)"v"},
 	};
 	struct lf_hello writes = {.version = LF_VERSION_WRITES, .root = "/", .token = 11};
 	struct lf_out o = {0};
@@ -115,7 +122,7 @@ static void try_request(const struct frame *f, struct arena *arena)
 		if (q.type == LF_RENAME && !lf_path_valid(q.other))
 			abort();
 		if (lf_is_change(q.type) && q.data_bytes &&
-		    (q.type != LF_WRITE || q.data_bytes != q.bytes))
+		    ((q.type != LF_WRITE && q.type != LF_XATTR) || q.data_bytes != q.bytes))
 			abort();
 		if (lf_put_request(&o, &q) == 0)
 			same(f, &o);

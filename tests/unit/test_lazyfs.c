@@ -217,7 +217,7 @@ static void hello_round_trip(void **state)
 /* What only the one version says is nothing to the other. */
 static void versions(void **state)
 {
-	const struct lf_creds creds = {.writes_all = true};
+	const struct lf_creds creds = {.writes_all = true, .owns_all = true};
 	struct lf_hello hello = {.version = LF_VERSION, .root = "/", .token = 5}, got;
 	struct arena arena = {0};
 	struct lf_out out = {0};
@@ -225,8 +225,8 @@ static void versions(void **state)
 	struct err err;
 
 	assert_true(vec_push(&hello.creds, creds));
-	for (uint32_t v = LF_VERSION - 1; v <= LF_VERSION_WRITES + 1; v++) {
-		const bool known = v == LF_VERSION || v == LF_VERSION_WRITES;
+	for (uint32_t v = LF_VERSION - 1; v <= LF_VERSION_OWNERS + 1; v++) {
+		const bool known = v >= LF_VERSION && v <= LF_VERSION_OWNERS;
 
 		hello.version = v;
 		out.bytes = 0;
@@ -234,8 +234,9 @@ static void versions(void **state)
 		f = frame_of(&out);
 		assert_int_equal(lf_get_hello(&f, &got, &arena, &err), known ? 0 : -1);
 		if (known) {
-			assert_int_equal(got.token, v == LF_VERSION_WRITES ? 5 : 0);
-			assert_int_equal(got.creds.v[0].writes_all, v == LF_VERSION_WRITES);
+			assert_int_equal(got.token, lf_writes(v) ? 5 : 0);
+			assert_int_equal(got.creds.v[0].writes_all, lf_writes(v));
+			assert_int_equal(got.creds.v[0].owns_all, v == LF_VERSION_OWNERS);
 		} else {
 			assert_non_null(strstr(err.text, "install the same version on both"));
 		}

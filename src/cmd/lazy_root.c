@@ -11,6 +11,7 @@
 /* remote_link, in the process that serves the files */
 struct files_ssh {
 	struct remote remote;
+	const char *command;
 	struct connection conn;
 };
 
@@ -18,7 +19,7 @@ static int link_open(void *arg, int *in_out, int *out_out, struct err *err)
 {
 	struct files_ssh *l = arg;
 
-	if (connect_agent(&l->remote, "agent --files", &l->conn, err) < 0)
+	if (connect_agent(&l->remote, l->command, &l->conn, err) < 0)
 		return -1;
 	*in_out = l->conn.in;
 	*out_out = l->conn.out;
@@ -48,6 +49,12 @@ int lazy_root_check(const struct lazy_root_args *args, struct err *err)
 {
 	if (args->detach && !args->host)
 		return err_set(err, 0, "--detach-files is for --lazy-files");
+	if (args->writeback && !args->host)
+		return err_set(err, 0, "--writeback is for --lazy-files");
+	if (args->writeback && args->detach)
+		return err_set(err, 0,
+			       "--writeback and --detach-files exclude each other: what is changed here "
+			       "goes home as long as the tree runs");
 	if (args->with.n && !args->detach)
 		return err_set(err, 0, "--with is for --detach-files");
 	if (args->detach && args->no_background)
@@ -59,6 +66,7 @@ int lazy_root_open(const struct lazy_root_args *args, const struct snapshot *sna
 		   struct treeroot *root, struct err *err)
 {
 	struct files_ssh ssh = {
+		.command = args->writeback ? "agent --files --writeback" : "agent --files",
 		.remote = {.ssh = args->ssh, .host = args->host, .ferry = args->remote_ferry}};
 	const struct remote_link link = {.open = link_open, .close = link_close, .arg = &ssh};
 	char token[WIRE_TOKEN_CHARS + 1], kept[PATH_MAX];
@@ -71,6 +79,7 @@ int lazy_root_open(const struct lazy_root_args *args, const struct snapshot *sna
 		.kept = kept,
 		.timeout_ms = args->timeout_s * 1000,
 		.fill = !args->no_background,
+		.writeback = args->writeback,
 		.detach = args->detach,
 		.whole = args->with.v,
 		.n_whole = args->with.n,
@@ -80,6 +89,8 @@ int lazy_root_open(const struct lazy_root_args *args, const struct snapshot *sna
 	snprintf(kept, sizeof(kept), "%s/%s", TREEROOT_KEPT_DIR, rc == 0 ? token : "");
 	if (rc == 0)
 		rc = want_make(snap, "/", true, &want, err);
+	if (rc == 0 && args->writeback)
+		rc = want_writes(&want, err);
 	/* the process has a copy of its own of all that is here */
 	if (rc == 0)
 		rc = treeroot_start(&opt, root, err);

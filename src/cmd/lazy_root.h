@@ -13,7 +13,7 @@ struct lazy_root_args {
 	const char *host; /* NULL: the tree has our files */
 	const char *ssh, *remote_ferry;
 	uint64_t timeout_s;
-	bool no_background, detach;
+	bool no_background, detach, writeback;
 	struct opt_list with;
 };
 
@@ -44,6 +44,11 @@ struct lazy_root_args {
 			 "more; what has not come by then cannot be opened",                           \
 		 .type = OPT_FLAG,                                                                     \
 		 .offset = offsetof(Args, at.detach)},                                                 \
+		{.long_name = "writeback",                                                             \
+		 .help = "with --lazy-files: what the tree changes goes home to HOST at fsync and "    \
+			 "close, and is not kept here",                                                \
+		 .type = OPT_FLAG,                                                                     \
+		 .offset = offsetof(Args, at.writeback)},                                              \
 		{.long_name = "with",                                                                  \
 		 .arg = "PATH",                                                                        \
 		 .help = "with --detach-files: fetch this, too, with all that is below it; may be "    \

@@ -24,7 +24,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
-#include <sys/random.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
 
@@ -234,16 +233,7 @@ static int load_images(const struct job *job, struct want *want, struct err *err
 	rc = snap ? want_make(snap, a->source_root, a->scope == SCOPE_ROOT, want, err) : -1;
 	snapshot_free(snap);
 	store_close(store);
-	if (rc == 0 && a->writeback) {
-		want->hello.version = LF_VERSION_WRITES;
-		/* an older source need not refuse where it makes no difference */
-		vec_foreach (c, &want->hello.creds)
-			if (c->owns_all)
-				want->hello.version = LF_VERSION_OWNERS;
-		if (getrandom(&want->hello.token, sizeof(want->hello.token), 0) < 0)
-			return err_sys(err, "getrandom");
-	}
-	return rc;
+	return rc == 0 && a->writeback ? want_writes(want, err) : rc;
 }
 
 static struct lazyfs *mount_it(struct job *job, const struct want *want, struct err *err)

@@ -31,6 +31,9 @@ void content_note_jump(struct content *c, const struct ahead *ahead, uint64_t at
  */
 int content_use_local(struct content *c, uint64_t first, uint64_t end, const struct patience *p);
 
+/* Has this host no file that could be the same? */
+bool content_only_there(struct content *c);
+
 /*
  * Waits until nobody changes the file at home, and it is known what it is there (the lock is not held
  * meanwhile). 0 or an errno value.

@@ -151,10 +151,9 @@ static void early_over(struct content_env *env, const struct fetch *f)
 }
 
 /* Nothing is asked for early where it could fail, or be the same on this host. */
-static bool may_ask_early(const struct content *c)
+static bool may_ask_early(struct content *c)
 {
-	return c->path && !c->dead && !c->stale && !c->sending && !c->doubt &&
-	       (c->no_local || c->env->local_root < 0);
+	return c->path && !c->dead && !c->stale && !c->sending && !c->doubt && content_only_there(c);
 }
 
 static void stream(struct content *c);

@@ -179,7 +179,9 @@ static void is_over(struct list_question *q, int error)
 
 	if (dir) {
 		q->dir = NULL;
-		apply(fs, dir, &q->entries, error);
+		/* what is older than what must be known now is asked for again by the one who waits */
+		if (q->generation == fs->listings.generation)
+			apply(fs, dir, &q->entries, error);
 		dir->listing = false;
 		pthread_cond_broadcast(&fs->cond);
 		dir->pins--;
@@ -208,6 +210,7 @@ static void answered(struct remote_call *call, int error, const struct lf_reply 
 	if (!more)
 		no_more_asked(q);
 	if (error) {
+		q->goes_on = true;
 		is_over(q, error);
 	} else if (!own) {
 		struct listed_vec below = {0};

@@ -126,6 +126,22 @@ static void give_up(struct content *c)
 	c->no_local = true;
 }
 
+bool content_only_there(struct content *c)
+{
+	int fd;
+
+	if (c->no_local || c->env->local_root < 0)
+		return true;
+	if (c->comparing || c->local >= 0)
+		return false;
+	fd = open_local(c->env, c->path, c->id.size);
+	if (fd < 0)
+		give_up(c);
+	else
+		close(fd);
+	return fd < 0;
+}
+
 static int compare_and_take(struct content *c, uint64_t first, const struct patience *p)
 {
 	struct piece piece = choose(c, first);

@@ -45,6 +45,20 @@ static uint64_t worth(struct near *near)
 	return (uint64_t)FIRST_BYTES << MIN(near->missed - 1, (unsigned int)MOST_DOUBLINGS);
 }
 
+/* With the lock: bytes that were asked for. A file of which nothing comes is as if nobody had used it. */
+static uint64_t ask_early(struct lazyfs *fs, struct node *n)
+{
+	const bool first = !n->content;
+	uint64_t bytes = 0;
+
+	if (!n->origin.size || n->origin.size > CONTENT_SMALL || !node_content(fs, n))
+		return 0;
+	bytes = content_early(n->content);
+	if (first && !bytes)
+		node_drop_content(fs, n);
+	return bytes;
+}
+
 /* With the lock: the names behind this one, and then those before it. */
 static void ask_around(struct lazyfs *fs, struct node *dir, const struct name *from, uint64_t bytes)
 {
@@ -52,15 +66,12 @@ static void ask_around(struct lazyfs *fs, struct node *dir, const struct name *f
 	uint64_t asked = 0;
 
 	for (unsigned int i = 0; e != from && asked < bytes && i < LOOKS_MOST; i++) {
-		struct node *n = e->node;
+		uint64_t more = e->node && e->from_source && S_ISREG(e->node->attr.mode) ?
+					ask_early(fs, e->node) :
+					0;
 
-		if (n && e->from_source && S_ISREG(n->attr.mode) && n->origin.size &&
-		    n->origin.size <= CONTENT_SMALL && node_content(fs, n)) {
-			uint64_t more = content_early(n->content);
-
-			asked += more;
-			dir->near.asked += more > 0;
-		}
+		asked += more;
+		dir->near.asked += more > 0;
 		e = e->next ? e->next : dir->names.first;
 	}
 }

@@ -99,7 +99,7 @@ struct node *node_create(struct lazyfs *fs, const struct lf_attr *attr, const ch
 	return n;
 }
 
-static void drop_content(struct lazyfs *fs, struct node *n)
+void node_drop_content(struct lazyfs *fs, struct node *n)
 {
 	struct node **p = &fs->contents;
 
@@ -140,7 +140,7 @@ void node_release(struct lazyfs *fs, struct node *n)
 	free_names(fs, n);
 	if (n->source)
 		forget_link(fs, n);
-	drop_content(fs, n);
+	node_drop_content(fs, n);
 	vec_foreach (x, &n->xattrs) {
 		free(x->name);
 		free(x->value);

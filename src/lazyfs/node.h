@@ -134,6 +134,8 @@ int node_add_child(struct lazyfs *fs, struct node *dir, const char *name,
 struct node *node_known(struct lazyfs *fs, const char *path);
 /* The contents of a regular file; NULL: out of memory. */
 struct content *node_content(struct lazyfs *fs, struct node *n);
+/* Nobody but the node has it. */
+void node_drop_content(struct lazyfs *fs, struct node *n);
 void node_stat(struct lazyfs *fs, struct node *n, struct stat *st);
 bool node_empty(const struct node *dir);
 

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <linux/capability.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 
 static bool below(const char *path, const char *dir)
@@ -101,6 +102,18 @@ int want_make(const struct snapshot *snap, const char *source_root, bool everyth
 			return -1;
 	if (everything && !vec_push(&out->hello.exports, all))
 		return err_nomem(err);
+	return 0;
+}
+
+int want_writes(struct want *w, struct err *err)
+{
+	w->hello.version = LF_VERSION_WRITES;
+	/* an older source need not refuse where it makes no difference */
+	vec_foreach (c, &w->hello.creds)
+		if (c->owns_all)
+			w->hello.version = LF_VERSION_OWNERS;
+	if (getrandom(&w->hello.token, sizeof(w->hello.token), 0) < 0)
+		return err_sys(err, "getrandom");
 	return 0;
 }
 

@@ -32,6 +32,8 @@ struct want {
  */
 int want_make(const struct snapshot *snap, const char *source_root, bool everything,
 	      struct want *out, struct err *err) must_check;
+/* Asks for leave to send changes home. -1: no random number can be had. */
+int want_writes(struct want *w, struct err *err) must_check;
 void want_free(struct want *w);
 
 #endif

@@ -11,7 +11,6 @@
 #include <openssl/crypto.h>
 #include <poll.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -125,15 +124,6 @@ static void link_end(void *arg)
 	files_door_remove(((struct door *)arg)->token);
 }
 
-/* The source knows by itself whether it takes changes, and refuses a client that expects something else. */
-static int ask_for_writes(struct lf_hello *hello, struct err *err)
-{
-	hello->version = LF_VERSION_WRITES;
-	if (getrandom(&hello->token, sizeof(hello->token), 0) < 0)
-		return err_sys(err, "getrandom");
-	return 0;
-}
-
 int files_door_open(const struct files_door_options *opt, struct treeroot *out, struct err *err)
 {
 	/* the source says what it hands out: what a client asks for is not heard */
@@ -168,8 +158,9 @@ int files_door_open(const struct files_door_options *opt, struct treeroot *out, 
 	t.kept = kept;
 	if (rc == 0 && (!vec_push(&want.hello.creds, nobody) || !vec_push(&want.hello.exports, all)))
 		rc = err_nomem(err);
+	/* the source knows by itself whether it takes changes, and refuses a client that expects something else */
 	if (rc == 0 && opt->writeback)
-		rc = ask_for_writes(&want.hello, err);
+		rc = want_writes(&want, err);
 	if (rc == 0)
 		rc = treeroot_start(&t, out, err);
 	want_free(&want);

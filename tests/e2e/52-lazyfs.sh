@@ -107,6 +107,14 @@ listed_again() {
 	[ "$(cat "$TEST_TMP/late")" = file ] || complain "the list of a directory is older than a few seconds"
 }
 
+# A source that answers as all did before.
+older_source() {
+	lazy_mount --no-background --ssh "$PWD/tests/e2e/older-source" || return 1
+	[ "$(ls "$shown/tree")" = "$(ls "$files/tree")" ] && [ "$(readlink "$shown/tree/link")" = sub/below ] &&
+		[ -e "$shown/tree/sub/below/file" ] && [ ! -e "$shown/tree/sub/none" ] || complain "names" || return 1
+	for i in $(seq 20); do cmp "$files/modules/$i" "$shown/modules/$i" || complain "$i differs" || return 1; done
+}
+
 here_is() { # BYTES
 	[ "$(field here_bytes)" -ge "$1" ]
 }
@@ -318,6 +326,7 @@ test_case "reads" reads
 test_case "holes before they are here" seeks_before_it_is_here
 test_case "lists what is below" lists_below
 test_case "what was listed along is soon too old" listed_again
+test_case "an older source" older_source
 test_case "a program comes whole" program_whole
 test_case "small files come with each other" small_files
 test_case "writes little" writes_little

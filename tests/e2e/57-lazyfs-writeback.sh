@@ -156,6 +156,17 @@ attributes() {
 		complain "cp -p"
 }
 
+# It takes contents and names, and no attributes: these stay here, and nobody asks it for them.
+older_source() {
+	fresh --no-background --ssh "$PWD/tests/e2e/older-source" || return 1
+	local mode
+	mode=$(stat -c %a "$files/data")
+	echo more >>"$shown/log" && [ "$(tail -c 5 "$files/log")" = more ] || complain "contents" || return 1
+	chmod 604 "$shown/data" && "$PYTHON" -c "import os; os.setxattr('$shown/data', 'user.a', b'1')" || complain "refused" || return 1
+	[ "$(stat -c %a "$shown/data" "$files/data" | paste -sd ' ')" = "604 $mode" ] || complain "modes" || return 1
+	[ "$(field connects)" = 1 ] || complain "it was asked for what it does not know"
+}
+
 home_has_changed() {
 	fresh --no-background || return 1
 	head -c 4096 "$shown/data" >/dev/null
@@ -250,6 +261,7 @@ test_case "random operations go home" model
 test_case "random operations go home over dying sources" killed
 test_case "what arrives, and when" arrives
 test_case "modes, owners, times, extended attributes" attributes
+test_case "an older source" older_source
 test_case "home has changed" home_has_changed
 test_case "the source is away" source_is_away
 test_case "unmounted without the source" unmounted_without_source

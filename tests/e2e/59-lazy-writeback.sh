@@ -52,7 +52,7 @@ start_told() {
 	local host pid
 	fresh
 	# what another case that failed has left is not ours
-	for host in a b; do rm -f "$(files_of $host)"/dev/shm/* "$(files_of $host)"/run/ferry/*; done
+	for host in a b; do rm -rf "$(files_of $host)"/dev/shm/* "$(files_of $host)"/run/ferry/*; done
 	echo 0 >"$TEST_TMP/told"
 	write_program
 	pid=$(start python3 program.py) || return 1
@@ -116,6 +116,8 @@ away" || return 1
 	at_home_is made/deep/link made || return 1
 	must b 'view[100:106] = b"mapped"; view.flush()' && [ "$(tail -c +101 "$(a_work)/data" | head -c 6)" = mapped ] ||
 		complain "what was written through a mapping" || return 1
+	must b 'os.chmod("large", 0o640); os.chown("large", 7, 8); os.utime("large", (11, 22)); os.setxattr("large", "user.a", b"1")' || return 1
+	[ "$(stat -c '%a %u %g %X %Y' "$(a_work)/large")" = "640 7 8 11 22" ] || complain "attributes at home: $(stat "$(a_work)/large")" || return 1
 	must b 'data.truncate(2000000)' && must b 'os.fsync(data.fileno())' && same_at_home "$pid" data || return 1
 	received=$(field "$pid" received_bytes)
 	total=$(on a du -scb /usr/lib/python3.11 $work | tail -n 1 | cut -f 1)
@@ -261,6 +263,28 @@ home mine" || return 1
 	nothing_kept
 }
 
+# The same by images: dump, restore --lazy-files --writeback.
+restored() {
+	local pid images=/var/tmp/images word
+	pid=$(start_told) || return 1
+	on a mkdir -p $images && on a timeout 60 ferry dump -t "$pid" -D $images || complain "cannot dump" || return 1
+	mkdir -p "$(files_of b)$images" && cp "$(files_of a)$images"/* "$(files_of b)$images"
+	for word in "" "--lazy-files ferry-a --detach-files"; do
+		# shellcheck disable=SC2086 # words
+		on b timeout 60 ferry restore -d -D $images --writeback $word 2>"$TEST_TMP/restore.err" && complain "restored with $word" && return 1
+		grep -q -- "--writeback" "$TEST_TMP/restore.err" || complain "$word: $(cat "$TEST_TMP/restore.err")" || return 1
+	done
+	on b timeout 60 ferry restore -d -D $images --lazy-files ferry-a --writeback || complain "cannot restore" || return 1
+	rm -rf "$(files_of b)$images" "$(files_of a)$images"
+	must b 'synced("away"); os.pwrite(data.fileno(), b"restored", 7000); os.fsync(data.fileno())' || return 1
+	must b 'os.chmod("config", 0o600); os.chown("config", 5, 6); os.setxattr("config", "user.a", b"1"); os.rename("config", "config.old")' || return 1
+	at_home_is log "begins
+away" && at_home_is config.old old || return 1
+	[ "$(stat -c '%a %u %g' "$(a_work)/config.old")" = "600 5 6" ] || complain "mode and owner at home" || return 1
+	[ "$(tail -c +7001 "$(a_work)/data" | head -c 8)" = restored ] || complain "data at home" || return 1
+	ends b "$pid" && nothing_kept
+}
+
 # Said before anything is stopped.
 said_before() {
 	local pid
@@ -283,4 +307,5 @@ test_case "who takes the changes is killed, --recover" given_again
 test_case "home again" home_again --files=lazy
 test_case "home again, by copies" home_again --files=copy --overwrite-files
 test_case "home again with a change that could not go home" home_with_conflict
+test_case "restore --lazy-files --writeback" restored
 test_case "what cannot be" said_before

@@ -5,7 +5,7 @@
  * client never blocks in writing, so neither side waits for the other.
  */
 #define LOG_MODULE "lazyfs"
-#include "lazyfs/serve.h"
+#include "lazyfs/serve_priv.h"
 
 #include "base/io.h"
 #include "base/log.h"
@@ -16,52 +16,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <openssl/evp.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/xattr.h>
-
-enum {
-	OPEN_FILES = 64,
-	FLUSH_BYTES = 256 * 1024,
-	XATTR_BYTES = 1024 * 1024,
-	BELOW_MOST = 8, /* questions for what is below */
-};
-
-/* A file that was read from a moment ago. */
-struct open_file {
-	char *path;
-	int fd;
-	uint64_t used; /* when: a count of requests */
-};
-
-/* Directories below one that was asked for. */
-struct below {
-	struct below *next;
-	struct arena arena;
-	const struct serve_policy *policy; /* that was in force */
-	uint64_t id;                       /* of the request */
-	const char *path;
-	VEC(const char *) dirs; /* level by level; those before `at` were listed */
-	size_t at, sent, most;  /* sent, most: bytes */
-};
-
-struct server {
-	const struct serve_options *opt;
-	const struct serve_policy *policy; /* that is in force; NULL: the client's word */
-	int in, out;
-	struct frame_reader reader;
-	struct arena hello_arena, arena; /* arena: of one request */
-	struct lf_hello hello;
-	struct scope scope;
-	struct jail jail;
-	struct lf_out answers;
-	struct open_file files[OPEN_FILES];
-	uint64_t requests, sent_bytes;
-	uint8_t *buf;        /* LF_READ_MAX */
-	struct below *below; /* the newest first */
-	bool bye, writes;
-};
 
 static int below_step(struct server *s, struct err *err);
 
@@ -132,16 +89,16 @@ static int next_frame(struct server *s, struct frame *f, struct err *err)
 	return rc;
 }
 
-static int answer(struct server *s, const struct lf_reply *r, struct err *err)
+int serve_answer(struct server *s, const struct lf_reply *r, struct err *err)
 {
 	return lf_put_reply(&s->answers, r) < 0 ? err_nomem(err) : 0;
 }
 
-static int fail(struct server *s, const struct lf_request *q, int no, struct err *err)
+int serve_fail(struct server *s, const struct lf_request *q, int no, struct err *err)
 {
 	struct lf_reply r = {.type = LF_FAILED, .id = q->id, .error = no > 0 ? no : EIO};
 
-	return answer(s, &r, err);
+	return serve_answer(s, &r, err);
 }
 
 /* ---- what the tree has open ---- */
@@ -171,7 +128,7 @@ void serve_policy_free(struct serve_policy *p)
 	arena_free(&p->arena);
 }
 
-static const struct jail_held *held(const struct server *s, const char *path)
+const struct jail_held *serve_held(const struct server *s, const char *path)
 {
 	const struct jail_held key = {.path = path};
 
@@ -186,30 +143,30 @@ static int do_stat(struct server *s, const struct lf_request *q, struct err *err
 {
 	struct lf_reply r = {.type = LF_ATTR, .id = q->id};
 	struct stat st;
-	cleanup_close int fd = jail_find(&s->jail, q->path, held(s, q->path), &st);
+	cleanup_close int fd = jail_find(&s->jail, q->path, serve_held(s, q->path), &st);
 
 	if (fd < 0)
-		return fail(s, q, errno, err);
+		return serve_fail(s, q, errno, err);
 	jail_attr(&st, &r.attr);
-	return answer(s, &r, err);
+	return serve_answer(s, &r, err);
 }
 
 static int do_readlink(struct server *s, const struct lf_request *q, struct err *err)
 {
 	struct lf_reply r = {.type = LF_TARGET, .id = q->id};
 	struct stat st;
-	cleanup_close int fd = jail_find(&s->jail, q->path, held(s, q->path), &st);
+	cleanup_close int fd = jail_find(&s->jail, q->path, serve_held(s, q->path), &st);
 	char target[PATH_MAX];
 	ssize_t n;
 
 	if (fd < 0)
-		return fail(s, q, errno, err);
+		return serve_fail(s, q, errno, err);
 	n = readlinkat(fd, "", target, sizeof(target));
 	if (n <= 0 || n > LF_PATH_MAX)
-		return fail(s, q, n < 0 ? errno : EINVAL, err);
+		return serve_fail(s, q, n < 0 ? errno : EINVAL, err);
 	r.target = (const uint8_t *)target;
 	r.target_bytes = (uint64_t)n;
-	return answer(s, &r, err);
+	return serve_answer(s, &r, err);
 }
 
 /* What a program of the tree may see of attributes; the rest is for the kernel and the administrator. */
@@ -240,22 +197,22 @@ static int do_xattrs(struct server *s, const struct lf_request *q, struct err *e
 	struct lf_reply r = {.type = LF_XATTR_LIST, .id = q->id};
 	char path[64], *names = arena_alloc(&s->arena, XATTR_LIST_MAX);
 	struct stat st;
-	cleanup_close int fd = jail_find(&s->jail, q->path, held(s, q->path), &st);
+	cleanup_close int fd = jail_find(&s->jail, q->path, serve_held(s, q->path), &st);
 	size_t total = 0;
 	ssize_t n;
 	int no = 0;
 
 	if (fd < 0 || !names)
-		return fail(s, q, names ? errno : ENOMEM, err);
+		return serve_fail(s, q, names ? errno : ENOMEM, err);
 	/* the calls with a descriptor refuse O_PATH; our own entry leads to the file itself, also to a link */
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	n = listxattr(path, names, XATTR_LIST_MAX);
 	if (n < 0 && errno != EOPNOTSUPP)
-		return fail(s, q, errno, err);
+		return serve_fail(s, q, errno, err);
 	for (const char *p = names; n > 0 && p < names + n && !no; p += strlen(p) + 1)
 		if (xattr_wanted(p))
 			no = add_xattr(s, &r, path, p, &total);
-	int rc = no ? fail(s, q, no, err) : answer(s, &r, err);
+	int rc = no ? serve_fail(s, q, no, err) : serve_answer(s, &r, err);
 	lf_reply_free(&r);
 	return rc;
 }
@@ -290,7 +247,7 @@ static int list_flush(struct listing *l, bool more)
 	l->r.last = !more;
 	/* those below follow, and then a message without any */
 	l->r.more = more || l->below;
-	rc = answer(l->s, &l->r, l->err);
+	rc = serve_answer(l->s, &l->r, l->err);
 	l->r.entries.n = 0;
 	l->bytes = 0;
 	if (rc == 0 && l->s->answers.bytes > FLUSH_BYTES)
@@ -301,7 +258,7 @@ static int list_flush(struct listing *l, bool more)
 static int list_fail(struct listing *l, int no)
 {
 	l->failed = true;
-	return fail(l->s, l->q, no, l->err);
+	return serve_fail(l->s, l->q, no, l->err);
 }
 
 /* What the link @name in @dirfd holds, in the arena; NULL: out of memory; "": nothing, or it is gone. */
@@ -360,7 +317,7 @@ static int list_child(void *arg, const char *name)
 
 	if (scope_join(path, l->q->path, name) < 0)
 		return 0;
-	fd = jail_find(&l->s->jail, path, held(l->s, path), &st);
+	fd = jail_find(&l->s->jail, path, serve_held(l->s, path), &st);
 	return fd < 0 ? 0 : list_add(l, name, &st, fd, "");
 }
 
@@ -417,7 +374,7 @@ static int below_end(struct server *s, struct below **at, struct err *err)
 {
 	struct below *b = *at;
 	struct lf_reply r = {.type = LF_FOLDER, .id = b->id, .path = b->path};
-	int rc = answer(s, &r, err);
+	int rc = serve_answer(s, &r, err);
 
 	*at = b->next;
 	below_free(b);
@@ -457,7 +414,7 @@ static int below_step(struct server *s, struct err *err)
 	l.r = (struct lf_reply){.type = LF_FOLDER, .id = b->id, .path = b->dirs.v[b->at++]};
 	l.most = MIN(most - b->sent, (size_t)LF_FOLDER_BYTES);
 	if (scope_place(&s->scope, l.r.path) == SCOPE_INSIDE)
-		fd = jail_open(&s->jail, l.r.path, held(s, l.r.path), true);
+		fd = jail_open(&s->jail, l.r.path, serve_held(s, l.r.path), true);
 	if (fd >= 0)
 		rc = list_whole(&l, fd);
 	b->sent += l.sent + l.bytes; /* those of one that was too large were work, too */
@@ -491,7 +448,7 @@ static int do_list(struct server *s, const struct lf_request *q, enum scope_plac
 		l.below->path = arena_strdup(&l.below->arena, q->path);
 	}
 	if (place == SCOPE_INSIDE) {
-		fd = jail_open(&s->jail, q->path, held(s, q->path), true);
+		fd = jail_open(&s->jail, q->path, serve_held(s, q->path), true);
 		rc = fd < 0 ? list_fail(&l, errno) : list_whole(&l, fd);
 	} else {
 		rc = scope_children(&s->scope, q->path, list_child, &l);
@@ -508,203 +465,6 @@ static int do_list(struct server *s, const struct lf_request *q, enum scope_plac
 	return rc;
 }
 
-/* ---- contents ---- */
-
-static void close_file(struct open_file *f)
-{
-	if (!f->path)
-		return;
-	close(f->fd);
-	free(f->path);
-	*f = (struct open_file){0};
-}
-
-/* The descriptor of a file, opened if it is not yet; -1 + errno. */
-static int get_file(struct server *s, const char *path, struct open_file **out)
-{
-	struct open_file *oldest = &s->files[0];
-
-	for (size_t i = 0; i < OPEN_FILES; i++) {
-		struct open_file *f = &s->files[i];
-
-		if (f->path && !strcmp(f->path, path)) {
-			f->used = s->requests;
-			*out = f;
-			return 0;
-		}
-		if (f->used < oldest->used)
-			oldest = f;
-	}
-	close_file(oldest);
-	oldest->fd = jail_open(&s->jail, path, held(s, path), false);
-	if (oldest->fd < 0)
-		return -1;
-	oldest->path = strdup(path);
-	if (!oldest->path) {
-		close(oldest->fd);
-		errno = ENOMEM;
-		return -1;
-	}
-	oldest->used = s->requests;
-	*out = oldest;
-	return 0;
-}
-
-static bool unchanged(int fd, const struct lf_ident *want)
-{
-	struct lf_attr now;
-	struct stat st;
-
-	if (fstat(fd, &st) < 0)
-		return false;
-	jail_attr(&st, &now);
-	return lf_ident_same(&now.id, want);
-}
-
-/*
- * The file that the request means: by name, and still with the identity that
- * the client knows. A descriptor that was opened earlier may be of a file that
- * has another name by now; its ctime tells. -1 + errno, ESTALE: it was changed.
- */
-static int wanted_file(struct server *s, const struct lf_request *q, struct open_file **out)
-{
-	for (int attempt = 0; attempt < 2; attempt++) {
-		if (get_file(s, q->path, out) < 0) {
-			if (errno == ENOENT || errno == ENOTDIR || errno == ELOOP)
-				errno = ESTALE;
-			return -1;
-		}
-		if (unchanged((*out)->fd, &q->want))
-			return 0;
-		/* perhaps another file has the name now, and that one is meant */
-		close_file(*out);
-	}
-	errno = ESTALE;
-	return -1;
-}
-
-/* As many blocks as bytes: no holes, and none to look for, which may cost more than to read. */
-static bool is_dense(int fd)
-{
-	struct stat st;
-
-	return fstat(fd, &st) == 0 && (uint64_t)st.st_blocks * 512 >= (uint64_t)st.st_size;
-}
-
-static int gather_dense(struct server *s, int fd, const struct lf_request *q, struct lf_reply *r)
-{
-	uint64_t n = MIN((uint64_t)q->bytes, q->want.size - q->offset);
-
-	if (io_pread_full(fd, s->buf, n, (off_t)q->offset) < 0)
-		return -1;
-	r->extents[0] = (struct lf_extent){.bytes = (uint32_t)n};
-	r->n_extents = 1;
-	r->covered = n;
-	r->data = s->buf;
-	return 0;
-}
-
-/* Reads the data of the range into s->buf; what is not in an extent is a hole. -1 + errno. */
-static int gather(struct server *s, int fd, const struct lf_request *q, struct lf_reply *r)
-{
-	uint64_t size = q->want.size, at = q->offset, end = MIN(q->offset + q->bytes, size);
-	size_t filled = 0;
-
-	if (is_dense(fd))
-		return gather_dense(s, fd, q, r);
-
-	while (at < end && r->n_extents < LF_EXTENTS_MAX) {
-		off_t data = lseek(fd, (off_t)at, SEEK_DATA), hole;
-		uint64_t n;
-
-		if (data < 0 && errno == ENXIO)
-			data = (off_t)size;
-		if (data < 0)
-			return -1;
-		if ((uint64_t)data >= end) {
-			/* a hole may be told as a whole; block maps know 4 KiB */
-			at = MAX(end, (uint64_t)data >= size ? size : (uint64_t)data & ~4095ull);
-			break;
-		}
-		hole = lseek(fd, data, SEEK_HOLE);
-		if (hole <= data)
-			return -1;
-		n = MIN((uint64_t)hole, end) - (uint64_t)data;
-		if (io_pread_full(fd, s->buf + filled, n, data) < 0)
-			return -1;
-		r->extents[r->n_extents++] = (struct lf_extent){.at = (uint32_t)((uint64_t)data -
-										 q->offset),
-								.bytes = (uint32_t)n};
-		filled += n;
-		at = (uint64_t)data + n;
-	}
-	r->covered = at - q->offset;
-	r->data = s->buf;
-	return 0;
-}
-
-static int do_read(struct server *s, const struct lf_request *q, struct err *err)
-{
-	struct lf_reply r = {.type = LF_DATA, .id = q->id, .position = q->offset};
-	struct open_file *f;
-
-	if (q->offset >= q->want.size)
-		return fail(s, q, EINVAL, err);
-	if (wanted_file(s, q, &f) < 0)
-		return fail(s, q, errno, err);
-	/* a file that is cut while it is read ends early (EPIPE), or has no data where it had */
-	if (gather(s, f->fd, q, &r) < 0)
-		return fail(s, q, unchanged(f->fd, &q->want) ? errno : ESTALE, err);
-	if (!unchanged(f->fd, &q->want))
-		return fail(s, q, ESTALE, err);
-	return answer(s, &r, err);
-}
-
-/* So that the client can use a file of its own that is the same. */
-static int do_digest(struct server *s, const struct lf_request *q, struct err *err)
-{
-	uint64_t at = q->offset, end = MIN(q->offset + q->bytes, q->want.size);
-	struct lf_reply r = {.type = LF_SUM, .id = q->id};
-	EVP_MD_CTX *ctx = EVP_MD_CTX_new();
-	struct open_file *f;
-	int no = 0;
-
-	if (!ctx || !EVP_DigestInit_ex(ctx, EVP_sha256(), NULL))
-		no = ENOMEM;
-	if (!no && wanted_file(s, q, &f) < 0)
-		no = errno;
-	while (!no && at < end) {
-		size_t n = (size_t)MIN(end - at, (uint64_t)LF_READ_MAX);
-
-		if (io_pread_full(f->fd, s->buf, n, (off_t)at) < 0)
-			no = unchanged(f->fd, &q->want) ? errno : ESTALE;
-		else if (!EVP_DigestUpdate(ctx, s->buf, n))
-			no = EIO;
-		at += n;
-	}
-	if (!no && !EVP_DigestFinal_ex(ctx, r.sum, NULL))
-		no = EIO;
-	if (!no && !unchanged(f->fd, &q->want))
-		no = ESTALE;
-	EVP_MD_CTX_free(ctx);
-	return no ? fail(s, q, no, err) : answer(s, &r, err);
-}
-
-static int do_seek(struct server *s, const struct lf_request *q, struct err *err)
-{
-	struct lf_reply r = {.type = LF_POSITION, .id = q->id};
-	struct open_file *f;
-	off_t pos;
-
-	if (wanted_file(s, q, &f) < 0)
-		return fail(s, q, errno, err);
-	pos = lseek(f->fd, (off_t)q->offset, (int)q->bytes);
-	if (pos < 0)
-		return fail(s, q, errno, err);
-	r.position = (uint64_t)pos;
-	return answer(s, &r, err);
-}
-
 /* ---- changes ---- */
 
 static int do_change(struct server *s, const struct lf_request *q, struct err *err)
@@ -712,7 +472,7 @@ static int do_change(struct server *s, const struct lf_request *q, struct err *e
 	struct lf_reply r = {.type = LF_ATTR, .id = q->id};
 	int no = s->writes ? change_apply(&s->jail, &s->scope, s->hello.token, q, &r.attr) : EROFS;
 
-	return no ? fail(s, q, no, err) : answer(s, &r, err);
+	return no ? serve_fail(s, q, no, err) : serve_answer(s, &r, err);
 }
 
 /* ---- the session ---- */
@@ -735,7 +495,7 @@ static int handle(struct server *s, const struct frame *f, struct err *err)
 	place = scope_place(&s->scope, q.path);
 	if (place == SCOPE_OUTSIDE || (place == SCOPE_FILE && q.type == LF_LIST) ||
 	    (place == SCOPE_WAY && q.type != LF_STAT && q.type != LF_LIST))
-		return fail(s, &q, EACCES, err);
+		return serve_fail(s, &q, EACCES, err);
 	switch (q.type) {
 	case LF_STAT:
 		return do_stat(s, &q, err);
@@ -746,18 +506,18 @@ static int handle(struct server *s, const struct frame *f, struct err *err)
 	case LF_XATTRS:
 		return do_xattrs(s, &q, err);
 	case LF_READ:
-		return do_read(s, &q, err);
+		return serve_data_read(s, &q, err);
 	case LF_DIGEST:
-		return do_digest(s, &q, err);
+		return serve_data_digest(s, &q, err);
 	default:
-		return do_seek(s, &q, err);
+		return serve_data_seek(s, &q, err);
 	}
 }
 
 static void forget_rules(struct server *s)
 {
 	for (size_t i = 0; i < OPEN_FILES; i++)
-		close_file(&s->files[i]);
+		serve_data_close(&s->files[i]);
 	jail_finish(&s->jail);
 	scope_finish(&s->scope);
 }

@@ -101,6 +101,8 @@ ssize_t content_read(struct content *c, void *buf, size_t bytes, uint64_t at, st
 bool content_begin(struct content *c);
 /* The same for a file that nobody reads yet, as far as the link is not busy with such. Bytes that were asked for. */
 uint64_t content_early(struct content *c);
+/* Has this host a file of the same path and size? */
+bool content_is_local(const struct content_env *env, const char *path, uint64_t size);
 /* Has somebody read a file for the first time that came by content_early? */
 bool content_early_used(struct content *c);
 int content_write(struct content *c, const void *buf, size_t bytes, uint64_t at,

@@ -126,20 +126,21 @@ static void give_up(struct content *c)
 	c->no_local = true;
 }
 
+bool content_is_local(const struct content_env *env, const char *path, uint64_t size)
+{
+	cleanup_close int fd = env->local_root < 0 ? -1 : open_local(env, path, size);
+
+	return fd >= 0;
+}
+
 bool content_only_there(struct content *c)
 {
-	int fd;
-
-	if (c->no_local || c->env->local_root < 0)
+	if (c->no_local)
 		return true;
-	if (c->comparing || c->local >= 0)
+	if (c->comparing || c->local >= 0 || content_is_local(c->env, c->path, c->id.size))
 		return false;
-	fd = open_local(c->env, c->path, c->id.size);
-	if (fd < 0)
-		give_up(c);
-	else
-		close(fd);
-	return fd < 0;
+	give_up(c);
+	return true;
 }
 
 static int compare_and_take(struct content *c, uint64_t first, const struct patience *p)

@@ -45,40 +45,76 @@ static uint64_t worth(struct near *near)
 	return (uint64_t)FIRST_BYTES << MIN(near->missed - 1, (unsigned int)MOST_DOUBLINGS);
 }
 
-/* With the lock: bytes that were asked for. A file of which nothing comes is as if nobody had used it. */
-static uint64_t ask_early(struct lazyfs *fs, struct node *n)
-{
-	const bool first = !n->content;
-	uint64_t bytes = 0;
+struct neighbour {
+	struct node *n; /* pinned */
+	char *path;
+	uint64_t size;
+};
 
-	if (!n->origin.size || n->origin.size > CONTENT_SMALL || !node_content(fs, n))
-		return 0;
+struct neighbours {
+	VEC(struct neighbour) v;
+};
+
+/* With the lock: the names behind this one, and then those before it, of files that nobody has used yet. */
+static void gather(struct node *dir, const struct name *from, uint64_t bytes, struct neighbours *out)
+{
+	const struct name *e = from->next ? from->next : dir->names.first;
+	uint64_t sum = 0;
+
+	for (unsigned int i = 0; e != from && sum < bytes && i < LOOKS_MOST; i++) {
+		struct node *n = e->node;
+
+		if (n && e->from_source && S_ISREG(n->attr.mode) && !n->content && n->source &&
+		    n->origin.size && n->origin.size <= CONTENT_SMALL) {
+			struct neighbour one = {.n = n,
+						.path = strdup(n->source),
+						.size = n->origin.size};
+
+			if (!one.path || !vec_push(&out->v, one)) {
+				free(one.path);
+				return;
+			}
+			n->pins++;
+			sum += n->origin.size;
+		}
+		e = e->next ? e->next : dir->names.first;
+	}
+}
+
+/* With the lock. A file of which nothing comes is as if nobody had used it. */
+static bool ask_early(struct lazyfs *fs, struct node *n)
+{
+	uint64_t bytes;
+
+	if (n->content || !node_content(fs, n))
+		return false;
+	n->content->no_local = true;
 	bytes = content_early(n->content);
-	if (first && !bytes)
+	if (!bytes)
 		node_drop_content(fs, n);
 	return bytes;
 }
 
-/* With the lock: the names behind this one, and then those before it. */
-static void ask_around(struct lazyfs *fs, struct node *dir, const struct name *from, uint64_t bytes)
+/* What this host has may be the same, and is looked at by those who need it. To look for it may take long. */
+static void ask(struct lazyfs *fs, struct node *dir, const struct neighbours *all)
 {
-	const struct name *e = from->next ? from->next : dir->names.first;
-	uint64_t asked = 0;
+	vec_foreach (e, &all->v) {
+		const bool there = !content_is_local(&fs->env, e->path, e->size);
 
-	for (unsigned int i = 0; e != from && asked < bytes && i < LOOKS_MOST; i++) {
-		uint64_t more = e->node && e->from_source && S_ISREG(e->node->attr.mode) ?
-					ask_early(fs, e->node) :
-					0;
-
-		asked += more;
-		dir->near.asked += more > 0;
-		e = e->next ? e->next : dir->names.first;
+		pthread_mutex_lock(&fs->lock);
+		if (there && ask_early(fs, e->n))
+			dir->near.asked++;
+		e->n->pins--;
+		node_release(fs, e->n);
+		pthread_mutex_unlock(&fs->lock);
+		free(e->path);
 	}
 }
 
 void neighbours_begin(struct lazyfs *fs, struct node *n, struct content *c)
 {
 	bool missed = content_begin(c), used = content_early_used(c);
+	struct neighbours all = {0};
 	struct name *name;
 	struct node *dir;
 	uint64_t bytes;
@@ -90,6 +126,13 @@ void neighbours_begin(struct lazyfs *fs, struct node *n, struct content *c)
 	if (dir && used)
 		dir->near.used++;
 	if (dir && missed && (bytes = worth(&dir->near)))
-		ask_around(fs, dir, name, bytes);
+		gather(dir, name, bytes, &all);
+	if (all.v.n)
+		dir->pins++;
 	pthread_mutex_unlock(&fs->lock);
+	if (!all.v.n)
+		return;
+	ask(fs, dir, &all);
+	vec_free(&all.v);
+	node_unpin(fs, dir);
 }

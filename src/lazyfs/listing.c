@@ -23,6 +23,7 @@ struct list_question {
 	struct node *dir;  /* that waits for it, pinned; NULL: nobody does, or it has its list */
 	char *path, *name; /* name: that is looked for in it, or NULL */
 	bool only_below, goes_on;
+	uint64_t room; /* bytes of names that may still come of directories below */
 	unsigned int generation;
 	struct listed_vec entries;  /* of the directory itself, as far as they have come */
 	struct list_question *next; /* of fs->listings.asked */
@@ -194,6 +195,22 @@ static void is_over(struct list_question *q, int error)
 
 static void ask_below(struct list_question *q);
 
+/* Is it of a directory below the one that was asked for, as a whole, where such were asked for, and not more of them? */
+static bool is_expected(struct list_question *q, const struct lf_reply *reply)
+{
+	size_t n = strlen(q->path);
+	uint64_t bytes = 0;
+
+	if (strncmp(reply->path, q->path, n) != 0 || (n > 1 && reply->path[n] != '/') || !reply->last)
+		return false;
+	vec_foreach (e, &reply->entries)
+		bytes += LF_ENTRY_HEAD + strlen(e->name) + strlen(e->target);
+	if (bytes > q->room)
+		return false;
+	q->room -= bytes;
+	return true;
+}
+
 static void answered(struct remote_call *call, int error, const struct lf_reply *reply)
 {
 	struct list_question *q = (struct list_question *)((char *)call -
@@ -215,7 +232,8 @@ static void answered(struct remote_call *call, int error, const struct lf_reply 
 	} else if (!own) {
 		struct listed_vec below = {0};
 
-		if (q->generation == fs->listings.generation && !add_entries(&below, reply))
+		if (is_expected(q, reply) && q->generation == fs->listings.generation &&
+		    !add_entries(&below, reply))
 			keep(&fs->listings, reply->path, &below);
 		free_entries(&below);
 	} else if (!q->goes_on) {
@@ -247,6 +265,7 @@ static struct list_question *question(struct lazyfs *fs, const char *path, uint3
 	q->fs = fs;
 	q->only_below = q->goes_on = flags & LF_ONLY_BELOW;
 	q->generation = fs->listings.generation;
+	q->room = below;
 	q->call.done = answered;
 	q->call.q = (struct lf_request){.type = LF_LIST,
 					.path = q->path,

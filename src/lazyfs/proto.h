@@ -66,6 +66,7 @@ enum {
 	LF_LIST_BYTES = 128 * 1024,
 	LF_FOLDER_BYTES = 48 * 1024, /* of a directory that comes with another one */
 	LF_BELOW_MAX = 1024 * 1024,  /* the offset of a list, at most */
+	LF_ENTRY_HEAD = 100, /* so much of it is taken by an entry, beside name and target */
 	LF_EXPORTS_MAX = 65536,
 	LF_CREDS_MAX = 256,
 	LF_GROUPS_MAX = 65536,

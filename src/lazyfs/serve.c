@@ -283,6 +283,9 @@ static bool list_note(struct listing *l, const char *name)
 
 	if (!l->below || scope_join(path, l->r.path, name) < 0)
 		return true;
+	/* each that is told takes some of it */
+	if (l->below->dirs.n >= l->below->most / FOLDER_HEAD)
+		return true;
 	copy = arena_strdup(&l->below->arena, path);
 	return copy && vec_push(&l->below->dirs, copy);
 }
@@ -293,7 +296,7 @@ static int list_add(struct listing *l, const char *name, const struct stat *st, 
 {
 	struct lf_entry e = {.name = arena_strdup(&l->s->arena, name),
 			     .target = link_target(l, dirfd, at, st)};
-	size_t bytes = strlen(name) + 4 + 96 + (e.target ? strlen(e.target) : 0);
+	size_t bytes = LF_ENTRY_HEAD + strlen(name) + (e.target ? strlen(e.target) : 0);
 
 	if (l->most && l->bytes + bytes > l->most)
 		return 1;
@@ -417,7 +420,8 @@ static int below_step(struct server *s, struct err *err)
 		fd = jail_open(&s->jail, l.r.path, serve_held(s, l.r.path), true);
 	if (fd >= 0)
 		rc = list_whole(&l, fd);
-	b->sent += l.sent + l.bytes; /* those of one that was too large were work, too */
+	/* those of one that was too large were work, too, and so is one that cannot be read */
+	b->sent += FOLDER_HEAD + strlen(l.r.path) + l.sent + l.bytes;
 	if (rc == 1)
 		b->dirs.n = n_dirs; /* what is in it was not told */
 	lf_reply_free(&l.r);

@@ -13,7 +13,8 @@ enum {
 	OPEN_FILES = 64,
 	FLUSH_BYTES = 256 * 1024,
 	XATTR_BYTES = 1024 * 1024,
-	BELOW_MOST = 8, /* questions for what is below */
+	BELOW_MOST = 8,   /* questions for what is below */
+	FOLDER_HEAD = 32, /* bytes of a message of a directory that has nothing */
 };
 
 /* A file that was read from a moment ago. */

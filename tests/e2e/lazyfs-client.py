@@ -7,6 +7,7 @@ what got through that should not have, and nothing if all is well.
 """
 import errno
 import os
+import shutil
 import socket
 import struct
 import subprocess
@@ -246,6 +247,10 @@ def folders_are_within_the_rules():
     check(1 < len(some) < 30, f"{len(some)} directories in 2000 bytes")
     below = a.folders(IN + "/tree", 1 << 20, FOLDERS | ONLY_BELOW)
     check(IN + "/tree/07" in below and not below[IN + "/tree"], "only below")
+    for i in range(300):
+        os.makedirs(f"{IN}/tree/empty/{i}", exist_ok=True)
+    check(1 < len(a.folders(IN + "/tree/empty", 3200)) < 100, "directories that have nothing cost nothing")
+    shutil.rmtree(IN + "/tree/empty")
     check(a.folders(IN + "/tree/shut", 1 << 20) == errno.EACCES, "lists without the right to")
     check(a.folders(IN + "/tree/none", 1 << 20) == errno.ENOENT, "lists what is not there")
     check(a.folders(DIR + "/out", 1 << 20) == errno.EACCES, "lists what is outside")

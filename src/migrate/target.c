@@ -151,8 +151,13 @@ static int take_rounds(struct target *t, struct err *err)
 /* Everything that takes time and does not need the images: the tree at home still runs. */
 static int make_ready(struct target *t, const Wire__Prepare *msg, struct err *err)
 {
-	struct restore_wish wish = {.pid = (pid_t)msg->pid, .n_threads = t->needs->n_pids};
-	uint64_t heard_ns = clock_ns();
+	/* the first thing: whatever takes time before it makes the clocks of the task go behind those of the tree */
+	struct restore_wish wish = {
+		.pid = (pid_t)msg->pid,
+		.n_threads = t->needs->n_pids,
+		.lead.monotonic_ns = msg->monotonic_ns - (int64_t)clock_of(CLOCK_MONOTONIC),
+		.lead.boottime_ns = msg->boottime_ns - (int64_t)clock_of(CLOCK_BOOTTIME),
+	};
 	struct err why;
 
 	t->store = store_memory_open(err);
@@ -160,9 +165,6 @@ static int make_ready(struct target *t, const Wire__Prepare *msg, struct err *er
 		return -1;
 	if ((t->mode & WIRE_MODE_POSTCOPY) && target_fill_open(t, err) < 0)
 		return -1;
-	/* the clocks went on meanwhile; behind those of the tree the task would be of no use */
-	wish.monotonic_ns = msg->monotonic_ns + (int64_t)(clock_ns() - heard_ns);
-	wish.boottime_ns = msg->boottime_ns + (int64_t)(clock_ns() - heard_ns);
 	t->ahead = restore_ahead(&t->restore_opt, &wish, &why);
 	if (!t->ahead)
 		log_info("no task is made ahead: %s", why.text);

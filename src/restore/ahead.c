@@ -25,25 +25,12 @@
 #include <errno.h>
 #include <time.h>
 
-static Timespec timespec_of(int64_t ns)
-{
-	Timespec t = TIMESPEC__INIT;
-
-	t.tv_sec = (uint64_t)(ns / 1000000000);
-	t.tv_nsec = (uint64_t)(ns % 1000000000);
-	return t;
-}
-
 static int make(struct restore_session *s, const struct restore_wish *w, struct err *err)
 {
-	Timespec mono = timespec_of(w->monotonic_ns), boot = timespec_of(w->boottime_ns);
-	TimensEntry te = TIMENS_ENTRY__INIT;
 	struct rtask *root = arena_new(&s->arena, struct rtask);
 	struct err late;
 	int rc;
 
-	te.monotonic = &mono;
-	te.boottime = &boot;
 	if (!root || !vec_push(&s->tasks, root))
 		return err_nomem(err);
 	root->vpid = w->pid;
@@ -51,12 +38,11 @@ static int make(struct restore_session *s, const struct restore_wish *w, struct 
 	root->n_slots = 1;
 	if (vdso_find(&s->vdso, err) < 0 || region_create_ahead(s, root, w->n_threads, err) < 0)
 		return -1;
-	s->clocks_ahead_ns[0] = clock_ahead_ns(CLOCK_MONOTONIC, &mono);
-	s->clocks_ahead_ns[1] = clock_ahead_ns(CLOCK_BOOTTIME, &boot);
+	s->lead = w->lead;
 	/* where the tree's root directory is another one, the task is born below it, as its children will be */
 	if (mounts_enter(s, err) < 0)
 		return -1;
-	rc = root_create_ahead(s, &te, err);
+	rc = root_create_ahead(s, &s->lead, err);
 	if (mounts_leave(s, rc < 0 ? &late : err) == 0)
 		return rc;
 	if (rc < 0)
@@ -101,8 +87,10 @@ struct restore_session *restore_ahead(const struct restore_options *opt,
 /* Are the clocks of the task behind those of the images? */
 static bool is_behind(const struct restore_session *ahead, const TimensEntry *te)
 {
-	return clock_ahead_ns(CLOCK_MONOTONIC, te->monotonic) > ahead->clocks_ahead_ns[0] ||
-	       clock_ahead_ns(CLOCK_BOOTTIME, te->boottime) > ahead->clocks_ahead_ns[1];
+	struct clock_lead now = clock_lead_of(te);
+
+	return now.monotonic_ns > ahead->lead.monotonic_ns ||
+	       now.boottime_ns > ahead->lead.boottime_ns;
 }
 
 /* Why it cannot be the root of this tree; NULL if it can. */

@@ -72,11 +72,16 @@ struct restore_options {
 	struct restore_session *ahead;
 };
 
+/* By how much the clocks of a tree are ahead of ours; negative: they are behind. */
+struct clock_lead {
+	int64_t monotonic_ns, boottime_ns;
+};
+
 /* What is known of a tree before it is frozen. */
 struct restore_wish {
-	pid_t pid;                         /* of its first task, in the images */
-	size_t n_threads;                  /* of all tasks, about */
-	int64_t monotonic_ns, boottime_ns; /* its clocks, now */
+	pid_t pid;        /* of its first task, in the images */
+	size_t n_threads; /* of all tasks, about */
+	struct clock_lead lead;
 };
 
 /*

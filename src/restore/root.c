@@ -73,13 +73,21 @@ static int current_offset(const char *text, const char *clock, int64_t *ns_out)
 	return 0;
 }
 
-int64_t clock_ahead_ns(clockid_t clock, const Timespec *saved)
+static int64_t lead_of(clockid_t clock, const Timespec *saved)
 {
 	struct timespec now;
 
 	clock_gettime(clock, &now);
 	return ((int64_t)saved->tv_sec - now.tv_sec) * 1000000000LL +
 	       ((int64_t)saved->tv_nsec - now.tv_nsec);
+}
+
+struct clock_lead clock_lead_of(const TimensEntry *te)
+{
+	return (struct clock_lead){
+		.monotonic_ns = lead_of(CLOCK_MONOTONIC, te->monotonic),
+		.boottime_ns = lead_of(CLOCK_BOOTTIME, te->boottime),
+	};
 }
 
 static void print_offset(char *out, size_t size, const char *clock, int64_t ns)
@@ -95,7 +103,7 @@ static void print_offset(char *out, size_t size, const char *clock, int64_t ns)
 }
 
 /* Offsets are counted from the clocks of the machine, not from those of our own time namespace. */
-static int compute_offsets(const TimensEntry *te, char *out, size_t size, struct err *err)
+static int compute_offsets(const struct clock_lead *lead, char *out, size_t size, struct err *err)
 {
 	cleanup_free char *text = NULL;
 	int64_t mono, boot;
@@ -108,10 +116,8 @@ static int compute_offsets(const TimensEntry *te, char *out, size_t size, struct
 	    current_offset(text, "boottime", &boot) < 0)
 		return err_set(err, EPROTO, "/proc/self/timens_offsets cannot be understood: %s",
 			       text);
-	mono += clock_ahead_ns(CLOCK_MONOTONIC, te->monotonic);
-	boot += clock_ahead_ns(CLOCK_BOOTTIME, te->boottime);
-	print_offset(out, size, "monotonic", mono);
-	print_offset(out, size, "boottime", boot);
+	print_offset(out, size, "monotonic", mono + lead->monotonic_ns);
+	print_offset(out, size, "boottime", boot + lead->boottime_ns);
 	return 0;
 }
 
@@ -358,14 +364,15 @@ static int empty_root(struct restore_session *s, bool ahead, struct err *err)
 	return slot_run(s, rs, err) < 0 ? task_wrap(rs->task, err) : 0;
 }
 
-static int create(struct restore_session *s, const TimensEntry *te, uint64_t flags, struct err *err)
+static int create(struct restore_session *s, const struct clock_lead *lead, uint64_t flags,
+		  struct err *err)
 {
 	struct rtask *root = s->tasks.v[0];
 	struct boot b = {.s = s, .out = -1, .flags = flags};
 	sigset_t all, old;
 	int r;
 
-	if (te && compute_offsets(te, b.offsets, sizeof(b.offsets), err) < 0)
+	if (lead && compute_offsets(lead, b.offsets, sizeof(b.offsets), err) < 0)
 		return -1;
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old); /* tasks are born with all signals blocked */
@@ -398,19 +405,23 @@ static int take_fds(struct restore_session *s, struct err *err)
 int root_create(struct restore_session *s, struct err *err)
 {
 	struct rtask *root = s->tasks.v[0];
+	const TimensEntry *te = s->r.snap->timens;
+	struct clock_lead lead;
 
 	if (root->pid)
 		return mounts_leave(s, err) < 0 ? -1 : take_fds(s, err);
-	if (create(s, s->r.snap->timens, 0, err) < 0 || mounts_leave(s, err) < 0)
+	if (te)
+		lead = clock_lead_of(te);
+	if (create(s, te ? &lead : NULL, 0, err) < 0 || mounts_leave(s, err) < 0)
 		return -1;
 	return task_born(s, root, err) < 0 ? -1 : empty_root(s, false, err);
 }
 
-int root_create_ahead(struct restore_session *s, const TimensEntry *te, struct err *err)
+int root_create_ahead(struct restore_session *s, const struct clock_lead *lead, struct err *err)
 {
 	struct rtask *root = s->tasks.v[0];
 
-	if (create(s, te, CLONE_FILES, err) < 0 || task_born(s, root, err) < 0 ||
+	if (create(s, lead, CLONE_FILES, err) < 0 || task_born(s, root, err) < 0 ||
 	    pt_seize(root->pid, PTRACE_O_EXITKILL, err) < 0)
 		return -1;
 	root->seized = true;

@@ -120,7 +120,7 @@ struct restore_session {
 	void *progress_arg;
 	uint64_t done_bytes, total_bytes;
 
-	int64_t clocks_ahead_ns[2]; /* ahead.c: the tree's monotonic and boot time, from ours */
+	struct clock_lead lead; /* ahead.c: of the task that was made ahead */
 
 	bool built, committed;
 };
@@ -173,9 +173,10 @@ int task_wrap(const struct rtask *t, struct err *err);
 /* The first task, emptied; of one that was made ahead: its descriptors. */
 int root_create(struct restore_session *s, struct err *err) must_check;
 /* Before there are images: it shares our descriptors until then. */
-int root_create_ahead(struct restore_session *s, const TimensEntry *te, struct err *err) must_check;
-/* What must be added to our clock to have @saved now. */
-int64_t clock_ahead_ns(clockid_t clock, const Timespec *saved);
+int root_create_ahead(struct restore_session *s, const struct clock_lead *lead, struct err *err)
+	must_check;
+/* As if the clocks of the images were read now. */
+struct clock_lead clock_lead_of(const TimensEntry *te);
 /* The real pid of a task or thread of the tree. */
 int real_pid(struct restore_session *s, pid_t vpid, pid_t *out, struct err *err) must_check;
 /* Notes that a task exists now: its pid, and that it dies with us. */

@@ -19,6 +19,12 @@
 void warm_up(size_t heap_bytes);
 
 /*
+ * After a fork: all private memory of this process that has been touched (not areas of more than 64 MiB) is its own again, so
+ * that no write waits for that. Other threads may go on. Best effort.
+ */
+void warm_again(void);
+
+/*
  * Makes room in the table of descriptors for about @n of them: in a process with threads a table that grows waits for
  * a grace period of RCU. Best effort.
  */

@@ -132,6 +132,7 @@ static int hear_verdict(struct source *s, struct err *err)
 			     v->n_refused - 1);
 	else
 		rc = agree_on_codecs(s, v, err);
+	s->padding = v->padding;
 	if (rc == 0)
 		rc = transport_choose(&s->transport, v, &s->ch, s->opt->progress, err);
 	wire_free(v);
@@ -179,9 +180,17 @@ static int seen_pid(pid_t pid, uint32_t *out, struct err *err)
 int source_prepare(struct source *s, struct err *err)
 {
 	Wire__Prepare msg = WIRE__PREPARE__INIT;
+	cleanup_free uint8_t *padding = s->padding ? calloc(1, PREPARE_PADDING_BYTES) : NULL;
 
 	if (seen_pid(s->opt->pid, &msg.pid, err) < 0)
 		return -1;
+	/*
+	 * The images take the same way soon: now all buffers on it are touched for the first time, and
+	 * TCP may send as much at once. Without it that is some milliseconds of the freeze.
+	 */
+	msg.has_padding = padding != NULL;
+	msg.padding.data = padding;
+	msg.padding.len = padding ? PREPARE_PADDING_BYTES : 0;
 	capture_clocks(s->opt->pid, &msg.monotonic_ns, &msg.boottime_ns);
 	if (channel_send(&s->ch, MSG_PREPARE, &msg.base, err) < 0)
 		return -1;

@@ -74,6 +74,7 @@ struct source {
 
 	struct transport_source transport;
 	unsigned int codecs; /* that both ends know, and the user allows */
+	bool padding;        /* the other end allows it in prepare */
 
 	/* pre-copy: precopy.c */
 	struct precopy *precopy;

@@ -20,7 +20,7 @@
 #define TELL_NS 200000000u
 
 /* What a snapshot of a few tasks, and making them, takes. */
-enum { BUILD_HEAP_BYTES = 2 << 20, BUILD_DESCRIPTORS = 1024 };
+enum { BUILD_HEAP_BYTES = 2 << 20, BUILD_DESCRIPTORS = 1024, CLOCKS_EARLY_NS = 50 * 1000 * 1000 };
 
 /* ---- hello, or a question instead of a migration ---- */
 
@@ -124,6 +124,7 @@ int target_preflight(struct target *t, struct err *err)
 		transport_open(t, &arena, &verdict);
 	if (rc == 0)
 		rc = agree_on_codecs(t, &verdict, err);
+	verdict.has_padding = verdict.padding = true;
 	if (rc == 0)
 		rc = channel_send(&t->ch, MSG_VERDICT, &verdict.base, err);
 	if (rc == 0 && verdict.has_port)
@@ -148,15 +149,29 @@ static int take_rounds(struct target *t, struct err *err)
 	return 0;
 }
 
+/*
+ * The tree's clocks must be ahead of where they are by no less than the images will say, and we do not know for how long the
+ * word of them was on its way. But the source has read them after our last message. So they are ahead by a little more than
+ * they should be, up to CLOCKS_EARLY_NS, as if the tree had been stopped for longer.
+ */
+static struct clock_lead lead_of(const struct target *t, const Wire__Prepare *msg)
+{
+	uint64_t now = clock_ns();
+	int64_t way_ns = (int64_t)MIN(now - MIN(t->ch.sent_at_ns, now), (uint64_t)CLOCKS_EARLY_NS);
+
+	return (struct clock_lead){
+		.monotonic_ns = msg->monotonic_ns - (int64_t)now + way_ns,
+		.boottime_ns = msg->boottime_ns - (int64_t)clock_of(CLOCK_BOOTTIME) + way_ns,
+	};
+}
+
 /* Everything that takes time and does not need the images: the tree at home still runs. */
 static int make_ready(struct target *t, const Wire__Prepare *msg, struct err *err)
 {
-	/* the first thing: whatever takes time before it makes the clocks of the task go behind those of the tree */
 	struct restore_wish wish = {
 		.pid = (pid_t)msg->pid,
 		.n_threads = t->needs->n_pids,
-		.lead.monotonic_ns = msg->monotonic_ns - (int64_t)clock_of(CLOCK_MONOTONIC),
-		.lead.boottime_ns = msg->boottime_ns - (int64_t)clock_of(CLOCK_BOOTTIME),
+		.lead = lead_of(t, msg),
 	};
 	struct err why;
 
@@ -170,6 +185,7 @@ static int make_ready(struct target *t, const Wire__Prepare *msg, struct err *er
 		log_info("no task is made ahead: %s", why.text);
 	/* after the last fork: what was there before it is copied at the first write */
 	warm_up(BUILD_HEAP_BYTES);
+	warm_again();
 	warm_descriptors(BUILD_DESCRIPTORS);
 	if (t->lazy && target_fill_start(t, err) < 0)
 		return -1;
@@ -287,13 +303,13 @@ int target_commit(struct target *t, struct err *err)
 	/* it runs. Whatever fails from here on changes nothing about that. */
 	if (record_settle(record, pid, t->lazy ? RECORD_FILLING : RECORD_RUNNING, &late) < 0)
 		log_error("%s", late.text);
-	if (t->lazy)
-		target_fill_go(t);
 	if (t->files)
 		files_keep(t->files);
 	msg.pid = (uint32_t)pid;
 	if (channel_send(&t->ch, MSG_RUNNING, &msg.base, &late) < 0)
 		log_warn("the source could not be told: %s", late.text);
+	if (t->lazy)
+		target_fill_go(t);
 	return 0;
 }
 

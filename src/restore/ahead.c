@@ -21,9 +21,14 @@
 
 #define LOG_MODULE "restore"
 #include "base/log.h"
+#include "mem/fill.h"
 
 #include <errno.h>
+#include <string.h>
 #include <time.h>
+
+enum { WARM_BYTES = 256 << 10 };
+static_assert((int)WARM_BYTES <= (int)FILL_SCRATCH_BYTES, "a part of it");
 
 static int make(struct restore_session *s, const struct restore_wish *w, struct err *err)
 {
@@ -39,6 +44,9 @@ static int make(struct restore_session *s, const struct restore_wish *w, struct 
 	if (vdso_find(&s->vdso, err) < 0 || region_create_ahead(s, root, w->n_threads, err) < 0)
 		return -1;
 	s->lead = w->lead;
+	if (scratch_make(s, err) < 0)
+		return -1;
+	memset(s->scratch, 0, WARM_BYTES); /* what a small tree uses of it */
 	/* where the tree's root directory is another one, the task is born below it, as its children will be */
 	if (mounts_enter(s, err) < 0)
 		return -1;

@@ -55,6 +55,21 @@ struct restore *restore_state(struct restore_session *s)
 
 /* ---- build ---- */
 
+int scratch_make(struct restore_session *s, struct err *err)
+{
+	if (s->opt.ahead && s->opt.ahead->scratch) {
+		s->scratch = steal_ptr(&s->opt.ahead->scratch);
+		return 0;
+	}
+	s->scratch = mmap(NULL, FILL_SCRATCH_BYTES, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (s->scratch == MAP_FAILED) {
+		s->scratch = NULL;
+		return err_nomem(err);
+	}
+	return 0;
+}
+
 static int make_slots(struct restore_session *s, struct err *err)
 {
 	root_take_ahead(s);
@@ -66,13 +81,7 @@ static int make_slots(struct restore_session *s, struct err *err)
 	vec_foreach (hp, &s->helpers)
 		if (region_slots(s, *hp, err) < 0)
 			return -1;
-	s->scratch = mmap(NULL, FILL_SCRATCH_BYTES, PROT_READ | PROT_WRITE,
-			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (s->scratch == MAP_FAILED) {
-		s->scratch = NULL;
-		return err_nomem(err);
-	}
-	return 0;
+	return scratch_make(s, err);
 }
 
 static int open_files(struct restore_session *s, struct err *err)

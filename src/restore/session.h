@@ -197,6 +197,8 @@ int mounts_leave(struct restore_session *s, struct err *err) must_check;
 /* Takes over what s->opt.ahead has made, if it fits; else it is ended. */
 void root_take_ahead(struct restore_session *s);
 
+/* restore.c: the memory to fill tasks with; that of what was made ahead, if there is some. */
+int scratch_make(struct restore_session *s, struct err *err) must_check;
 /* restore.c: kills and reaps what was born. */
 void session_kill(struct restore_session *s);
 

@@ -212,6 +212,8 @@ static void advance(struct iovec *iov, size_t *n, size_t bytes)
 static int write_all(struct channel *ch, struct iovec *iov, size_t n, struct err *err)
 {
 	advance(iov, &n, 0);
+	if (n)
+		ch->sent_at_ns = clock_ns();
 	while (n) {
 		ssize_t wrote = writev(ch->out, iov, (int)n);
 		int ready;

@@ -27,7 +27,8 @@ struct channel {
 	struct packer *packer;     /* of what is sent; NULL: all goes as it is */
 	struct unpacker *unpacker; /* of what comes; NULL: nothing that is packed may */
 	uint64_t sent_bytes, received_bytes;
-	bool holding; /* small messages wait in held: channel_hold() */
+	uint64_t sent_at_ns; /* when the last of our messages began to go (clock_ns) */
+	bool holding;        /* small messages wait in held: channel_hold() */
 	size_t held_bytes;
 	uint8_t *held;  /* HOLD_BYTES, once it is needed */
 	bool was_full;  /* the way out, during the last message */

@@ -142,7 +142,7 @@ static const struct msg_info table[] = {
 	[MSG_PREPARE] = {.name = "prepare",
 			 .senders = WIRE_SOURCE,
 			 .stages = S(PREPARE),
-			 .max_bytes = 256,
+			 .max_bytes = PREPARE_PADDING_BYTES + 256,
 			 .body = &wire__prepare__descriptor},
 	[MSG_PACKED] = {.name = "packed",
 			.senders = WIRE_SOURCE,

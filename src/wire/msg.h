@@ -20,7 +20,7 @@
 #define WIRE_LOWEST 4u
 #define WIRE_MAGIC "ferry"
 
-enum { WIRE_TOKEN_CHARS = 32 };
+enum { WIRE_TOKEN_CHARS = 32, PREPARE_PADDING_BYTES = 128 * 1024 };
 
 /* Stages in the order in which they are gone through; the numbers are on the wire. */
 enum wire_stage {

@@ -4,7 +4,10 @@
 
 #include <elf.h>
 #include <errno.h>
+#include <pthread.h>
 #include <sched.h>
+#include <signal.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
@@ -52,15 +55,35 @@ int pt_interrupt(pid_t tid, struct err *err)
 }
 
 enum {
-	YIELDS = 512
-}; /* a few hundred microseconds on an idle machine, when a nap would cost two wake-ups */
+	YIELDS = 512, /* a few hundred microseconds on an idle machine, when a nap would cost two wake-ups */
+	GLANCES = 16,
+};
 
-/* waitpid with a limit: yields at first, since a stop is usually a wake-up away. */
-static int wait_status(pid_t tid, int timeout_ms, int *status, struct err *err)
+/* Under a real-time policy a thread yields only to its like, and a tracee of the same processor would never get to its stop. */
+static bool yields_to_all(void)
+{
+	int policy = sched_getscheduler(0);
+
+	return policy != SCHED_FIFO && policy != SCHED_RR && policy != SCHED_DEADLINE;
+}
+
+/* Sleeps until a tracee has stopped; any, or none: the caller looks. SIGCHLD is blocked. */
+static void sleep_till_stop(void)
+{
+	static const struct timespec limit = {.tv_nsec = 10 * 1000 * 1000};
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGCHLD);
+	(void)sigtimedwait(&set, NULL, &limit);
+}
+
+static int look_till_stop(pid_t tid, int timeout_ms, int *status, struct err *err)
 {
 	static const struct timespec nap = {.tv_nsec = 50 * 1000};
 	uint64_t end = 0;
 	unsigned int tries = 0;
+	bool yields = true;
 	pid_t got;
 
 	for (;;) {
@@ -73,15 +96,35 @@ static int wait_status(pid_t tid, int timeout_ms, int *status, struct err *err)
 			return err_sys(err, "cannot wait for thread %d", tid);
 		if (!end)
 			end = clock_us() + (uint64_t)timeout_ms * 1000;
-		if (++tries < YIELDS) {
+		if (++tries == GLANCES)
+			yields = yields_to_all();
+		if (tries < YIELDS && yields) {
 			sched_yield();
 			continue;
 		}
 		if (clock_us() > end)
 			return err_set(err, ETIMEDOUT, "thread %d did not stop within %d ms", tid,
 				       timeout_ms);
-		nanosleep(&nap, NULL);
+		if (yields)
+			nanosleep(&nap, NULL);
+		else
+			sleep_till_stop();
 	}
+}
+
+/* waitpid with a limit: looks again and again at first, since a stop is usually a wake-up away. */
+static int wait_status(pid_t tid, int timeout_ms, int *status, struct err *err)
+{
+	sigset_t child, saved;
+	int rc;
+
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
+	/* before the first look: a signal that is ignored wakes nobody later */
+	pthread_sigmask(SIG_BLOCK, &child, &saved);
+	rc = look_till_stop(tid, timeout_ms, status, err);
+	pthread_sigmask(SIG_SETMASK, &saved, NULL);
+	return rc;
 }
 
 int pt_wait(pid_t tid, int timeout_ms, int *sig_out, struct err *err)

@@ -8,6 +8,7 @@
 
 #include "base/arena.h"
 #include "capture/capture.h"
+#include "kernel/urgent.h"
 #include "migrate/files.h"
 #include "migrate/files_home.h"
 #include "migrate/home.h"
@@ -67,6 +68,7 @@ struct source {
 	kept_tasks kept;             /* armed: the tree would stay stopped without us */
 	int home;                    /* holds the record of that; -1: none */
 	uint64_t freeze_start_ns, frozen_ns;
+	struct urgent urgent; /* as long as the tree stands still */
 	uint64_t memory_bytes;
 	pid_t new_pid;
 	bool new_pid_namespace;

@@ -16,14 +16,20 @@ const struct stage stages[] = {
 	{WIRE_STAGE_PRECOPY, source_precopy, source_undo_precopy, target_precopy,
 	 target_undo_precopy, false},
 	{WIRE_STAGE_PREPARE, source_prepare, NULL, target_prepare, target_undo_prepare, false},
-	{WIRE_STAGE_FREEZE, source_freeze, source_undo_freeze, NULL, NULL, false, true},
-	{WIRE_STAGE_CHANGES, source_changes, NULL, target_changes, NULL, false, true},
-	{WIRE_STAGE_STATE, source_state, NULL, target_state, target_undo_state, false, true},
-	{WIRE_STAGE_COMMIT, source_commit, source_undo_commit, target_commit, NULL, true, true},
+	{WIRE_STAGE_FREEZE, source_freeze, source_undo_freeze, NULL, NULL, false, true, true},
+	{WIRE_STAGE_CHANGES, source_changes, NULL, target_changes, NULL, false, true, true},
+	{WIRE_STAGE_STATE, source_state, NULL, target_state, target_undo_state, false, true, true},
+	{WIRE_STAGE_COMMIT, source_commit, source_undo_commit, target_commit, NULL, true, true, true},
 	{WIRE_STAGE_POSTCOPY, source_postcopy, NULL, target_postcopy, NULL, false},
 	{WIRE_STAGE_FAREWELL, source_farewell, NULL, target_farewell, NULL, false},
 };
 static_assert(ARRAY_SIZE(stages) == WIRE_STAGES, "one row for each stage");
+
+/* Of a post-copy little moves while the tree stands still; else all memory that is left. */
+static enum urgency urgency(enum wire_mode mode)
+{
+	return mode & WIRE_MODE_POSTCOPY ? URGENT_BRIEF : URGENT_BUSY;
+}
 
 /* ---- source ---- */
 
@@ -63,6 +69,9 @@ int stages_run_source(struct source *s, struct err *err)
 
 	for (size_t i = 0; i < WIRE_STAGES; i++) {
 		rc = committed ? 0 : source_check_interrupt(s, err);
+		if (stages[i].frozen)
+			urgent_begin(&s->urgent, urgency(s->mode),
+				     false); /* not who sends what follows */
 		if (rc == 0)
 			rc = announce(s, &stages[i], err);
 		/* after the commit a broken connection does not keep us from our part */
@@ -70,13 +79,16 @@ int stages_run_source(struct source *s, struct err *err)
 			rc = stages[i].source(s, err);
 		if (rc < 0 && !committed) {
 			undo_source(s, i + 1, err);
+			urgent_end(&s->urgent);
 			return -1;
 		}
 		if (rc < 0)
 			log_warn("stage %s: %s", wire_stage_name(stages[i].id), err->text);
+		committed |= stages[i].commits;
+		if (committed)
+			urgent_end(&s->urgent);
 		if (s->end != SOURCE_GOES_ON)
 			return -1;
-		committed |= stages[i].commits;
 	}
 	return 0;
 }
@@ -112,6 +124,16 @@ static void undo_target(struct target *t, size_t begun, const struct err *why)
 		channel_abort(&t->ch, why);
 }
 
+/* We, and what is already there of the tree; all its tasks get the priority of the images before they run. */
+static void make_haste(struct target *t)
+{
+	bool before = t->urgent.on;
+
+	urgent_begin(&t->urgent, urgency(t->mode), true);
+	if (!before && t->ahead && restore_root_pid(t->ahead))
+		urgent_task(&t->urgent, restore_root_pid(t->ahead));
+}
+
 int stages_run_target(struct target *t, struct err *err)
 {
 	bool committed = false;
@@ -121,19 +143,24 @@ int stages_run_target(struct target *t, struct err *err)
 		rc = await_stage(t, stages[i].id, err);
 		if (rc == 0)
 			log_info("stage %s", wire_stage_name(stages[i].id));
+		if (stages[i].frozen)
+			make_haste(t);
 		/* a tree that runs here needs its memory also when the messages have ended */
 		if ((rc == 0 || (committed && t->ch.broken)) && stages[i].target)
 			rc = stages[i].target(t, err);
 		if (rc < 0 && !committed) {
 			undo_target(t, i + 1, err);
+			urgent_end(&t->urgent);
 			return -1;
 		}
 		if (rc < 0)
 			log_warn("stage %s: %s", wire_stage_name(stages[i].id), err->text);
+		committed |= stages[i].commits;
+		if (committed)
+			urgent_end(&t->urgent);
 		/* the source waits for us to fetch, or to end: then it asks for the tree's fate */
 		if (t->fill_failed)
 			return -1;
-		committed |= stages[i].commits;
 	}
 	return 0;
 }

@@ -26,6 +26,7 @@ struct stage {
 	int (*target)(struct target *t, struct err *err);
 	void (*undo_target)(struct target *t);
 	bool commits;
+	bool frozen; /* the tree stands still; up to the row that commits */
 	bool quiet; /* the target has nothing to do before the source's next message: the word of the stage waits for that */
 };
 

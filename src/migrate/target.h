@@ -8,6 +8,7 @@
 #define FERRY_MIGRATE_TARGET_H
 
 #include "kernel/proc.h"
+#include "kernel/urgent.h"
 #include "lazyfs/treeroot.h"
 #include "mem/guardian.h"
 #include "migrate/files.h"
@@ -34,7 +35,8 @@ struct target {
 	struct store *store;
 	struct restore_session *ahead; /* what was made of the tree before its images are here */
 	struct restore_session *restore;
-	uint64_t told_ns; /* when progress was sent last */
+	uint64_t told_ns;     /* when progress was sent last */
+	struct urgent urgent; /* as long as the tree stands still */
 
 	struct store *area; /* what rounds of pre-copy have brought; the store's, when there is one */
 	struct kept *kept; /* of it, and still true; NULL: none */

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernel/urgent.h"
+
+#define LOG_MODULE "urgent"
+#include "base/log.h"
+#include "kernel/proc.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+enum { LOWEST_NICE = -20 };
+
+static int set_policy(pid_t tid, int policy, int priority)
+{
+	struct sched_param p = {.sched_priority = priority};
+
+	return sched_setscheduler(tid, policy, &p);
+}
+
+static int raise_thread(pid_t tid, const struct urgent *u)
+{
+	int fork = u->inherits ? 0 : SCHED_RESET_ON_FORK;
+
+	if (u->how == URGENT_BRIEF && set_policy(tid, SCHED_FIFO | fork, 1) == 0)
+		return 0;
+	return setpriority(PRIO_PROCESS, (id_t)tid, LOWEST_NICE);
+}
+
+/* Both are set: a thread whose policy was refused has the nice value instead. */
+static int lower_thread(pid_t tid, const struct urgent *u)
+{
+	int rc = u->how == URGENT_BRIEF ? set_policy(tid, u->policy, 0) : 0;
+
+	return setpriority(PRIO_PROCESS, (id_t)tid, u->nice) < 0 ? -1 : rc;
+}
+
+/* A thread that has ended meanwhile is none that matters. */
+static void each_thread(const struct urgent *u, bool up)
+{
+	proc_pids threads = {0};
+	struct err err;
+	int failed = 0;
+
+	if (proc_threads(getpid(), &threads, &err) < 0) {
+		log_warn("%s", err.text);
+		return;
+	}
+	for (size_t i = 0; i < threads.n; i++) {
+		int rc = up ? raise_thread(threads.v[i], u) : lower_thread(threads.v[i], u);
+
+		if (rc < 0 && errno != ESRCH)
+			failed = errno;
+	}
+	vec_free(&threads);
+	if (failed && up)
+		log_info("the freeze waits for a processor as everybody does: %s (CAP_SYS_NICE)",
+			 strerror(failed));
+	else if (failed)
+		log_warn("threads keep the priority of the freeze: %s", strerror(failed));
+}
+
+void urgent_begin(struct urgent *u, enum urgency how, bool inherits)
+{
+	int policy = sched_getscheduler(0);
+
+	if (u->on || (policy != SCHED_OTHER && policy != SCHED_BATCH && policy != SCHED_IDLE))
+		return;
+	*u = (struct urgent){
+		.on = true,
+		.policy = policy,
+		.nice = getpriority(PRIO_PROCESS, 0),
+		.how = how,
+		.inherits = inherits,
+	};
+	each_thread(u, true);
+}
+
+void urgent_task(const struct urgent *u, pid_t pid)
+{
+	if (u->on && raise_thread(pid, u) < 0)
+		log_debug("pid %d: %s", pid, strerror(errno));
+}
+
+void urgent_end(struct urgent *u)
+{
+	if (u->on)
+		each_thread(u, false);
+	u->on = false;
+}

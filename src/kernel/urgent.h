@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The processor first, for as long as a program stands still because of us.
+ *
+ * On a busy machine, from which programs are moved away, a freeze of ten milliseconds becomes one of fifty: each time
+ * that one process wakes another it waits for somebody's slice to end. A real-time policy (sched(7)) goes before all
+ * ordinary ones, also those of other control groups and sessions, which a nice value does not. It is for short work:
+ * whoever computes for seconds under it keeps the machine's other work waiting (the kernel leaves that 5 % of the time).
+ */
+#ifndef FERRY_KERNEL_URGENT_H
+#define FERRY_KERNEL_URGENT_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+enum urgency {
+	URGENT_BUSY, /* work that may take seconds: the lowest nice value */
+	URGENT_BRIEF, /* SCHED_FIFO with the lowest real-time priority; where that is refused as URGENT_BUSY */
+};
+
+/* What the threads of this process had before. All zero: they are not urgent. */
+struct urgent {
+	bool on;
+	int policy, nice;
+	enum urgency how;
+	bool inherits;
+};
+
+/*
+ * All threads of this process become urgent; and what they make from now on, threads and children, if it @inherits. Not
+ * if its user has already given it a real-time policy. Best effort: what CAP_SYS_NICE is missing for costs time only, and
+ * is logged.
+ */
+void urgent_begin(struct urgent *u, enum urgency how, bool inherits);
+
+/* Another task, a child of ours, too: whoever made it so gives it another policy before it runs. */
+void urgent_task(const struct urgent *u, pid_t pid);
+
+/* All threads have the policy and nice value again that the first one had. Nothing happens where they are not urgent. */
+void urgent_end(struct urgent *u);
+
+#endif

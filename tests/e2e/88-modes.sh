@@ -55,6 +55,26 @@ counted_once() {
 	END
 }
 
+# classes HOST PATTERN: the scheduling classes and nice values of all threads of those processes.
+classes() {
+	on "$1" ps -eLo cls=,ni=,comm= | awk -v name="^($2)$" '$3 ~ name { print $1, $2 }' | sort -u
+}
+
+# In the freeze ferry's threads come before all others, and the tree is made by such: nobody has that in the end.
+priorities() {
+	local pid sender seen
+	pid=$(start_victim a threads) || complain "the program does not start" || return 1
+	must_migrate a "$pid" --mode "$1" && moved a "$pid" && verdict b threads || return 1
+	pid=$(start_bench a memory 48) || complain "the program does not start" || return 1
+	begin_slowly "$pid" 80mbit 20 --mode "$1" || return 1
+	for seen in "$(classes a 'ferry|ferry-keeper')" "$(classes b 'ferry|ferry-guardian')" "$(classes b bench-victim)"; do
+		[ "$seen" = "TS 0" ] || complain "while its memory follows: $seen" || return 1
+	done
+	full_speed
+	wait $sender || complain "migrate failed: $(tail -n 1 "$TEST_TMP/migrate.err")" || return 1
+	moved a "$pid" && bench_report b "$pid"
+}
+
 # cut_at PERCENT HOW MODE [still|lively] [OPTION...]: in the lazy phase every connection breaks, by the end of ssh or of TCP, or
 # with the cable. The lively program gives memory back, so that not all of it is ever fetched: one that does
 # not is used for the late cuts.
@@ -214,6 +234,7 @@ for mode in "${modes[@]}"; do
 done
 test_case "hybrid: what rounds have brought is counted once" counted_once
 test_case "a family that shares much goes on to share" sharing_is_kept
+test_case "postcopy: the priority of the freeze ends with it" priorities postcopy
 test_case "postcopy over TCP" moves --mode postcopy --insecure-plain-tcp
 test_case "postcopy over several lanes" moves --mode postcopy --connections 3
 test_case "postcopy over several lanes, ssh" moves --mode postcopy --connections 3 --transport=ssh

@@ -11,7 +11,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-enum { LOWEST_NICE = -20 };
+enum { LOWEST_NICE = -20, UNHURRIED_NICE = 5 };
 
 static int set_policy(pid_t tid, int policy, int priority)
 {
@@ -29,12 +29,16 @@ static int raise_thread(pid_t tid, const struct urgent *u)
 	return setpriority(PRIO_PROCESS, (id_t)tid, LOWEST_NICE);
 }
 
-/* Both are set: a thread whose policy was refused has the nice value instead. */
+/* Not what has a nice value of its own. One that was made meanwhile has 0, whatever its maker had (SCHED_RESET_ON_FORK). */
 static int lower_thread(pid_t tid, const struct urgent *u)
 {
-	int rc = u->how == URGENT_BRIEF ? set_policy(tid, u->policy, 0) : 0;
+	int policy = sched_getscheduler(tid), nice = getpriority(PRIO_PROCESS, (id_t)tid), rc = 0;
 
-	return setpriority(PRIO_PROCESS, (id_t)tid, u->nice) < 0 ? -1 : rc;
+	if (policy >= 0 && (policy & ~SCHED_RESET_ON_FORK) == SCHED_FIFO)
+		rc = set_policy(tid, u->policy, 0);
+	if (nice == LOWEST_NICE || nice == 0)
+		rc |= setpriority(PRIO_PROCESS, (id_t)tid, u->nice);
+	return rc;
 }
 
 /* A thread that has ended meanwhile is none that matters. */
@@ -82,6 +86,14 @@ void urgent_task(const struct urgent *u, pid_t pid)
 {
 	if (u->on && raise_thread(pid, u) < 0)
 		log_debug("pid %d: %s", pid, strerror(errno));
+}
+
+void unhurried_thread(pid_t tid)
+{
+	int nice = getpriority(PRIO_PROCESS, (id_t)getpid());
+
+	if (setpriority(PRIO_PROCESS, (id_t)tid, nice + UNHURRIED_NICE) < 0)
+		log_debug("thread %d: %s", tid, strerror(errno));
 }
 
 void urgent_end(struct urgent *u)

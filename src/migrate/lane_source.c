@@ -117,6 +117,8 @@ static int begin_lane(struct lane_source *s, struct asking *a, struct err *err)
 		a->in = malloc(IN_BYTES);
 	if (!a->in)
 		return err_nomem(err);
+	if (a->lane.kind == LANE_BULK && a->lane.tunnel)
+		tunnel_unhurried(a->lane.tunnel);
 	return epoll_ctl(s->epoll, EPOLL_CTL_ADD, a->lane.in, &ev) < 0 ? err_sys(err, "epoll") : 0;
 }
 

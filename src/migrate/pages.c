@@ -2,6 +2,7 @@
 #include "migrate/pages.h"
 
 #include "base/clock.h"
+#include "kernel/urgent.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -21,6 +22,7 @@ struct server {
 	int wake; /* eventfd: to end */
 	atomic_bool stop;
 	bool checks;                 /* and looks now and then whether the tasks live */
+	bool bulk;                   /* nobody waits for its pages */
 	struct serve_net_stats seen; /* guarded by the lock of the pages */
 };
 
@@ -78,6 +80,8 @@ static void *serve_main(void *arg)
 	struct err why;
 	int rc;
 
+	if (v->bulk)
+		unhurried_thread(0);
 	while (!atomic_load(&v->stop)) {
 		rc = serve_net_step(v->net, v->wake, TICK_MS, &why);
 		if (rc == 0 && v->checks && clock_ms() - ticked_ms >= TICK_MS) {
@@ -134,6 +138,7 @@ static int fill_server(struct server *v, const struct pages_packing *packing, st
 	struct pages *p = v->pages;
 
 	v->checks = p->n == 0;
+	v->bulk = p->n > 0;
 	v->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (v->wake < 0)
 		return err_sys(err, "cannot start to serve pages");

@@ -80,6 +80,8 @@ static int dial_some(struct source *s, enum way way, size_t from, size_t to, str
 		if (dial(s, way, i, err) < 0)
 			return -1;
 		lane_patience(&s->lanes[i], s->opt->patience_ms);
+		if (i && s->lanes[i].tunnel)
+			tunnel_unhurried(s->lanes[i].tunnel);
 	}
 	return 0;
 }

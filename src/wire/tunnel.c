@@ -2,6 +2,7 @@
 #include "wire/tunnel.h"
 
 #include "base/clock.h"
+#include "kernel/urgent.h"
 #include "wire/tcp.h"
 
 #include <errno.h>
@@ -52,7 +53,9 @@ struct tunnel {
 	uint64_t awaited_ms; /* since when the other machine owes a sign of life */
 	pthread_t thread;
 	pthread_mutex_t lock; /* of what follows */
-	X509 *cert;           /* the peer's, after the handshake; NULL: none */
+	pid_t tid;
+	bool unhurried;
+	X509 *cert; /* the peer's, after the handshake; NULL: none */
 	struct err fault;
 	bool faulty;
 };
@@ -428,11 +431,25 @@ static void part(struct tunnel *t)
 			break;
 }
 
+void tunnel_unhurried(struct tunnel *t)
+{
+	pthread_mutex_lock(&t->lock);
+	if (!t->unhurried && t->tid)
+		unhurried_thread(t->tid);
+	t->unhurried = true;
+	pthread_mutex_unlock(&t->lock);
+}
+
 static void *tunnel_main(void *arg)
 {
 	struct tunnel *t = arg;
 	struct err why;
 
+	pthread_mutex_lock(&t->lock);
+	t->tid = gettid();
+	if (t->unhurried)
+		unhurried_thread(t->tid);
+	pthread_mutex_unlock(&t->lock);
 	if ((tls_role(t->tls) == TLS_SERVER && shake_hands(t, NULL, &why)) || pump(t, &why)) {
 		set_fault(t, &why);
 		part(t);

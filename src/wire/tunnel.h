@@ -46,6 +46,9 @@ struct tunnel *tunnel_open(const struct tls *t, int fd, const char *host, tunnel
  */
 void tunnel_patience(struct tunnel *t, unsigned int ms);
 
+/* Its thread gives way to others (kernel/urgent.h): what goes through it is not waited for. */
+void tunnel_unhurried(struct tunnel *t);
+
 /* The address of the other end, for messages; valid as long as the tunnel is. */
 const char *tunnel_peer(const struct tunnel *t);
 

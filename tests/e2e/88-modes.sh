@@ -60,16 +60,19 @@ classes() {
 	on "$1" ps -eLo cls=,ni=,comm= | awk -v name="^($2)$" '$3 ~ name { print $1, $2 }' | sort -u
 }
 
-# In the freeze ferry's threads come before all others, and the tree is made by such: nobody has that in the end.
+# In the freeze ferry's threads come before all others, and the tree is made by such: nobody has that in the end. Who moves
+# what nobody waits for gives way.
 priorities() {
 	local pid sender seen
 	pid=$(start_victim a threads) || complain "the program does not start" || return 1
 	must_migrate a "$pid" --mode "$1" && moved a "$pid" && verdict b threads || return 1
 	pid=$(start_bench a memory 48) || complain "the program does not start" || return 1
 	begin_slowly "$pid" 80mbit 20 --mode "$1" || return 1
-	for seen in "$(classes a 'ferry|ferry-keeper')" "$(classes b 'ferry|ferry-guardian')" "$(classes b bench-victim)"; do
-		[ "$seen" = "TS 0" ] || complain "while its memory follows: $seen" || return 1
+	for seen in "$(classes a 'ferry|ferry-keeper')" "$(classes b 'ferry|ferry-guardian')"; do
+		[ "$seen" = "TS 0"$'\n'"TS 5" ] || complain "while its memory follows: $seen" || return 1
 	done
+	seen=$(classes b bench-victim)
+	[ "$seen" = "TS 0" ] || complain "the program: $seen" || return 1
 	full_speed
 	wait $sender || complain "migrate failed: $(tail -n 1 "$TEST_TMP/migrate.err")" || return 1
 	moved a "$pid" && bench_report b "$pid"

@@ -97,6 +97,12 @@ static void brief(bool inherits)
 	expect(0, SCHED_OTHER, NICE);
 	expect(before.tid, SCHED_OTHER, NICE);
 	expect(later.tid, SCHED_OTHER, NICE);
+	unhurried_thread(later.tid);
+	expect(later.tid, SCHED_OTHER, NICE + 5);
+	urgent_begin(&u, URGENT_BRIEF, inherits); /* and it stays so */
+	expect(later.tid, SCHED_FIFO, NICE + 5);
+	urgent_end(&u);
+	expect(later.tid, SCHED_OTHER, NICE + 5);
 	end_other(&before);
 	end_other(&later);
 }

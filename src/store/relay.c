@@ -7,6 +7,7 @@
 #define LOG_MODULE "relay"
 #include "store/relay.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/timeline.h"
 #include "store/relay_link.h"
@@ -52,6 +53,8 @@ struct forward {
 	struct relay_link link;
 	pthread_t thread;
 	int rc;
+	bool told;        /* of a failure: the cache has heard of it, or has ended the connection */
+	atomic_bool over; /* nothing is waited for any more */
 	struct err err;
 };
 
@@ -90,6 +93,16 @@ static void log_packing(const struct forward *f)
 	packer_log(f->link.st.packer, what);
 }
 
+/* A cache that has heard it answers. One that is full does not read: see end_forward. */
+static void tell_failure(struct forward *f, const struct err *why)
+{
+	struct block b;
+	struct err ended;
+
+	stream_send_failure(&f->link.st, why);
+	f->told = stream_receive(&f->link.st, &b, &ended) == 0 || ended.no == EPIPE;
+}
+
 /* Everything that comes, until the cache has all of it and says so. */
 static int forward_items(struct forward *f, struct err *err)
 {
@@ -105,7 +118,7 @@ static int forward_items(struct forward *f, struct err *err)
 			return last_words(f, err);
 	}
 	if (rc < 0) {
-		stream_send_failure(&f->link.st, err);
+		tell_failure(f, err);
 		return -1;
 	}
 	if (send_ready(&f->link.st, shot_bytes(f->shot), err))
@@ -164,11 +177,46 @@ static int forward_open(struct forward *f, struct relay *r, struct shot *shot, s
 	}
 	f->link.st.silence_ms = 0;
 	f->link.st.heard = true;
+	f->link.st.stop = &f->over;
 	/* a full cache may make us wait for as long as its reader likes; a tunnel lets it by itself */
 	if (!f->link.tunnel)
 		(void)!setsockopt(f->link.fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &forever,
 				  sizeof(forever));
 	return 0;
+}
+
+/* For so long the forwarder may take to end: true. */
+static bool joined(struct forward *f, int ms)
+{
+	uint64_t end_ms = clock_ms() + (uint64_t)ms;
+	const struct timespec end = {.tv_sec = (time_t)(end_ms / 1000),
+				     .tv_nsec = (long)(end_ms % 1000) * 1000000};
+
+	return pthread_clockjoin_np(f->thread, NULL, CLOCK_MONOTONIC, &end) == 0;
+}
+
+/*
+ * The dump has been received (@rc), or has failed. Until the cache has all of it: as long as the dump waits for that; or
+ * until it has been told of the failure: a moment, as one that is full does not hear it.
+ */
+static int end_forward(struct guest *g, struct forward *f, int rc, struct err *err)
+{
+	uint64_t end_ms = clock_ms() + WORDS_MS;
+
+	while (!joined(f, LOOK_MS)) {
+		if (atomic_load(&f->over))
+			continue;
+		if (rc == 0 && relay_link_gone(&g->link, err))
+			rc = -1;
+		else if (!atomic_load(&g->relay->ending) && (rc == 0 || clock_ms() < end_ms))
+			continue;
+		atomic_store(&f->over, true);
+	}
+	if (!f->rc)
+		return rc;
+	if (rc == 0 || !atomic_load(&f->over))
+		*err = f->err;
+	return -1;
 }
 
 /* The dump's images into the spool and on to the cache. */
@@ -184,15 +232,14 @@ static int receive_and_forward(struct guest *g, struct shot *shot, struct err *e
 		rc = no ? err_sysno(err, no, "cannot start a thread") : 0;
 	}
 	if (rc == 0) {
-		rc = stream_receive_shot(&g->link.st, shot, err);
-		pthread_join(f.thread, NULL);
-		if (f.rc)
-			*err = f.err;
-		rc = rc || f.rc ? -1 : 0;
+		rc = end_forward(g, &f, stream_receive_shot(&g->link.st, shot, err), err);
 	}
 	if (rc == 0)
 		atomic_fetch_add(&g->relay->handed_on, 1);
-	relay_link_close(&f.link);
+	if (f.rc && !f.told)
+		relay_link_reset(&f.link);
+	else
+		relay_link_close(&f.link);
 	return rc;
 }
 
@@ -200,6 +247,11 @@ static int receive_only(struct guest *g, struct shot *shot, struct err *err)
 {
 	return send_ready(&g->link.st, 0, err) || stream_receive_shot(&g->link.st, shot, err) ? -1 :
 												0;
+}
+
+static int writer_gone(void *of, struct err *err)
+{
+	return relay_link_gone(of, err);
 }
 
 static int serve_writer(struct guest *g, const char *name, struct err *err)
@@ -211,6 +263,9 @@ static int serve_writer(struct guest *g, const char *name, struct err *err)
 	if (!shot)
 		return -1;
 	log_info("%s: snapshot '%s' begins", g->who, name);
+	/* it waits for our answer: whoever does not hear that any more is gone */
+	g->link.st.writer_gone = writer_gone;
+	g->link.st.writer = &g->link;
 	rc = g->relay->opt->host ? receive_and_forward(g, shot, err) : receive_only(g, shot, err);
 	if (rc) {
 		shot_fail(shot, err);

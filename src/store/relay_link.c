@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "store/relay_link.h"
 
+#include "wire/tcp.h"
+
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -82,12 +85,31 @@ int relay_link_explain(struct relay_link *l, struct err *err)
 	return -1;
 }
 
+int relay_link_gone(struct relay_link *l, struct err *err)
+{
+	struct pollfd p = {.fd = l->fd};
+
+	if (poll(&p, 1, 0) <= 0 && !tunnel_is_broken(l->tunnel))
+		return 0;
+	err_set(err, EPIPE, "the writer of the snapshot is gone before it was complete");
+	return relay_link_explain(l, err);
+}
+
 void relay_link_end(struct relay_link *l)
 {
 	stream_finish(&l->st);
 	if (l->fd >= 0)
 		shutdown(l->fd, SHUT_RDWR);
 	tunnel_finish(steal_ptr(&l->tunnel));
+}
+
+void relay_link_reset(struct relay_link *l)
+{
+	if (l->tunnel)
+		tunnel_reset(l->tunnel);
+	else
+		tcp_reset(l->fd);
+	relay_link_close(l);
 }
 
 void relay_link_close(struct relay_link *l)

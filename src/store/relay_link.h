@@ -32,6 +32,12 @@ int relay_link_answer(struct relay_link *l, const struct secret *secret, struct 
 int relay_link_explain(struct relay_link *l, struct err *err);
 
 /*
+ * Is the other side gone in both directions, or the connection broken: -1 and why. One that has only ended what it says
+ * waits for our answer, and is not gone. This is known also while nobody reads what has come.
+ */
+int relay_link_gone(struct relay_link *l, struct err *err) must_check;
+
+/*
  * Nothing more will be said: what was written goes out, if the other side takes it within some seconds. Closed at once,
  * without TLS, the kernel would drop what the other side has not read yet.
  */
@@ -39,5 +45,8 @@ void relay_link_end(struct relay_link *l);
 
 /* Also without an end before. */
 void relay_link_close(struct relay_link *l);
+
+/* At once, in place of an end: what has not gone out is dropped, and the other side sees it even if it reads nothing. */
+void relay_link_reset(struct relay_link *l);
 
 #endif

@@ -6,6 +6,7 @@
  */
 #include "store/spool_priv.h"
 
+#include "base/clock.h"
 #include "store/bufs.h"
 
 #include <errno.h>
@@ -340,8 +341,22 @@ static bool others_go_on(const struct shot *shot)
 	return shot->spool->leaving > !shot->listed;
 }
 
-static int wait_for_room(struct shot *shot, size_t bytes, struct err *err)
+/* Until there may be room, or it is @end_ms (0: never): false. The lock is held. */
+static bool await_room(struct spool *sp, uint64_t end_ms)
 {
+	const struct timespec end = {.tv_sec = (time_t)(end_ms / 1000),
+				     .tv_nsec = (long)(end_ms % 1000) * 1000000};
+
+	if (end_ms)
+		return pthread_cond_clockwait(&sp->room, &sp->lock, CLOCK_MONOTONIC, &end) !=
+		       ETIMEDOUT;
+	pthread_cond_wait(&sp->room, &sp->lock);
+	return true;
+}
+
+static int wait_for_room(struct shot *shot, size_t bytes, int ms, struct err *err)
+{
+	uint64_t end_ms = ms < 0 ? 0 : clock_ms() + (uint64_t)ms;
 	struct spool *sp = shot->spool;
 	struct err why;
 
@@ -360,7 +375,8 @@ static int wait_for_room(struct shot *shot, size_t bytes, struct err *err)
 			fail(shot, &why);
 			break;
 		}
-		pthread_cond_wait(&sp->room, &sp->lock);
+		if (!await_room(sp, end_ms))
+			return 1;
 	}
 	if (!shot->failed)
 		return 0;
@@ -368,7 +384,7 @@ static int wait_for_room(struct shot *shot, size_t bytes, struct err *err)
 	return -1;
 }
 
-int shot_reserve(struct shot *shot, size_t bytes, struct err *err)
+int shot_reserve(struct shot *shot, size_t bytes, int ms, struct err *err)
 {
 	struct spool *sp = shot->spool;
 	int rc = 0;
@@ -378,7 +394,7 @@ int shot_reserve(struct shot *shot, size_t bytes, struct err *err)
 		*err = shot->why;
 		rc = -1;
 	} else if (sp->max_bytes) {
-		rc = wait_for_room(shot, bytes, err);
+		rc = wait_for_room(shot, bytes, ms, err);
 	}
 	if (rc == 0) {
 		sp->held_bytes += bytes;

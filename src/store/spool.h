@@ -66,8 +66,11 @@ uint64_t snapshot_identity(const void *inventory, size_t bytes);
 
 /* ---- the writer ---- */
 
-/* Waits for room, which an item then takes, or shot_release gives back. */
-int shot_reserve(struct shot *shot, size_t bytes, struct err *err) must_check;
+/*
+ * Waits for room, which an item then takes, or shot_release gives back. Not longer than @ms (-1: for as long as it takes):
+ * then there is none, and 1.
+ */
+int shot_reserve(struct shot *shot, size_t bytes, int ms, struct err *err) must_check;
 void shot_release(struct shot *shot, size_t bytes);
 
 /*

@@ -21,7 +21,7 @@ static int add(struct store *s, struct block *b, struct err *err)
 {
 	uint8_t *copy;
 
-	if (shot_reserve(shot_of(s), b->n_data, err))
+	if (shot_reserve(shot_of(s), b->n_data, -1, err))
 		return -1;
 	copy = malloc(b->n_data ? b->n_data : 1);
 	if (!copy) {

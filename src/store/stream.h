@@ -28,7 +28,13 @@ struct stream {
 	int silence_ms; /* waiting for so long is an error; 0: never */
 	bool out_socket;
 	const atomic_bool *stop; /* whoever waits gives up when it becomes true; NULL: never */
-	int own_out;             /* the pipe behind out, opened anew; or -1 */
+	/*
+	 * Is the writer of what is read here gone for good, though not all of it has been read: -1. Looked at while there is no
+	 * room for it. NULL: nothing shows that, as an end may well be there behind what is still to be read.
+	 */
+	int (*writer_gone)(void *of, struct err *err);
+	void *writer;
+	int own_out; /* the pipe behind out, opened anew; or -1 */
 	uint64_t identity; /* of the snapshot that stream_store_open's store has written: snapshot_identity */
 	uint8_t *body; /* of the block that was read last; BLOCK_BODY_MAX; freed with bufs_free */
 	bool stolen;   /* a body was: more of them are large */

@@ -15,6 +15,9 @@
  */
 enum { KEEP_BYTES = BLOCK_DATA_MAX / 16 * 15 };
 
+/* How often it is asked, while there is no room, whether the writer is still there. */
+enum { LOOK_MS = 200 };
+
 /* An image whose pieces are still coming. */
 struct partial {
 	char name[BLOCK_NAME_MAX + 1];
@@ -67,14 +70,26 @@ static int add_piece(struct shot *shot, struct partial *p, const struct block *b
 	return p->have == p->bytes ? finish_image(shot, p, err) : 0;
 }
 
-static int begin_image(struct shot *shot, struct partial *p, const struct block *b, struct err *err)
+/* While we wait for room nobody reads the connection, and so nobody would come to its end. */
+static int reserve(struct stream *st, struct shot *shot, size_t bytes, struct err *err)
+{
+	int rc;
+
+	do {
+		rc = shot_reserve(shot, bytes, st->writer_gone ? LOOK_MS : -1, err);
+	} while (rc > 0 && st->writer_gone(st->writer, err) == 0);
+	return rc ? -1 : 0;
+}
+
+static int begin_image(struct stream *st, struct shot *shot, struct partial *p,
+		       const struct block *b, struct err *err)
 {
 	if (check_name(b, err))
 		return -1;
 	if (b->bytes > STORE_OBJECT_MAX_BYTES)
 		return err_set(err, EFBIG, "%s: %llu bytes are more than an image may have (%lu)",
 			       b->name, (unsigned long long)b->bytes, STORE_OBJECT_MAX_BYTES);
-	if (shot_reserve(shot, b->bytes, err))
+	if (reserve(st, shot, b->bytes, err))
 		return -1;
 	*p = (struct partial){.bytes = b->bytes, .open = true};
 	strcpy(p->name, b->name);
@@ -99,7 +114,7 @@ static int add_pages(struct stream *st, struct shot *shot, struct block *b, stru
 {
 	uint8_t *buf = NULL;
 
-	if (shot_reserve(shot, b->n_data, err))
+	if (reserve(st, shot, b->n_data, err))
 		return -1;
 	if (b->n_data) {
 		buf = keep_data(st, b);
@@ -139,7 +154,7 @@ static int take_block(struct stream *st, struct shot *shot, struct partial *p, s
 		return err_set(err, EPROTO, "the stream: %s: a piece of it is missing", p->name);
 	switch (b->type) {
 	case BLOCK_OBJECT:
-		return begin_image(shot, p, b, err);
+		return begin_image(st, shot, p, b, err);
 	case BLOCK_MORE:
 		return add_piece(shot, p, b, err);
 	case BLOCK_PAGES:

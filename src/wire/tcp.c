@@ -101,6 +101,13 @@ void tcp_cork(int fd, bool corked)
 	set_option(fd, IPPROTO_TCP, TCP_CORK, corked);
 }
 
+void tcp_reset(int fd)
+{
+	const struct linger none = {.l_onoff = 1};
+
+	(void)!setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof(none));
+}
+
 /* ---- listening ---- */
 
 static int bound_port(int fd, uint16_t *port_out, struct err *err)

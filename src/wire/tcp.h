@@ -51,6 +51,9 @@ void tcp_watch(int fd, unsigned int ms);
  */
 int tcp_awaits_ms(int fd);
 
+/* What is not sent yet is dropped, and closing the socket resets the connection: the peer sees that before it has read all. */
+void tcp_reset(int fd);
+
 /* While corked, small writes are gathered into full segments; uncorking sends what is left. */
 void tcp_cork(int fd, bool corked);
 

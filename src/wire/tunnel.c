@@ -44,10 +44,11 @@ struct tunnel {
 	struct flow out, in;
 	tunnel_cut cut;
 	uint64_t cut_state;
-	size_t whole;    /* bytes of what goes out that are cut already: the next record */
-	bool user_gone;  /* not only for one direction */
-	bool said_end;   /* the peer is told, or it waits with the last records */
-	bool want_write; /* libssl has something to say before it goes on */
+	size_t whole;       /* bytes of what goes out that are cut already: the next record */
+	bool user_gone;     /* not only for one direction */
+	bool said_end;      /* the peer is told, or it waits with the last records */
+	bool want_write;    /* libssl has something to say before it goes on */
+	atomic_bool broken; /* and nothing more comes but what is here already */
 	atomic_uint patience_ms;
 	uint64_t look_at_ms;
 	uint64_t awaited_ms; /* since when the other machine owes a sign of life */
@@ -350,7 +351,10 @@ static int look_for_life(struct tunnel *t, struct err *err)
 		       patience_ms / 1000);
 }
 
-/* Waits for anything that makes a step worth while, or a moment. 1, 0: nothing came, -1. */
+/*
+ * Waits for anything that makes a step worth while, or a moment. 1, 0: nothing came, -1. That the connection is
+ * broken is asked for always, once, as it stays so.
+ */
 static int wait_for_both(struct tunnel *t, struct err *err)
 {
 	bool room = t->in.start == t->in.end && !t->in.ended;
@@ -358,7 +362,7 @@ static int wait_for_both(struct tunnel *t, struct err *err)
 	short user = (!t->out.ended && has_room(&t->out, RECORD_BYTES) ? POLLIN : 0) |
 		     (t->in.start < t->in.end ? POLLOUT : 0);
 	struct pollfd p[2] = {
-		{.fd = net ? t->net : -1, .events = net},
+		{.fd = net || !atomic_load(&t->broken) ? t->net : -1, .events = net},
 		/* one who has gone is ready for ever */
 		{.fd = t->user_gone && !user ? -1 : t->inner, .events = user},
 	};
@@ -369,6 +373,8 @@ static int wait_for_both(struct tunnel *t, struct err *err)
 	} while (n < 0 && errno == EINTR);
 	if (n < 0)
 		return err_sys(err, "poll");
+	if (p[0].revents & (POLLERR | POLLHUP))
+		atomic_store(&t->broken, true);
 	t->user_gone |= (p[1].revents & POLLHUP) != 0;
 	return n > 0;
 }
@@ -535,6 +541,17 @@ struct tunnel *tunnel_open(const struct tls *tls, int fd, const char *host, tunn
 	}
 	free_tunnel(t);
 	return NULL;
+}
+
+bool tunnel_is_broken(struct tunnel *t)
+{
+	return t && atomic_load(&t->broken);
+}
+
+void tunnel_reset(struct tunnel *t)
+{
+	tcp_reset(t->net);
+	shutdown(t->net, SHUT_RDWR);
 }
 
 void tunnel_finish(struct tunnel *t)

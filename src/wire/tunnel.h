@@ -65,6 +65,15 @@ int tunnel_fault(struct tunnel *t, struct err *err);
 int tunnel_explain(struct tunnel *t, struct err *err);
 
 /*
+ * Has the connection been reset, or timed out? This shows while the user reads nothing, too, and so before he comes to the
+ * end; what came before that may still be read. NULL allowed.
+ */
+bool tunnel_is_broken(struct tunnel *t);
+
+/* What has not gone out is dropped: the peer sees a broken connection, also if it reads nothing. tunnel_finish follows. */
+void tunnel_reset(struct tunnel *t);
+
+/*
  * After the user's end was closed: lets what was written go out, and waits, some seconds at most, for
  * the peer's end. NULL allowed.
  */

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# timeout: 400
+# timeout: 600
 # The memory of image-cache and image-proxy by the kernel's count: with --max-memory it stays there however much is to go
 # through, in whatever pieces, while nobody reads and while somebody reads slowly; and what comes out is what went in.
 . "$(dirname "$0")/lib.sh"
@@ -135,4 +135,102 @@ program
 result "a program"
 kill_tree "$pid"
 end_relays
+
+# both_full: neither of the two of 8 MiB takes any more; some 7 MiB they have when they hold nothing.
+both_full() {
+	local most
+	most=$(memory VmRSS)
+	[ "${most% *}" -ge 13000 ] && [ "${most#* }" -ge 13000 ] && stands_still
+}
+
+stands_still() {
+	local before
+	before=$(memory VmRSS)
+	sleep 1
+	[ "$(memory VmRSS)" = "$before" ]
+}
+
+# small_relays NAME TRUST: of 8 MiB each. TRUST: secret or plain.
+small_relays() {
+	local trust=(--secret-file "$secret")
+	[ "$2" = secret ] || trust=(--insecure-plain-tcp)
+	src=$TEST_TMP/$1-$2/src dst=$TEST_TMP/$1-$2/dst
+	mkdir -p "$src" "$dst"
+	relay image-cache "$dst" "${trust[@]}" --max-memory 8M || return 1
+	cache=$relay
+	relay image-proxy "$src" --port "$(cat "$dst/image-cache.out")" "${trust[@]}" --max-memory 8M || return 1
+	proxy=$relay
+}
+
+# both_noticed: the snapshot has failed, and both relays say so.
+both_noticed() {
+	grep -q "the writer of the snapshot is gone" "$src/image-proxy.log" &&
+		grep -qE "the writer of the snapshot is gone|the connection is broken" "$dst/image-cache.log"
+}
+
+# goes_through NAME: a snapshot of this name, larger than one of them holds, into the proxy while it is read from the cache.
+# The writer comes first: whoever reads a snapshot that has failed hears of that until there is another.
+goes_through() {
+	local writer
+	timeout -k 5 100 python3 tests/e2e/relay-peer put-much "$src/image-proxy.socket" "$1" 12 1048576 "$src/taken-$1" >"$src/put" 2>&1 &
+	writer=$!
+	wait_for 60 test -s "$src/taken-$1" &&
+		timeout -k 5 100 python3 tests/e2e/relay-peer get-slowly "$dst/image-cache.socket" "$1" 12 >"$dst/get" 2>&1 &&
+		wait "$writer" || { why="$1: $(tail -n 2 "$src/put" "$dst/get")" && return 1; }
+}
+
+# dies TRUST: the writer of what nobody restores dies, killed, while both relays are full; they take others, also of its name.
+dies() {
+	local writer
+	small_relays dies "$1" || return 1
+	timeout -k 5 250 python3 tests/e2e/relay-peer put-much "$src/image-proxy.socket" dead 64 1048576 "$src/taken" >"$src/put" 2>&1 &
+	writer=$!
+	wait_for 20 test -s "$src/taken" && wait_for 60 stands "$src/taken" && both_full || { why="they do not get full: $(memory VmRSS)" && return 1; }
+	kill -KILL "$(pgrep -P "$writer")"
+	wait_for 60 both_noticed || { why="not noticed" && return 1; }
+	goes_through other && goes_through dead || return 1
+}
+
+# dump_dies TRUST: so does ferry's own, and then a program is moved.
+dump_dies() {
+	local work=$TEST_TMP/dump-dies-$1 killed
+	small_relays dump-dies "$1" || return 1
+	mkdir -p "$work"
+	"$BENCH_VICTIM" "$work" memory 64 && killed=$(cat "$work/pid") || return 1
+	remote_dump "$killed" 2>/dev/null &
+	wait_for 30 grep -qs collected "$src/dump.log" && wait_for 60 both_full || { why="the dump does not get there" && return 1; }
+	kill -KILL "$(pgrep -f "^$FERRY dump -t $killed ")"
+	wait_for 60 both_noticed || { why="not noticed" && return 1; }
+	kill_tree "$killed"
+	work=$work-again
+	mkdir -p "$work"
+	"$BENCH_VICTIM" "$work" memory 4 && pid=$(cat "$work/pid") || return 1
+	remote_dump "$pid" && wait_gone "$pid" && remote_restore --pids=new || return 1
+	pid=$(pgrep -f "^$BENCH_VICTIM $work memory")
+	kill -USR1 "$pid" && wait_for 20 test -s "$work/report" && grep -q ok "$work/report" || { why="its memory is not whole" && return 1; }
+}
+
+# ends TRUST: what has been written to its end, by one who says that he says no more, and waits for the answer, is no dead dump.
+ends() {
+	local writer
+	small_relays ends "$1" || return 1
+	timeout -k 5 250 python3 tests/e2e/relay-peer put-and-end "$src/image-proxy.socket" whole 64 "$src/taken" >"$src/put" 2>&1 &
+	writer=$!
+	wait_for 60 test -e "$src/taken" && wait_for 60 both_full && stands_still || { why="it does not come to its end: $(memory VmRSS)" && return 1; }
+	timeout -k 5 100 python3 tests/e2e/relay-peer get-slowly "$dst/image-cache.socket" whole 64 >"$dst/get" 2>&1 &&
+		wait "$writer" || { why="$(tail -n 2 "$src/put" "$dst/get")" && return 1; }
+}
+
+for trust in secret plain; do
+	dies $trust
+	result "a writer dies while both are full ($trust)"
+	end_relays
+	dump_dies $trust
+	result "a dump dies while both are full ($trust)"
+	kill_tree "$pid"
+	end_relays
+	ends $trust
+	result "the end of what is written is no death ($trust)"
+	end_relays
+done
 finish

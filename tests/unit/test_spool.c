@@ -255,6 +255,26 @@ static void what_failed_is_let_go(void **state)
 	spool_free(sp);
 }
 
+/* Who waits for a moment only is told that there is no room, and it is as before. */
+static void a_wait_for_room_may_end(void **state)
+{
+	struct spool *sp = new_spool(4);
+	struct err err = {0};
+	struct shot *shot = spool_write(sp, "x", &err), *other = spool_write(sp, "y", &err);
+
+	assert_non_null(shot);
+	assert_non_null(other);
+	no_error(shot_reserve(shot, 3, 0, &err), &err);
+	assert_int_equal(shot_reserve(other, 2, 10, &err), 1);
+	assert_int_equal(shot_reserve(other, 1, 10, &err), 0);
+	shot_release(shot, 3);
+	assert_int_equal(shot_reserve(other, 3, 10, &err), 0);
+	shot_release(other, 4);
+	shot_close_writer(shot);
+	shot_close_writer(other);
+	spool_free(sp);
+}
+
 static void snapshots_are_kept_apart(void **state)
 {
 	struct spool *sp = new_spool(0);
@@ -393,6 +413,7 @@ int main(void)
 		cmocka_unit_test(snapshots_share_the_room),
 		cmocka_unit_test(what_nobody_reads_is_not_waited_for),
 		cmocka_unit_test(what_failed_is_let_go),
+		cmocka_unit_test(a_wait_for_room_may_end),
 		cmocka_unit_test(snapshots_are_kept_apart),
 		cmocka_unit_test(a_writer_that_dies_fails_its_readers_only),
 		cmocka_unit_test(a_forwarder_follows),

@@ -164,6 +164,37 @@ static void a_slow_reader_is_not_dead(void **state)
 	line_close(&l);
 }
 
+/* Whose user does not read learns it, and loses nothing of what has come. */
+static void a_reset_behind_what_is_not_read(void **state)
+{
+	struct line l;
+	struct err err;
+	char part[8192];
+	size_t sent, got = 0;
+	ssize_t n;
+
+	needs_network();
+	line_open(&l);
+	sent = fill(l.near);
+	assert_in_range(sent, 1, MUCH_BYTES - 1);
+	assert_false(tunnel_is_broken(l.there));
+	tunnel_reset(l.here);
+	close(l.near);
+	tunnel_finish(l.here);
+	for (int ms = 0; !tunnel_is_broken(l.there) && ms < LIMIT_MS; ms += 10)
+		usleep(10000);
+	assert_true(tunnel_is_broken(l.there));
+	assert_int_equal(tunnel_fault(l.there, &err), 0);
+	while ((n = read(l.far, part, sizeof(part))) > 0)
+		got += (size_t)n;
+	assert_in_range(got, 1, sent);
+	assert_int_equal(tunnel_fault(l.there, &err), -1);
+	close(l.far);
+	tunnel_finish(l.there);
+	tls_free(l.client);
+	tls_free(l.server);
+}
+
 static void silence_is_not_death(void **state)
 {
 	struct line l;
@@ -210,6 +241,7 @@ int main(void)
 		cmocka_unit_test(a_dead_link_in_silence),
 		cmocka_unit_test(a_dead_link_under_way),
 		cmocka_unit_test(a_slow_reader_is_not_dead),
+		cmocka_unit_test(a_reset_behind_what_is_not_read),
 		cmocka_unit_test(silence_is_not_death),
 		cmocka_unit_test(a_short_break),
 	};

@@ -88,6 +88,17 @@ void urgent_task(const struct urgent *u, pid_t pid)
 		log_debug("pid %d: %s", pid, strerror(errno));
 }
 
+void urgent_not_here(void)
+{
+	struct sched_param p = {0};
+	bool raised = getpriority(PRIO_PROCESS, 0) == LOWEST_NICE;
+
+	if (sched_getscheduler(0) == SCHED_FIFO && sched_getparam(0, &p) == 0 && p.sched_priority == 1)
+		raised |= set_policy(0, SCHED_OTHER, 0) == 0;
+	if (raised)
+		(void)setpriority(PRIO_PROCESS, 0, 0);
+}
+
 void unhurried_thread(pid_t tid)
 {
 	int nice = getpriority(PRIO_PROCESS, (id_t)getpid());

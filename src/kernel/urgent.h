@@ -39,6 +39,9 @@ void urgent_task(const struct urgent *u, pid_t pid);
 /* All threads have the policy and nice value again that the first one had. Nothing happens where they are not urgent. */
 void urgent_end(struct urgent *u);
 
+/* A process that was made by an urgent one, and outlives the freeze, is as any other again, with the nice value 0. */
+void urgent_not_here(void);
+
 /*
  * The opposite: this thread (0: the caller) moves what nobody waits for. Where processors are scarce the program that has moved, and what
  * it waits for, come first. Best effort.

@@ -66,6 +66,7 @@ priorities() {
 	local pid sender seen
 	pid=$(start_victim a threads) || complain "the program does not start" || return 1
 	must_migrate a "$pid" --mode "$1" && moved a "$pid" && verdict b threads || return 1
+	[ "$1" = postcopy ] || return 0
 	pid=$(start_bench a memory 48) || complain "the program does not start" || return 1
 	begin_slowly "$pid" 80mbit 20 --mode "$1" || return 1
 	for seen in "$(classes a 'ferry|ferry-keeper')" "$(classes b 'ferry|ferry-guardian')"; do
@@ -237,7 +238,9 @@ for mode in "${modes[@]}"; do
 done
 test_case "hybrid: what rounds have brought is counted once" counted_once
 test_case "a family that shares much goes on to share" sharing_is_kept
-test_case "postcopy: the priority of the freeze ends with it" priorities postcopy
+for mode in stop postcopy; do
+	test_case "$mode: the priority of the freeze ends with it" priorities $mode
+done
 test_case "postcopy over TCP" moves --mode postcopy --insecure-plain-tcp
 test_case "postcopy over several lanes" moves --mode postcopy --connections 3
 test_case "postcopy over several lanes, ssh" moves --mode postcopy --connections 3 --transport=ssh

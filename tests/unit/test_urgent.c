@@ -154,6 +154,37 @@ static void another_task_becomes_urgent(void **state)
 	waitpid(pid, NULL, 0);
 }
 
+/* 0: as it is to be. */
+static int outlive(void)
+{
+	int status;
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		urgent_not_here();
+		_exit(policy_of(0) != SCHED_OTHER || getpriority(PRIO_PROCESS, 0) != 0);
+	}
+	assert_true(pid > 0);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	return status;
+}
+
+static void what_outlives_it_is_as_others(void **state)
+{
+	struct urgent u = {0};
+
+	(void)state;
+	if (!may())
+		skip();
+	urgent_begin(&u, URGENT_BRIEF, true);
+	assert_int_equal(outlive(), 0);
+	urgent_end(&u);
+	urgent_begin(&u, URGENT_BUSY, true);
+	assert_int_equal(outlive(), 0);
+	urgent_end(&u);
+	expect(0, SCHED_OTHER, NICE);
+}
+
 /* Whoever runs ferry under a policy of his own has decided. */
 static void a_real_time_policy_stays(void **state)
 {
@@ -203,6 +234,7 @@ int main(void)
 		cmocka_unit_test(brief_work_comes_first),
 		cmocka_unit_test(long_work_has_a_nice_value),
 		cmocka_unit_test(another_task_becomes_urgent),
+		cmocka_unit_test(what_outlives_it_is_as_others),
 		cmocka_unit_test(a_real_time_policy_stays),
 		cmocka_unit_test(without_the_right_nothing_happens),
 	};

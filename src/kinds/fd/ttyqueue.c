@@ -18,6 +18,7 @@
 #include "kinds/fd/ttyqueue.h"
 
 #include "base/io.h"
+#include "kernel/urgent.h"
 #include "kinds/fd/ttyset.h"
 
 #include <errno.h>
@@ -275,6 +276,7 @@ static void be_keeper(int fd, int master, int control, int report_fd, uint8_t *b
 {
 	int from[4] = {fd, master, control, report_fd};
 
+	urgent_not_here();
 	setsid();
 	signal(SIGHUP, SIG_IGN);
 	signal(SIGINT, SIG_IGN);

@@ -75,8 +75,10 @@ static int reserve(struct stream *st, struct shot *shot, size_t bytes, struct er
 {
 	int rc;
 
+	if (!st->writer_gone)
+		return shot_reserve(shot, bytes, -1, err) ? -1 : 0;
 	do {
-		rc = shot_reserve(shot, bytes, st->writer_gone ? LOOK_MS : -1, err);
+		rc = shot_reserve(shot, bytes, LOOK_MS, err);
 	} while (rc > 0 && st->writer_gone(st->writer, err) == 0);
 	return rc ? -1 : 0;
 }

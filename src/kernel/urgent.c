@@ -22,9 +22,7 @@ static int set_policy(pid_t tid, int policy, int priority)
 
 static int raise_thread(pid_t tid, const struct urgent *u)
 {
-	int fork = u->inherits ? 0 : SCHED_RESET_ON_FORK;
-
-	if (u->how == URGENT_BRIEF && set_policy(tid, SCHED_FIFO | fork, 1) == 0)
+	if (u->how == URGENT_BRIEF && set_policy(tid, SCHED_FIFO | SCHED_RESET_ON_FORK, 1) == 0)
 		return 0;
 	return setpriority(PRIO_PROCESS, (id_t)tid, LOWEST_NICE);
 }
@@ -66,7 +64,7 @@ static void each_thread(const struct urgent *u, bool up)
 		log_warn("threads keep the priority of the freeze: %s", strerror(failed));
 }
 
-void urgent_begin(struct urgent *u, enum urgency how, bool inherits)
+void urgent_begin(struct urgent *u, enum urgency how)
 {
 	int policy = sched_getscheduler(0);
 
@@ -77,14 +75,13 @@ void urgent_begin(struct urgent *u, enum urgency how, bool inherits)
 		.policy = policy,
 		.nice = getpriority(PRIO_PROCESS, 0),
 		.how = how,
-		.inherits = inherits,
 	};
 	each_thread(u, true);
 }
 
 void urgent_task(const struct urgent *u, pid_t pid)
 {
-	if (u->on && raise_thread(pid, u) < 0)
+	if (u->on && setpriority(PRIO_PROCESS, (id_t)pid, LOWEST_NICE) < 0)
 		log_debug("pid %d: %s", pid, strerror(errno));
 }
 

@@ -23,17 +23,18 @@ struct urgent {
 	bool on;
 	int policy, nice;
 	enum urgency how;
-	bool inherits;
 };
 
 /*
- * All threads of this process become urgent; and what they make from now on, threads and children, if it @inherits. Not
- * if its user has already given it a real-time policy. Best effort: what CAP_SYS_NICE is missing for costs time only, and
- * is logged.
+ * All threads of this process become urgent; not what they make from now on. Not if its user has already given it
+ * a real-time policy. Best effort: what CAP_SYS_NICE is missing for costs time only, and is logged.
  */
-void urgent_begin(struct urgent *u, enum urgency how, bool inherits);
+void urgent_begin(struct urgent *u, enum urgency how);
 
-/* Another task, a child of ours, too: whoever made it so gives it another policy before it runs. */
+/*
+ * Another task, and those that it makes, have the lowest nice value, until each is given its own before it runs. No real-time policy: that takes a
+ * task's timer slack away, and the default of its children.
+ */
 void urgent_task(const struct urgent *u, pid_t pid);
 
 /* All threads have the policy and nice value again that the first one had. Nothing happens where they are not urgent. */

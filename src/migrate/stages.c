@@ -70,8 +70,7 @@ int stages_run_source(struct source *s, struct err *err)
 	for (size_t i = 0; i < WIRE_STAGES; i++) {
 		rc = committed ? 0 : source_check_interrupt(s, err);
 		if (stages[i].frozen)
-			urgent_begin(&s->urgent, urgency(s->mode),
-				     false); /* not who sends what follows */
+			urgent_begin(&s->urgent, urgency(s->mode));
 		if (rc == 0)
 			rc = announce(s, &stages[i], err);
 		/* after the commit a broken connection does not keep us from our part */
@@ -129,7 +128,7 @@ static void make_haste(struct target *t)
 {
 	bool before = t->urgent.on;
 
-	urgent_begin(&t->urgent, urgency(t->mode), true);
+	urgent_begin(&t->urgent, urgency(t->mode));
 	if (!before && t->ahead && restore_root_pid(t->ahead))
 		urgent_task(&t->urgent, restore_root_pid(t->ahead));
 }

@@ -80,40 +80,34 @@ static int policy_of_child(void)
 	return WEXITSTATUS(status);
 }
 
-static void brief(bool inherits)
+static void brief_work_comes_first(void **state)
 {
 	struct urgent u = {0};
 	struct other before, later;
 
+	(void)state;
+	if (!may())
+		skip();
 	begin_other(&before);
-	urgent_begin(&u, URGENT_BRIEF, inherits);
+	urgent_begin(&u, URGENT_BRIEF);
 	expect(0, SCHED_FIFO, NICE);
 	expect(before.tid, SCHED_FIFO, NICE);
-	assert_int_equal(policy_of_child(), inherits ? SCHED_FIFO : SCHED_OTHER);
+	assert_int_equal(policy_of_child(), SCHED_OTHER);
 	begin_other(&later);
-	assert_int_equal(policy_of(later.tid), inherits ? SCHED_FIFO : SCHED_OTHER);
-	urgent_begin(&u, URGENT_BRIEF, inherits); /* it is already */
+	assert_int_equal(policy_of(later.tid), SCHED_OTHER);
+	urgent_begin(&u, URGENT_BRIEF); /* it is already */
 	urgent_end(&u);
 	expect(0, SCHED_OTHER, NICE);
 	expect(before.tid, SCHED_OTHER, NICE);
 	expect(later.tid, SCHED_OTHER, NICE);
 	unhurried_thread(later.tid);
 	expect(later.tid, SCHED_OTHER, NICE + 5);
-	urgent_begin(&u, URGENT_BRIEF, inherits); /* and it stays so */
+	urgent_begin(&u, URGENT_BRIEF); /* and it stays so */
 	expect(later.tid, SCHED_FIFO, NICE + 5);
 	urgent_end(&u);
 	expect(later.tid, SCHED_OTHER, NICE + 5);
 	end_other(&before);
 	end_other(&later);
-}
-
-static void brief_work_comes_first(void **state)
-{
-	(void)state;
-	if (!may())
-		skip();
-	brief(true);
-	brief(false);
 }
 
 static void long_work_has_a_nice_value(void **state)
@@ -123,7 +117,7 @@ static void long_work_has_a_nice_value(void **state)
 	(void)state;
 	if (!may())
 		skip();
-	urgent_begin(&u, URGENT_BUSY, true);
+	urgent_begin(&u, URGENT_BUSY);
 	expect(0, SCHED_OTHER, -20);
 	urgent_end(&u);
 	expect(0, SCHED_OTHER, NICE);
@@ -146,9 +140,9 @@ static void another_task_becomes_urgent(void **state)
 	}
 	urgent_task(&u, pid); /* we are not */
 	expect(pid, SCHED_OTHER, NICE);
-	urgent_begin(&u, URGENT_BRIEF, true);
+	urgent_begin(&u, URGENT_BRIEF);
 	urgent_task(&u, pid);
-	expect(pid, SCHED_FIFO, NICE);
+	expect(pid, SCHED_OTHER, -20);
 	urgent_end(&u);
 	kill(pid, SIGKILL);
 	waitpid(pid, NULL, 0);
@@ -176,10 +170,10 @@ static void what_outlives_it_is_as_others(void **state)
 	(void)state;
 	if (!may())
 		skip();
-	urgent_begin(&u, URGENT_BRIEF, true);
+	urgent_begin(&u, URGENT_BRIEF);
 	assert_int_equal(outlive(), 0);
 	urgent_end(&u);
-	urgent_begin(&u, URGENT_BUSY, true);
+	urgent_begin(&u, URGENT_BUSY);
 	assert_int_equal(outlive(), 0);
 	urgent_end(&u);
 	expect(0, SCHED_OTHER, NICE);
@@ -195,7 +189,7 @@ static void a_real_time_policy_stays(void **state)
 	if (!may())
 		skip();
 	assert_int_equal(sched_setscheduler(0, SCHED_RR, &p), 0);
-	urgent_begin(&u, URGENT_BRIEF, true);
+	urgent_begin(&u, URGENT_BRIEF);
 	assert_int_equal(policy_of(0), SCHED_RR);
 	assert_false(u.on);
 	urgent_end(&u);
@@ -217,7 +211,7 @@ static void without_the_right_nothing_happens(void **state)
 
 		if (setresuid(65534, 65534, 65534) < 0)
 			_exit(2);
-		urgent_begin(&u, URGENT_BRIEF, true);
+		urgent_begin(&u, URGENT_BRIEF);
 		same = policy_of(0) == SCHED_OTHER && getpriority(PRIO_PROCESS, 0) == NICE;
 		urgent_end(&u);
 		_exit(!same || policy_of(0) != SCHED_OTHER || getpriority(PRIO_PROCESS, 0) != NICE);

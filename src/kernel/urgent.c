@@ -87,12 +87,8 @@ void urgent_task(const struct urgent *u, pid_t pid)
 
 void urgent_not_here(void)
 {
-	struct sched_param p = {0};
-	bool raised = getpriority(PRIO_PROCESS, 0) == LOWEST_NICE;
-
-	if (sched_getscheduler(0) == SCHED_FIFO && sched_getparam(0, &p) == 0 && p.sched_priority == 1)
-		raised |= set_policy(0, SCHED_OTHER, 0) == 0;
-	if (raised)
+	/* the policy is not inherited */
+	if (getpriority(PRIO_PROCESS, 0) == LOWEST_NICE)
 		(void)setpriority(PRIO_PROCESS, 0, 0);
 }
 

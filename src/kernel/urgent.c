@@ -8,10 +8,11 @@
 #include <errno.h>
 #include <sched.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
-enum { LOWEST_NICE = -20, UNHURRIED_NICE = 5 };
+enum { LOWEST_NICE = -20, UNHURRIED_NICE = 5, SLACK_NS = 50000 };
 
 static int set_policy(pid_t tid, int policy, int priority)
 {
@@ -90,6 +91,18 @@ void urgent_not_here(void)
 	/* the policy is not inherited */
 	if (getpriority(PRIO_PROCESS, 0) == LOWEST_NICE)
 		(void)setpriority(PRIO_PROCESS, 0, 0);
+}
+
+void urgent_slack(void)
+{
+	int policy = sched_getscheduler(0) & ~SCHED_RESET_ON_FORK;
+
+	if (prctl(PR_GET_TIMERSLACK))
+		return;
+	/* since Linux 6.12 a real-time thread has none, and takes none */
+	if (policy == SCHED_FIFO || policy == SCHED_RR)
+		(void)set_policy(0, SCHED_OTHER, 0);
+	(void)prctl(PR_SET_TIMERSLACK, (unsigned long)SLACK_NS);
 }
 
 void unhurried_thread(pid_t tid)

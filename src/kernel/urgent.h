@@ -44,6 +44,13 @@ void urgent_end(struct urgent *u);
 void urgent_not_here(void);
 
 /*
+ * A process that a real-time thread has made has no timer slack (prctl(2), PR_SET_TIMERSLACK), which would be the
+ * default of all that it makes, for good. This one has the kernel's standard slack afterwards, and an ordinary policy; one that
+ * has any slack stays as it is. Only system calls.
+ */
+void urgent_slack(void);
+
+/*
  * The opposite: this thread (0: the caller) moves what nobody waits for. Where processors are scarce the program that has moved, and what
  * it waits for, come first. Best effort.
  */

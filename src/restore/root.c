@@ -17,6 +17,7 @@
 #include "base/io.h"
 #include "kernel/proc.h"
 #include "kernel/ptrace.h"
+#include "kernel/urgent.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -195,8 +196,10 @@ static const char clone_step[] = "create the first task with its old pid (clone3
 static int maker_main(void *arg)
 {
 	struct boot *b = arg;
-	const char *failed = enter_time(b);
+	const char *failed;
 
+	urgent_slack(); /* it stays the default of the whole tree */
+	failed = enter_time(b);
 	if (!failed) {
 		b->report.pid = clone_root(b->s, b->flags | CLONE_PARENT);
 		failed = b->report.pid < 0 ? clone_step : NULL;
@@ -209,10 +212,12 @@ static int maker_main(void *arg)
 /* Pid 1. Signals of the namespace do not reach it: it has no handlers. */
 __attribute__((noreturn)) static void init_main(const struct boot *b)
 {
-	const char *failed = enter_time(b);
+	const char *failed;
 	int status, result = 0;
 	pid_t root, got;
 
+	urgent_slack();
+	failed = enter_time(b);
 	root = failed ? -1 : clone_root(b->s, b->flags);
 	if (!failed && root < 0)
 		failed = clone_step;
@@ -264,7 +269,7 @@ static int by_maker(struct boot *b, pid_t *pid_out, struct err *err)
 	return maker < 0 ? -1 : check_report(&b->report, err);
 }
 
-/* As a sibling of ours the root cannot come from a maker: our parent would have to reap that. */
+/* Only as a sibling of ours, which cannot come from a maker: our parent would have to reap that. */
 static int directly(struct boot *b, pid_t *pid_out, struct err *err)
 {
 	const char *failed = enter_time(b);
@@ -325,10 +330,7 @@ static int make_root(struct restore_session *s, struct boot *b, pid_t *pid, stru
 		return by_init(b, err) < 0 ? -1 : open_pidns(s, s->init_pid, err);
 	if (s->new_pidns)
 		b->flags |= CLONE_NEWPID;
-	if (b->offsets[0] && !s->opt.sibling)
-		r = by_maker(b, pid, err);
-	else
-		r = directly(b, pid, err);
+	r = s->opt.sibling ? directly(b, pid, err) : by_maker(b, pid, err);
 	if (r == 0 && s->new_pidns)
 		r = open_pidns(s, *pid, err);
 	return r;

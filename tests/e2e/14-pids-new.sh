@@ -38,6 +38,23 @@ for name in ${*:-family threads zombies sigpending unix_named busy}; do
 	done
 done
 
+# Whoever restores it may have a real-time policy, and no timer slack (Linux 6.12 and later). The tree has what it had.
+printf '#!/bin/sh\nexec chrt -f 1 "%s" "$@"\n' "$FERRY" >"$TEST_TMP/hasty"
+chmod 755 "$TEST_TMP/hasty"
+for how in new same; do
+	name="restored by a real-time command, $how"
+	start_victim threads_more
+	if ! chrt -f 1 true 2>/dev/null; then
+		skip "$name" "no real-time policy can be had here"
+	elif dump "$FERRY" "$pid" "$vdir/1" && wait_gone "$pid" &&
+		restore "$TEST_TMP/hasty" "$vdir/1" --pids=$how && verdict; then
+		ok "$name"
+	else
+		not_ok "$name" "$why"
+	fi
+	kill_tree "$pid"
+done
+
 # Something mounted in its namespace only: its paths are not ours.
 start_victim single
 was=$pid

@@ -94,6 +94,14 @@ pids_new_always_does() {
 	verdict b threads
 }
 
+# Its first task is made in the freeze, by somebody urgent, who has no timer slack.
+default_slack_stays() {
+	local pid mode=$1
+	shift
+	pid=$(start_victim a threads_more) || return 1
+	must_migrate a "$pid" --mode "$mode" "$@" && verdict b threads_more
+}
+
 # A program of our own in /opt of host a only, with an open log.
 start_logger() {
 	cat >"$TEST_TMP/logger.py" <<-'END'
@@ -307,6 +315,10 @@ test_case "--pids=same refuses a taken PID and names its owner" pids_same_refuse
 test_case "--pids=auto goes into a PID namespace and says so" pids_auto_moves_into_namespace
 test_case "--pids=auto looks at the ids of threads, too" pids_auto_sees_all_pids
 test_case "--pids=new always does" pids_new_always_does
+for mode in stop postcopy; do
+	test_case "$mode: the default timer slack in a PID namespace" default_slack_stays $mode --pids=new
+	test_case "$mode: the default timer slack" default_slack_stays $mode
+done
 test_case "open files are copied and brought up to date" files_are_copied
 test_case "files that are there and the same are used, and kept up to date" same_files_are_used
 test_case "--files=none refuses and lists" files_none_refuses

@@ -61,11 +61,20 @@ static void *thread(void *arg)
 	return NULL;
 }
 
+// What the first thread gets when it asks for the default; it has that slack then.
+static long default_slack(void)
+{
+	MUST(prctl(PR_SET_TIMERSLACK, 0UL));
+	return prctl(PR_GET_TIMERSLACK);
+}
+
 int main(int argc, char **argv)
 {
 	pthread_t threads[THREADS];
+	long slack, slack_now;
 
 	victim_start(argc, argv);
+	slack = default_slack();
 	MUST(prctl(PR_SET_TIMERSLACK, 123456UL));
 	MUST(syscall(SYS_ioprio_set, 1, 0, IOPRIO_BEST_EFFORT << 13 | 7));
 	pthread_barrier_init(&set_up, NULL, THREADS + 1);
@@ -78,5 +87,7 @@ int main(int argc, char **argv)
 	for (int i = 0; i < THREADS; i++)
 		pthread_join(threads[i], NULL);
 	check_thread(-1, IOPRIO_BEST_EFFORT << 13 | 7, 123456);
+	slack_now = default_slack();
+	CHECK(slack_now == slack, "the default slack was %ld, is %ld", slack, slack_now);
 	victim_pass();
 }

@@ -116,6 +116,14 @@ static int sched_check(struct restore *r, const struct snap_task *t, size_t thre
 	return 0;
 }
 
+/* Not while it has a real-time policy, be it ours that it has inherited: since Linux 6.12 that takes no slack. */
+static void emit_slack(const ThreadCoreEntry *tc, struct script *s)
+{
+	if (tc->has_ferry_timerslack_ns && tc->ferry_timerslack_ns)
+		script_call(s, "set the timer slack", SYS_prctl, SV(PR_SET_TIMERSLACK),
+			    SV(tc->ferry_timerslack_ns));
+}
+
 static int sched_emit(struct restore *r, const struct snap_task *t, size_t thread, struct script *s,
 		      struct err *err)
 {
@@ -130,15 +138,15 @@ static int sched_emit(struct restore *r, const struct snap_task *t, size_t threa
 	if (tc->has_ferry_ioprio)
 		script_call(s, "set the I/O priority", SYS_ioprio_set, SV(IOPRIO_WHO_PROCESS),
 			    SV(0), SV(tc->ferry_ioprio));
-	if (tc->has_ferry_timerslack_ns && tc->ferry_timerslack_ns)
-		script_call(s, "set the timer slack", SYS_prctl, SV(PR_SET_TIMERSLACK),
-			    SV(tc->ferry_timerslack_ns));
-	if (!tc->has_sched_policy)
+	if (!tc->has_sched_policy) {
+		emit_slack(tc, s);
 		return 0;
+	}
 	/* A real-time policy keeps the nice value that the thread had before, and takes none itself. */
 	a.nice = tc->sched_nice;
 	script_call(s, "set the nice value", SYS_sched_setattr, SV(0),
 		    SV(script_data(s, &a, sizeof(a))), SV(0));
+	emit_slack(tc, s);
 	a.policy = tc->sched_policy & ~(uint32_t)SCHED_RESET_ON_FORK;
 	a.flags = tc->sched_policy & SCHED_RESET_ON_FORK ? 1 : 0;
 	a.priority = tc->has_sched_prio ? tc->sched_prio : 0;

@@ -289,25 +289,42 @@ def bench_tools(tools, cases, repetitions, folder, output):
         output.line(f"\nThe worst ratio is {worst:.2f} (the target is 0.50 for each).")
 
 
-def bench_lazy(repetitions, output):
-    """The table of missing pages: each figure beside its floor, the median over runs."""
+def missing_pages(way, mib, repetitions, output):
+    """A table of missing pages that come in one way: each figure beside its floor, the median over runs."""
     runs = []
-    for _ in range((repetitions or 5) + 1):
-        text = subprocess.run([os.environ["BENCH_LAZY"]], check=True, stdout=subprocess.PIPE, text=True,
-                              timeout=COMMAND_LIMIT_S).stdout
+    for _ in range(repetitions + 1):
+        text = subprocess.run([os.environ["BENCH_LAZY"], way, str(mib)], check=True, stdout=subprocess.PIPE,
+                              text=True, timeout=COMMAND_LIMIT_S).stdout
         runs.append({line.split()[0]: float(line.split()[1]) for line in text.splitlines()})
-    output.line("\nMissing pages from a server over TCP (lazy-pages): what a thread waits for one, and how "
-                "fast all come, beside one question and answer between two processes, and reading the same "
-                "bytes into fresh huge pages:\n")
-    output.row("figure", "ferry", "floor", "ratio")
-    output.row(*["---"] * 4)
-    for figure, floor, unit in (("fault_p50", "floor_p50", "us"), ("fault_p99", "floor_p99", "us"),
-                                ("busy_p50", "floor_p50", "us"), ("busy_p99", "floor_p99", "us"),
-                                ("drain", "rate_floor", "MB/s")):
+    output.row("figure", "ferry", "floor", "x floor", "bare", "x bare")
+    output.row(*["---"] * 6)
+    for figure, floor, bare, unit in (("fault_p50", "floor_p50", "bare_p50", "us"), ("fault_p99", "floor_p99", "bare_p99", "us"),
+                                      ("busy_p50", "floor_p50", "bare_p50", "us"), ("busy_p99", "floor_p99", "bare_p99", "us"),
+                                      ("busy_rate", "rate_floor", None, "MB/s"), ("drain", "rate_floor", None, "MB/s")):
         known = [run for run in runs[1:] if figure in run]
-        if known:
-            value, least = (statistics.median(run[name] for run in known) for name in (figure, floor))
-            output.row(f"{figure} {unit}", f"{value:.1f}", f"{least:.1f}", f"{value / least:.2f}")
+        if not known:
+            continue
+        value = statistics.median(run[figure] for run in known)
+        cells = [f"{value:.1f}"]
+        for name in filter(None, (floor, bare)):
+            least = statistics.median(run[name] for run in known)
+            cells += [f"{least:.1f}", f"{value / least:.2f}"]
+        output.row(f"{figure} {unit}", *cells)
+
+
+def bench_lazy(repetitions, output):
+    """Missing pages over the protocol of CRIU's page server."""
+    output.line("\nMissing pages from a server over TCP (lazy-pages): what a thread waits for one, alone and while all others "
+                "come (busy), and how fast these come,\nbeside one question and answer between two processes, and reading the "
+                "same bytes into fresh huge pages. Bare: faults\nthat the simplest loop answers.\n")
+    missing_pages("page-server", 512, repetitions or 5, output)
+
+
+def bench_lanes(repetitions, output):
+    """Missing pages over the lanes between two ferries."""
+    for way, name in (("tcp", "plain TCP"), ("tls", "TLS")):
+        output.line(f"\nMissing pages over the lanes of a post-copy, {name} (the floor is always plain TCP):\n")
+        missing_pages(way, 256, repetitions or 5, output)
 
 
 @contextlib.contextmanager
@@ -635,8 +652,8 @@ def parse_options():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", action="append", choices=CASES, help="only this one; may be repeated")
     parser.add_argument("--repetitions", type=int, help="how many, besides the one thrown away")
-    parser.add_argument("--only", choices=("dump", "diskless", "overlap", "precopy", "lazy", "migrate", "modes",
-                                           "transport", "compress"), help="only this part")
+    parser.add_argument("--only", choices=("dump", "diskless", "overlap", "precopy", "lazy", "lanes", "migrate",
+                                           "modes", "transport", "compress"), help="only this part")
     parser.add_argument("--mib", type=int, default=1024, help="memory of the disk-less migration, and the most of the modes")
     parser.add_argument("--tool", choices=("ferry", "criu"), help="only this program")
     parser.add_argument("--dir", default="/dev/shm", help="where images are written")
@@ -665,6 +682,8 @@ def main():
             bench_precopy(options.mib, options.repetitions, folder, output)
         if options.only in (None, "lazy") and options.tool != "criu":
             bench_lazy(options.repetitions, output)
+        if options.only in (None, "lanes") and options.tool != "criu":
+            bench_lanes(options.repetitions, output)
         if options.only in (None, "migrate") and options.tool != "criu":
             bench_migrate(cases, options.repetitions, folder, output)
         if options.only in (None, "modes") and options.tool != "criu":

@@ -3,18 +3,23 @@
  * How long a thread waits for a missing page, and how fast the rest comes:
  * the fault engine of ferry beside floors of the same run.
  *
- *	bench-lazy [MIB]
+ *	bench-lazy page-server|tcp|tls [MIB]
  *
  * A server process answers GET requests over TCP on the loopback; a victim process touches
  * its missing memory in random order and measures each touch itself; this process is the engine
- * between them, as ferry lazy-pages is. Prints lines "NAME VALUE UNIT".
+ * between them, as ferry lazy-pages is. Prints lines "NAME VALUE UNIT". With "tcp" and "tls" the memory is
+ * that of another process, and comes over the lanes of ferry migrate (lanes.c); the floor is the same.
  *
  *	floor	one question and answer over the same kind of socket, between the same two processes, and a
  *		copy of the page; for the rate: the bytes read from such a socket into fresh huge pages
+ *	bare	faults that are answered by the simplest loop that can (one process, which sleeps for each step)
  *	fault	without background
  *	busy	with the background at full rate
+ *		and as fast as it comes meanwhile (busy_rate)
  *	drain	all of the memory in the background, nobody touches it
  */
+#include "lazy.h"
+
 #include "mem/lazy.h"
 #include "mem/lazy_ps.h"
 #include "mem/ps_wire.h"
@@ -24,9 +29,11 @@
 
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -34,12 +41,12 @@
 #include <sys/wait.h>
 #include <time.h>
 
-#define AREA 0x200000000UL
-enum { OBJECT = 1, FLOOR_ROUNDS = 3000, FAULTS = 3000, HUGE_BYTES = 2 << 20 };
+enum { FLOOR_ROUNDS = 3000, FAULTS = 3000, HUGE_BYTES = 2 << 20 };
 
 static uint64_t pages;
+static uint16_t server_port;
 
-__attribute__((noreturn)) static void die(const char *what, const struct err *err)
+__attribute__((noreturn)) void die(const char *what, const struct err *err)
 {
 	fprintf(stderr, "bench-lazy: %s: %s\n", what, err ? err->text : "failed");
 	exit(1);
@@ -66,6 +73,13 @@ static void print_latency(const char *name, uint64_t *ns, size_t n)
 	printf("%s_p50 %.1f us\n%s_p99 %.1f us\n", name, (double)ns[n / 2] / 1e3, name,
 	       (double)ns[n * 99 / 100] / 1e3);
 	fflush(stdout);
+}
+
+void fill_memory(uint8_t *memory, uint64_t n)
+{
+	madvise(memory, n * PAGE_BYTES, MADV_HUGEPAGE);
+	for (uint64_t i = 0; i < n; i++)
+		memset(memory + i * PAGE_BYTES, (int)(i % 251) + 1, PAGE_BYTES);
 }
 
 /* ---- the server ---- */
@@ -119,9 +133,7 @@ static pid_t start_server(uint16_t *port)
 				       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		madvise(memory, pages * PAGE_BYTES, MADV_HUGEPAGE);
-		for (uint64_t i = 0; i < pages; i++)
-			memset(memory + i * PAGE_BYTES, (int)(i % 251) + 1, PAGE_BYTES);
+		fill_memory(memory, pages);
 		for (;;) {
 			int peer = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
 
@@ -246,75 +258,160 @@ __attribute__((noreturn)) static void victim(struct shared *sh, bool touch)
 	_exit(0);
 }
 
-static double serve_victim(uint16_t port, const char *name, bool touch, bool background)
+static struct lazy_source *page_server_open(struct err *err)
+{
+	struct lazy_ps_options opt = {.host = "127.0.0.1", .port = server_port};
+
+	return lazy_ps_open(&opt, err);
+}
+
+static const struct way page_server_way = {page_server_open, lazy_ps_close};
+
+/* Starts one, which waits for sh->go. Its userfaultfd is registered. */
+static struct shared *start_victim(bool touch, pid_t *pid, int *pidfd, int *uffd)
 {
 	struct shared *sh = mmap(NULL, sizeof(*sh), PROT_READ | PROT_WRITE,
 				 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	struct lazy_ps_options opt = {.host = "127.0.0.1", .port = port};
-	struct lazy_source *source;
-	struct lazy_space *space;
-	struct lazy_stats st;
-	struct lazy *z;
 	struct err err;
-	int pidfd, uffd;
-	pid_t pid;
 
 	sh->uffd = ~0U;
-	pid = fork();
-	if (pid == 0)
+	*pid = fork();
+	if (*pid == 0)
 		victim(sh, touch);
 	while (sh->uffd == ~0U)
 		usleep(500);
-	pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-	uffd = (int)syscall(SYS_pidfd_getfd, pidfd, sh->uffd, 0);
-	if (uffd < 0 || uffd_handshake(uffd, lazy_uffd_features(), &err) < 0 ||
-	    uffd_register(uffd, AREA, pages * PAGE_BYTES) < 0)
+	*pidfd = (int)syscall(SYS_pidfd_open, *pid, 0);
+	*uffd = (int)syscall(SYS_pidfd_getfd, *pidfd, sh->uffd, 0);
+	if (*uffd < 0 || uffd_handshake(*uffd, lazy_uffd_features(), &err) < 0 ||
+	    uffd_register(*uffd, AREA, pages * PAGE_BYTES) < 0)
 		die("userfaultfd", NULL);
-	source = lazy_ps_open(&opt, &err);
+	return sh;
+}
+
+static void end_victim(struct shared *sh, pid_t pid, const char *name)
+{
+	if (sh->bad)
+		die(name, NULL);
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+	munmap(sh, sizeof(*sh));
+}
+
+/* The least that any engine does for a fault: it sleeps for it, asks, sleeps for the answer, puts the page in its place. */
+static void answer_faults(int uffd, int server)
+{
+	uint8_t answer[PS_REQUEST_BYTES + PAGE_BYTES];
+	struct uffdio_copy copy = {.src = (uintptr_t)answer + PS_REQUEST_BYTES, .len = PAGE_BYTES};
+	struct uffd_msg msg;
+
+	fcntl(uffd, F_SETFL, 0);
+	while (read(uffd, &msg, sizeof(msg)) == sizeof(msg)) {
+		if (msg.event != UFFD_EVENT_PAGEFAULT)
+			continue;
+		copy.dst = msg.arg.pagefault.address & ~(PAGE_BYTES - 1);
+		ask(server, (copy.dst - AREA) / PAGE_BYTES, 1);
+		if (!recv_all(server, answer, sizeof(answer)))
+			die("bare: receive", NULL);
+		if (ioctl(uffd, UFFDIO_COPY, &copy) < 0)
+			die("bare: UFFDIO_COPY", NULL);
+	}
+	_exit(0);
+}
+
+static void bare_faults(uint16_t port)
+{
+	int pidfd, uffd, server;
+	struct shared *sh;
+	pid_t pid, engine;
+	struct err err;
+
+	sh = start_victim(true, &pid, &pidfd, &uffd);
+	server = tcp_connect("127.0.0.1", port, 1000, &err);
+	if (server < 0)
+		die("bare", &err);
+	engine = fork();
+	if (engine == 0)
+		answer_faults(uffd, server);
+	close(server);
+	close(pidfd);
+	close(uffd);
+	sh->go = 1;
+	while (!sh->done)
+		usleep(500);
+	print_latency("bare", sh->ns, sh->n);
+	end_victim(sh, pid, "bare");
+	kill(engine, SIGKILL);
+	waitpid(engine, NULL, 0);
+}
+
+static double serve_victim(const struct way *way, const char *name, bool touch, bool background)
+{
+	struct lazy_source *source;
+	struct lazy_space *space;
+	struct lazy_stats st;
+	struct shared *sh;
+	struct lazy *z;
+	struct err err;
+	uint64_t start;
+	int pidfd, uffd;
+	pid_t pid;
+
+	sh = start_victim(touch, &pid, &pidfd, &uffd);
+	source = way->open(&err);
 	z = source ? lazy_open(source, NULL, &err) : NULL;
 	space = z ? lazy_add(z, OBJECT, uffd, pidfd, &err) : NULL;
 	if (!space || lazy_missing(space, AREA, pages, &err) < 0)
 		die(name, &err);
 	sh->go = 1;
+	start = now_ns();
 	if (background)
 		lazy_start(z);
 	while (touch ? !sh->done : lazy_left_pages(z) > 0)
 		if (lazy_step(z, -1, 10, &err) < 0)
 			die(name, &err);
+	start = now_ns() - start;
 	lazy_stats(z, &st);
+	if (touch && background)
+		printf("%s_rate %.0f MB/s\n", name,
+		       (double)(st.bulk_pages * PAGE_BYTES) / (double)start * 1e3);
 	if (touch && sh->n > 10)
 		print_latency(name, sh->ns, sh->n);
 	if (touch)
 		printf("%s_faults %zu\n", name, sh->n);
-	if (sh->bad)
-		die(name, NULL);
-	kill(pid, SIGKILL);
-	waitpid(pid, NULL, 0);
+	end_victim(sh, pid, name);
 	lazy_close(z);
-	lazy_ps_close(source);
-	munmap(sh, sizeof(*sh));
+	way->close(source);
 	return st.drain_ns ? (double)(pages * PAGE_BYTES) / (double)st.drain_ns * 1e3 : 0;
+}
+
+static const struct way *find_way(const char *name)
+{
+	if (strcmp(name, "page-server") == 0)
+		return &page_server_way;
+	return strcmp(name, "tcp") == 0 || strcmp(name, "tls") == 0 ? lanes_way(name, pages) : NULL;
 }
 
 int main(int argc, char **argv)
 {
-	uint16_t port;
+	const struct way *way;
 	pid_t server;
 	double floor, drain;
 
-	pages = (argc > 1 ? strtoul(argv[1], NULL, 10) : 512) * 256;
-	if (!pages) {
-		fprintf(stderr, "usage: bench-lazy [MIB]\n");
+	pages = (argc > 2 ? strtoul(argv[2], NULL, 10) : 512) * 256;
+	way = argc > 1 && pages ? find_way(argv[1]) : NULL;
+	if (!way) {
+		fprintf(stderr, "usage: bench-lazy page-server|tcp|tls [MIB]\n");
 		return 2;
 	}
-	server = start_server(&port);
-	latency_floor(port);
-	serve_victim(port, "fault", true, false);
-	serve_victim(port, "busy", true, true);
-	serve_victim(port, "warm", false, true);
-	rate_floor(port); /* the first of each finds cold memory */
-	floor = rate_floor(port);
-	drain = serve_victim(port, "drain", false, true);
+	server = start_server(&server_port);
+	latency_floor(server_port);
+	bare_faults(server_port);
+	serve_victim(way, "fault", true, false);
+	serve_victim(way, "busy", true, true);
+	serve_victim(way, "warm", false, true);
+	rate_floor(server_port); /* the first of each finds cold memory */
+	floor = rate_floor(server_port);
+	drain = serve_victim(way, "drain", false, true);
 	printf("rate_floor %.0f MB/s\ndrain %.0f MB/s\n", floor, drain);
 	kill(server, SIGKILL);
 	waitpid(server, NULL, 0);

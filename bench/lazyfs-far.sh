@@ -58,7 +58,7 @@ on a timeout 60 ferry dump -t "$(on a pgrep -f time.sleep)" -D /srv/images --lea
 cp "$root_a"/srv/images/* "$root_b/srv/images/"
 
 lazy_up() {
-	on b timeout 60 ferry lazyfs --scope root --no-background --cache-dir /var/tmp \
+	on b timeout 60 ferry lazyfs --scope root --no-background --no-local-files --cache-size=0 --cache-dir /var/tmp \
 		${LAZY_OPTIONS:-} /mnt/lazy /srv/images ferry-a
 }
 

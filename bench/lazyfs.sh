@@ -51,7 +51,7 @@ measure() {
 }
 
 lazy_up() {
-	timeout 30 "$FERRY" lazyfs --ssh "$top/ssh" --cache-dir "$top/cache" --no-background \
+	timeout 30 "$FERRY" lazyfs --ssh "$top/ssh" --cache-dir "$top/cache" --no-local-files --cache-size=0 --no-background \
 		"$top/lazy" "$top/images" here </dev/null
 }
 

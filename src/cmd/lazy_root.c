@@ -78,6 +78,7 @@ int lazy_root_open(const struct lazy_root_args *args, const struct snapshot *sna
 		.cache_dir = TREEROOT_CACHE_DIR,
 		.kept = kept,
 		.timeout_ms = args->timeout_s * 1000,
+		.pool_bytes = args->pool_bytes,
 		.fill = !args->no_background,
 		.writeback = args->writeback,
 		.detach = args->detach,

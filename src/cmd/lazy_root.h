@@ -12,14 +12,23 @@ struct snapshot;
 struct lazy_root_args {
 	const char *host; /* NULL: the tree has our files */
 	const char *ssh, *remote_ferry;
-	uint64_t timeout_s;
+	uint64_t timeout_s, pool_bytes;
 	bool no_background, detach, writeback;
 	struct opt_list with;
 };
 
-#define LAZY_ROOT_ARGS_DEFAULT                \
-	{                                     \
-		.ssh = "ssh", .timeout_s = 60 \
+#define LAZY_ROOT_ARGS_DEFAULT                                                  \
+	{                                                                       \
+		.ssh = "ssh", .timeout_s = 60, .pool_bytes = POOL_DEFAULT_BYTES \
+	}
+
+/* For all commands that bring files. */
+#define POOL_ROW(Args, at)                                                                                  \
+	{                                                                                                   \
+		.long_name = "cache-size", .arg = "SIZE",                                                   \
+		.help = "how much of what has come is kept for later migrations, where the lazy files are " \
+			"(default 1G); 0: nothing is kept, or looked for",                                  \
+		.type = OPT_BYTES, .offset = offsetof(Args, at), .max = UINT64_MAX                          \
 	}
 
 #define LAZY_ROOT_ROWS(Args, at)                                                                       \
@@ -35,6 +44,7 @@ struct lazy_root_args {
 		 .type = OPT_NUMBER,                                                                   \
 		 .offset = offsetof(Args, at.timeout_s),                                               \
 		 .max = 1000000},                                                                      \
+		POOL_ROW(Args, at.pool_bytes),                                                         \
 		{.long_name = "no-background",                                                         \
 		 .help = "with --lazy-files: fetch only what is used",                                 \
 		 .type = OPT_FLAG,                                                                     \

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "cmd/common.h"
 #include "cmd/daemon.h"
+#include "cmd/lazy_root.h"
 #include "cmd/lazyfs_status.h"
 #include "lazyfs/fs.h"
 #include "migrate/connect.h"
@@ -38,8 +39,8 @@ static const char *const scope_words[] = {"tree", "root", NULL};
 struct lazyfs_args {
 	const char *mount_options, *cache_dir, *source_root, *ssh, *remote_ferry;
 	unsigned int on_change, scope;
-	uint64_t timeout_s;
-	bool foreground, no_background, writeback, materialise, status, json, detach;
+	uint64_t timeout_s, pool_bytes;
+	bool foreground, no_background, no_local_files, writeback, materialise, status, json, detach;
 	struct opt_list with;
 	struct log_args log;
 };
@@ -61,6 +62,7 @@ static const struct opt_row rows[] = {
 	 .help = "where the cache is made (default: /var/tmp)",
 	 .type = OPT_TEXT,
 	 .offset = offsetof(struct lazyfs_args, cache_dir)},
+	POOL_ROW(struct lazyfs_args, pool_bytes),
 	{.long_name = "scope",
 	 .arg = "tree|root",
 	 .help = "show what the tree has (the default), or all below the source's root",
@@ -89,6 +91,10 @@ static const struct opt_row rows[] = {
 	 .help = "fetch only what is used",
 	 .type = OPT_FLAG,
 	 .offset = offsetof(struct lazyfs_args, no_background)},
+	{.long_name = "no-local-files",
+	 .help = "do not look whether this host has the same files",
+	 .type = OPT_FLAG,
+	 .offset = offsetof(struct lazyfs_args, no_local_files)},
 	{.long_name = "writeback",
 	 .help = "send changes home: names at once, contents at fsync and close",
 	 .type = OPT_FLAG,
@@ -156,7 +162,8 @@ struct job {
 	const char *images, *host;
 	char mountpoint[PATH_MAX];
 	char cache[PATH_MAX]; /* ours alone */
-	int cache_fd;
+	int cache_fd, local_root;
+	struct pool pool;
 	struct remote remote;
 	struct connection conn;
 	int words_fd; /* what ssh says on stderr while we go into the background, or -1 */
@@ -236,6 +243,29 @@ static int load_images(const struct job *job, struct want *want, struct err *err
 	return rc == 0 && a->writeback ? want_writes(want, err) : rc;
 }
 
+/*
+ * The root directory of this host as it is below all that is mounted on it, by us too, now or later: who opens
+ * files there can never come to ask himself.
+ */
+static void open_local_root(struct job *job)
+{
+	if (job->args->no_local_files)
+		return;
+	job->local_root = open_tree(AT_FDCWD, "/", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+	if (job->local_root < 0)
+		log_info("files of this host are not looked at, which takes root: %s",
+			 strerror(errno));
+}
+
+static void open_pool(struct job *job)
+{
+	const struct lazyfs_args *a = job->args;
+	struct err err;
+
+	if (a->pool_bytes && pool_open(a->cache_dir, a->pool_bytes, &job->pool, &err) < 0)
+		log_warn("files of earlier migrations are not used, and none are kept: %s", err.text);
+}
+
 static struct lazyfs *mount_it(struct job *job, const struct want *want, struct err *err)
 {
 	const struct remote_link link = {.open = link_open, .close = link_close, .arg = job};
@@ -243,10 +273,11 @@ static struct lazyfs *mount_it(struct job *job, const struct want *want, struct 
 	const struct lazyfs_options opt = {
 		.mountpoint = job->mountpoint,
 		.fuse_fd = -1,
-		.local_root = -1,
+		.local_root = job->local_root,
 		.source = job->host,
 		.mount_options = a->mount_options,
 		.cache_fd = job->cache_fd,
+		.pool = &job->pool,
 		.timeout_ms = a->timeout_s * 1000,
 		.refetch = a->on_change == ON_CHANGE_REFETCH,
 		.writeback = a->writeback,
@@ -272,6 +303,8 @@ static int work(struct job *job, int ready_fd, struct err *err)
 	int rc = load_images(job, &want, err);
 
 	signal(SIGPIPE, SIG_IGN);
+	open_local_root(job);
+	open_pool(job);
 	job->words_fd = ready_fd < 0 ? -1 : memfd_create("ssh-stderr", MFD_CLOEXEC);
 	if (rc == 0) {
 		fs = mount_it(job, &want, err);
@@ -287,6 +320,9 @@ static int work(struct job *job, int ready_fd, struct err *err)
 	if (rc == 0)
 		rc = lazyfs_run(fs, err);
 	lazyfs_free(fs);
+	pool_close(&job->pool);
+	if (job->local_root >= 0)
+		close(job->local_root);
 	want_free(&want);
 	return rc;
 }
@@ -396,7 +432,7 @@ static int run_watched(struct job *job, int ready_fd, struct err *err)
 static int prepare(struct job *job, const struct opt_rest *rest, struct err *err)
 {
 	const struct lazyfs_args *a = job->args;
-	const char *dir = a->cache_dir ? a->cache_dir : "/var/tmp";
+	const char *dir = a->cache_dir;
 
 	if (!realpath(rest->v[0], job->mountpoint))
 		return err_sys(err, "%.200s", rest->v[0]);
@@ -434,10 +470,13 @@ static int check_usage(const struct lazyfs_args *args, const struct opt_rest *re
 static int run(int argc, char **argv)
 {
 	struct lazyfs_args args = {.source_root = "/",
+				   .cache_dir = TREEROOT_CACHE_DIR,
 				   .ssh = "ssh",
 				   .timeout_s = 60,
+				   .pool_bytes = POOL_DEFAULT_BYTES,
 				   .log = LOG_ARGS_DEFAULT};
-	struct job job = {.args = &args, .cache_fd = -1, .words_fd = -1};
+	struct job job = {
+		.args = &args, .cache_fd = -1, .local_root = -1, .pool = POOL_NONE, .words_fd = -1};
 	struct opt_rest rest;
 	struct err err;
 	int status, ready_fd = -1, rc = cmd_options(&spec, argc, argv, &args, &rest);

@@ -20,20 +20,21 @@ static int print_text(const json_t *root, const char *mountpoint)
 {
 	const char *state = "", *source = "", *policy = "";
 	json_int_t files = 0, complete = 0, modified = 0, changed = 0, bytes = 0, here = 0,
-		   local = 0, received = 0;
+		   local = 0, pool = 0, received = 0;
 
-	(void)json_unpack((json_t *)root, "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
-			  "state", &state, "source", &source, "policy", &policy, "files", &files,
+	(void)json_unpack((json_t *)root,
+			  "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "state",
+			  &state, "source", &source, "policy", &policy, "files", &files,
 			  "complete_files", &complete, "modified_files", &modified,
 			  "changed_at_source", &changed, "bytes", &bytes, "here_bytes", &here,
-			  "local_bytes", &local, "received_bytes", &received);
+			  "local_bytes", &local, "pool_bytes", &pool, "received_bytes", &received);
 	printf("%s: %s, source %s\n", mountpoint, state, source);
 	printf("files:    %lld, of which %lld are complete and %lld were changed here\n",
 	       (long long)files, (long long)complete, (long long)modified);
 	printf("bytes:    %lld of %lld are here (%lld%%); %lld were received, %lld are of the same "
-	       "files of this host\n",
+	       "files of this host, %lld of earlier migrations\n",
 	       (long long)here, (long long)bytes, bytes ? (long long)(here * 100 / bytes) : 100,
-	       (long long)received, (long long)local);
+	       (long long)received, (long long)local, (long long)pool);
 	printf("changed at the source: %lld (on-change=%s)\n", (long long)changed, policy);
 	return fflush(stdout);
 }

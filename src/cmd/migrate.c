@@ -8,6 +8,7 @@
  */
 #include "base/log.h"
 #include "cmd/common.h"
+#include "cmd/lazy_root.h"
 #include "cmd/tls_args.h"
 #include "cmd/whole.h"
 #include "migrate/source.h"
@@ -22,8 +23,8 @@
 struct migrate_args {
 	const char *ssh, *remote_ferry, *recover;
 	unsigned int pids, files, on_unknown;
-	uint64_t timeout_s, files_timeout_s, unknown_after_s, max_rounds, max_downtime_ms,
-		bandwidth, connections, dead_after_s;
+	uint64_t timeout_s, files_timeout_s, pool_bytes, unknown_after_s, max_rounds,
+		max_downtime_ms, bandwidth, connections, dead_after_s;
 	unsigned int mode, transport, compress;
 	bool plain_tcp, overwrite_files, no_background, detach_files, writeback, json, quiet;
 	struct opt_list with;
@@ -85,6 +86,7 @@ static const struct opt_row rows[] = {
 	 .type = OPT_NUMBER,
 	 .offset = offsetof(struct migrate_args, files_timeout_s),
 	 .max = 1000000},
+	POOL_ROW(struct migrate_args, pool_bytes),
 	{.long_name = "no-background",
 	 .help = "with --files=lazy: fetch only what is used",
 	 .type = OPT_FLAG,
@@ -367,6 +369,7 @@ static int fill_options(const struct migrate_args *args, const struct opt_rest *
 			  files == FILES_SHARED ? WIRE_FILES_SHARED :
 						  WIRE_FILES_COMPARE;
 	opt->files.timeout_ms = args->files_timeout_s * 1000;
+	opt->files.pool_bytes = args->pool_bytes;
 	opt->files.fill = !args->no_background;
 	opt->files.overwrite = args->overwrite_files;
 	if (fill_detach(args, opt, err) < 0 || fill_writeback(args, opt, err) < 0)
@@ -416,6 +419,7 @@ static int run(int argc, char **argv)
 				    .dead_after_s = 10,
 				    .timeout_s = 10,
 				    .files_timeout_s = 60,
+				    .pool_bytes = POOL_DEFAULT_BYTES,
 				    .unknown_after_s = 60,
 				    .log = LOG_ARGS_DEFAULT,
 				    .kinds = KIND_ARGS_DEFAULT};

@@ -51,6 +51,7 @@ void content_put(struct content *c)
 	pthread_mutex_unlock(&c->lock);
 	if (!last)
 		return;
+	content_pool(c);
 	if (c->fd >= 0)
 		close(c->fd);
 	if (c->local >= 0)
@@ -75,6 +76,41 @@ void content_destroy(struct content *c)
 	c->dead = true;
 	pthread_mutex_unlock(&c->lock);
 	content_put(c);
+}
+
+/* ---- the pool ---- */
+
+/* With the lock. Where `local` is still the same at the end, all of it is on this host already. */
+static bool may_pool(const struct content *c)
+{
+	return c->env->pool && c->open_to_all && c->path && c->number && !c->pooled &&
+	       !c->unpoolable && c->local < 0 && !c->modified && !c->stale &&
+	       c->size == c->source_size && c->size >= POOL_LEAST_BYTES && content_complete(c);
+}
+
+void content_pool(struct content *c)
+{
+	char name[32];
+	int error;
+
+	pthread_mutex_lock(&c->lock);
+	if (may_pool(c) && content_pin_locked(c) == 0) {
+		cache_name(c, name);
+		error = pool_add(c->env->pool, c->env->cache_fd, name, c->fd, c->size);
+		c->pooled = !error;
+		c->unpoolable = error != 0;
+		if (error && error != EEXIST)
+			log_debug("%s: not kept for later: %s", c->path, strerror(error));
+		content_unpin_locked(c);
+	}
+	pthread_mutex_unlock(&c->lock);
+}
+
+void content_leave_pool(struct content *c)
+{
+	if (c->pooled)
+		pool_drop(c->env->pool, c->fd, c->size);
+	c->pooled = false;
 }
 
 /* ---- the cache file; under the lock ---- */
@@ -213,6 +249,7 @@ int content_write(struct content *c, const void *buf, size_t bytes, uint64_t at,
 	if (!error)
 		error = content_pin_locked(c);
 	if (!error) {
+		content_leave_pool(c);
 		/* only what was written counts as ours: else a full disk would turn missing blocks into zeros */
 		if (io_pwrite_full(c->fd, buf, bytes, (off_t)at) < 0)
 			error = errno;
@@ -235,6 +272,7 @@ int content_truncate(struct content *c, uint64_t size)
 	pthread_mutex_lock(&c->lock);
 	error = content_pin_locked(c);
 	if (!error) {
+		content_leave_pool(c);
 		if (ftruncate(c->fd, (off_t)size) < 0) {
 			error = errno;
 		} else {
@@ -256,6 +294,7 @@ static int allocate_locked(struct content *c, int mode, uint64_t at, uint64_t en
 	/* whole blocks need not come to be cleared */
 	int error = clears ? bring_edges(c, at, end, p) : 0;
 
+	content_leave_pool(c);
 	if (!error && fallocate(c->fd, mode, (off_t)at, (off_t)(end - at)) < 0)
 		error = errno;
 	if (!error && clears)

@@ -12,6 +12,7 @@
 
 #include "lazyfs/ahead.h"
 #include "lazyfs/blocks.h"
+#include "lazyfs/pool.h"
 #include "lazyfs/remote.h"
 
 #include <pthread.h>
@@ -27,12 +28,14 @@ struct content_env {
 	 * must not: it would ask itself); -1.
 	 */
 	int local_root;
-	bool writes; /* content_send is used: what it needs is noted */
+	struct pool *pool; /* NULL: none */
+	bool writes;       /* content_send is used: what it needs is noted */
 	bool refetch; /* a file that was changed at the source is fetched anew; otherwise its missing blocks are EIO */
 	atomic_uint_least64_t next_number; /* names of cache files */
 	atomic_uint_least64_t demand_ms;   /* when somebody waited for a block last */
 	atomic_uint_least64_t stale_files, fetch_errors;
-	atomic_uint_least64_t local_bytes; /* that were the same here, and did not come from the source */
+	/* What did not come from the source: of the same files of this host, and from the pool. */
+	atomic_uint_least64_t local_bytes, pool_bytes;
 	atomic_uint_least64_t demands; /* requests that were made because a program waits */
 
 	/* What is asked for before anybody waits for it: bytes on their way, and how many these may be. */
@@ -45,6 +48,9 @@ enum { CONTENT_SMALL = 128 * 1024 };
 
 struct fetch;
 
+/* Where a file with the same contents could be on this host; one after the other. */
+enum content_twin { TWIN_PATH, TWIN_POOL, TWIN_NONE };
+
 struct content {
 	struct content_env *env;
 	pthread_mutex_t lock;
@@ -56,14 +62,17 @@ struct content {
 	struct blocks here;
 	struct fetch *fetches;
 	unsigned int generation; /* raised when the contents are begun anew */
+	enum content_twin twin;  /* which one is or will be looked at */
 	int local;               /* a file of this host that is the same so far; -1 */
 	uint64_t local_step;     /* bytes that are compared at a time */
-	bool no_local;           /* there is none */
 	bool comparing;          /* somebody does */
-	int fd;                  /* the cache file, or -1 */
-	unsigned int pins;       /* who uses fd */
-	bool program; /* set by who creates it: it will be mapped, and used here and there */
-	bool early;   /* it was asked for before anybody read it */
+	bool open_to_all; /* set by who creates it: everybody may read it at the source, so it may outlive the mount */
+	bool pooled;       /* the cache file is also one of the pool: not to be written to */
+	bool unpoolable;   /* the pool did not want it */
+	int fd;            /* the cache file, or -1 */
+	unsigned int pins; /* who uses fd */
+	bool program;      /* set by who creates it: it will be mapped, and used here and there */
+	bool early;        /* it was asked for before anybody read it */
 	uint64_t stream_first,
 		stream_end; /* blocks that come although nobody waits for them; 0, 0: none */
 	uint64_t number;    /* its name; 0: there is none yet */
@@ -101,7 +110,7 @@ ssize_t content_read(struct content *c, void *buf, size_t bytes, uint64_t at, st
 bool content_begin(struct content *c);
 /* The same for a file that nobody reads yet, as far as the link is not busy with such. Bytes that were asked for. */
 uint64_t content_early(struct content *c);
-/* Has this host a file of the same path and size? */
+/* Has this host a file of the same path and size, or the pool one of this size? */
 bool content_is_local(const struct content_env *env, const char *path, uint64_t size);
 /* Has somebody read a file for the first time that came by content_early? */
 bool content_early_used(struct content *c);
@@ -143,6 +152,9 @@ int content_fill(struct content *c, uint64_t bytes, bool *complete_out, const st
  * are begun anew. True: the contents are those of @now, as far as they are here.
  */
 bool content_revalidate(struct content *c, const struct lf_attr *now);
+
+/* Puts it into the pool, if all of it has come and it may be there. */
+void content_pool(struct content *c);
 
 uint64_t content_size(struct content *c);
 

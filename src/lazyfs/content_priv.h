@@ -25,11 +25,14 @@ int content_demand(struct content *c, uint64_t at, uint64_t end, uint64_t ahead_
 void content_note_jump(struct content *c, const struct ahead *ahead, uint64_t at);
 
 /*
- * Where a file of this host has the same path and size: is it the same around block @first, by its digest? Then
+ * Where a file of this host has the same path and size, or one of the pool the same beginning: is it the same around block @first, by its digest? Then
  * the missing blocks up to @end, and more, are taken from it (the lock is not held meanwhile). What is missing after it is for
  * the source. 0 or an errno value.
  */
 int content_use_local(struct content *c, uint64_t first, uint64_t end, const struct patience *p);
+
+/* The cache file, which is pinned, is going to be written to, other than with what is missing. */
+void content_leave_pool(struct content *c);
 
 /* Has this host no file that could be the same? */
 bool content_only_there(struct content *c);

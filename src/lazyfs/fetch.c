@@ -376,6 +376,7 @@ int content_restart(struct content *c, const struct lf_ident *id)
 
 	if (error)
 		return error;
+	content_leave_pool(c);
 	if (ftruncate(c->fd, 0) < 0 || ftruncate(c->fd, (off_t)id->size) < 0)
 		error = errno;
 	content_unpin_locked(c);
@@ -385,7 +386,8 @@ int content_restart(struct content *c, const struct lf_ident *id)
 	c->generation++;
 	c->id = *id;
 	c->size = c->source_size = c->low = id->size;
-	c->no_local = true;
+	c->twin = TWIN_NONE;
+	c->unpoolable = false;
 	c->stale = false;
 	return error;
 }
@@ -442,7 +444,7 @@ int content_ensure(struct content *c, uint64_t at, uint64_t end, uint64_t ahead_
 				error = begin_anew(c, p);
 			continue;
 		}
-		if (!c->no_local && c->env->local_root >= 0) {
+		if (c->twin != TWIN_NONE) {
 			error = content_use_local(c, first, stop, p);
 			continue;
 		}
@@ -457,7 +459,8 @@ int content_ensure(struct content *c, uint64_t at, uint64_t end, uint64_t ahead_
 		if (!is_here(c, first, stop))
 			error = patience_check(p, c->env->remote);
 	}
-	if (!error && c->path && !c->sending && ahead_to > end && !c->stale)
+	/* what this host has does not come ahead, too */
+	if (!error && c->path && !c->sending && ahead_to > end && !c->stale && c->twin == TWIN_NONE)
 		(void)!ask_range(c, stop, block_end(ahead_to), false);
 	return error ? for_program(error) : 0;
 }

@@ -63,6 +63,8 @@ static void fill_content(struct pass *pass, struct content *c)
 			let_others_go_first(fs);
 		error = content_fill(c, STEP_BYTES, &complete, &p);
 	}
+	if (complete)
+		content_pool(c);
 	note(pass, error);
 }
 

@@ -9,6 +9,7 @@
  *	remote    requests to the source
  *	node      names and attributes as they are here
  *	content   blocks of one file; fetch.c: those that are asked for
+ *	local     files that this host has already; pool.c: from earlier migrations
  *	ops_*.c   the requests of the kernel
  *	fill      the rest, in the background
  *	place     all of it into the directory below the mount, when it ends
@@ -22,6 +23,7 @@
 #ifndef FERRY_LAZYFS_FS_H
 #define FERRY_LAZYFS_FS_H
 
+#include "lazyfs/pool.h"
 #include "lazyfs/remote.h"
 #include "lazyfs/want.h"
 
@@ -33,7 +35,8 @@ struct lazyfs_options {
 	const char *source;        /* for df and the status: "USER@HOST" */
 	const char *mount_options; /* more for fuse_session_new(3), separated by commas; or NULL */
 	int cache_fd;              /* directory for cache files; stays the caller's */
-	int local_root;      /* this host's "/", whose files are used where they are the same; -1 */
+	struct pool *pool; /* files of earlier migrations (pool.h); stays the caller's; NULL: none */
+	int local_root;    /* this host's "/", whose files are used where they are the same; -1 */
 	uint64_t timeout_ms; /* of silence after which a read fails with EIO; 0: it waits */
 	bool refetch;        /* what was changed at the source is fetched anew */
 	bool writeback;      /* what is changed here is sent home; @want's hello asks for it */

@@ -88,7 +88,7 @@ static bool ask_early(struct lazyfs *fs, struct node *n)
 
 	if (n->content || !node_content(fs, n))
 		return false;
-	n->content->no_local = true;
+	n->content->twin = TWIN_NONE;
 	bytes = content_early(n->content);
 	if (!bytes)
 		node_drop_content(fs, n);

@@ -206,6 +206,7 @@ struct content *node_content(struct lazyfs *fs, struct node *n)
 	if (n->content) {
 		n->content->program = n->source && (n->attr.mode & 0111 ||
 						    strstr(strrchr(n->source, '/'), ".so"));
+		n->content->open_to_all = n->source && n->attr.mode & S_IROTH;
 		n->next_content = fs->contents;
 		fs->contents = n;
 	}

@@ -59,17 +59,17 @@ char *status_json(struct lazyfs *fs)
 		     "{\"state\": \"%s\", \"source\": \"%s\", \"policy\": \"%s\", \"writeback\": %s, "
 		     "\"files\": %" PRIu64 ", \"complete_files\": %" PRIu64
 		     ", \"modified_files\": %" PRIu64 ", \"changed_at_source\": %" PRIu64
-		     ", \"bytes\": %" PRIu64 ", \"here_bytes\": %" PRIu64
-		     ", \"local_bytes\": %" PRIu64 ", \"received_bytes\": %" PRIu64
+		     ", \"bytes\": %" PRIu64 ", \"here_bytes\": %" PRIu64 ", \"local_bytes\": %" PRIu64
+		     ", \"pool_bytes\": %" PRIu64 ", \"received_bytes\": %" PRIu64
 		     ", \"requests\": %" PRIu64 ", \"demands\": %" PRIu64
 		     ", \"in_flight\": %zu, \"connects\": %" PRIu64 ", \"errors\": %" PRIu64
 		     ", \"named_complete\": %s, \"detaching\": %s, \"fill_error\": %d, \"pid\": %d}",
 		     state, source, fs->opt.refetch ? "refetch" : "fail",
 		     fs->opt.writeback ? "true" : "false", t.files, t.complete_files,
 		     t.modified_files, atomic_load(&fs->env.stale_files), t.bytes, t.here_bytes,
-		     atomic_load(&fs->env.local_bytes), rs.received_bytes, rs.requests,
-		     atomic_load(&fs->env.demands), rs.in_flight, rs.connects,
-		     atomic_load(&fs->env.fetch_errors),
+		     atomic_load(&fs->env.local_bytes), atomic_load(&fs->env.pool_bytes),
+		     rs.received_bytes, rs.requests, atomic_load(&fs->env.demands), rs.in_flight,
+		     rs.connects, atomic_load(&fs->env.fetch_errors),
 		     atomic_load(&fs->named_complete) ? "true" : "false",
 		     atomic_load(&fs->detach) ? "true" : "false", atomic_load(&fs->fill_error),
 		     getpid());

@@ -50,6 +50,7 @@ struct attendant {
 	struct want want; /* the files are set by ORDER_PRIME */
 	char cache[PATH_MAX];
 	int cache_fd, fuse_fd, control;
+	struct pool pool;
 	struct lazyfs *_Atomic fs;
 	atomic_bool committed, over;
 	pthread_t pinger;
@@ -109,6 +110,15 @@ static int make_cache(struct attendant *a, struct err *err)
 		return err_sys(err, "%.200s: cannot make a cache there", dir);
 	a->cache_fd = open(a->cache, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	return a->cache_fd < 0 ? err_sys(err, "%.200s", a->cache) : 0;
+}
+
+/* Without it everything comes from the source. */
+static void open_pool(struct attendant *a)
+{
+	struct err err;
+
+	if (a->opt->pool_bytes && pool_open(a->opt->cache_dir, a->opt->pool_bytes, &a->pool, &err) < 0)
+		log_warn("files of earlier migrations are not used, and none are kept: %s", err.text);
 }
 
 static void remove_cache(struct attendant *a)
@@ -301,6 +311,7 @@ static struct lazyfs *set_up(struct attendant *a, struct err *err)
 		.source = t->source,
 		.fuse_fd = a->fuse_fd,
 		.cache_fd = a->cache_fd,
+		.pool = &a->pool,
 		.local_root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC),
 		.timeout_ms = t->timeout_ms,
 		.writeback = t->writeback,
@@ -349,6 +360,7 @@ static void attend(struct attendant *a, int words_fd)
 		log_fd = openat(a->cache_fd, "log", O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
 		if (log_fd >= 0)
 			log_init(log_fd, MAX(log_get_level(), LOG_INFO));
+		open_pool(a);
 		fs = set_up(a, &err);
 	}
 	if (!fs)
@@ -433,7 +445,8 @@ static int fork_away(struct attendant *a, struct err *err)
 
 int treeroot_start(const struct treeroot_options *opt, struct treeroot *out, struct err *err)
 {
-	struct attendant a = {.opt = opt, .want = *opt->want, .cache_fd = -1, .fuse_fd = -1};
+	struct attendant a = {
+		.opt = opt, .want = *opt->want, .cache_fd = -1, .fuse_fd = -1, .pool = POOL_NONE};
 	int pair[2], rc;
 
 	*out = TREEROOT_NONE;

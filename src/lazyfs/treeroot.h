@@ -21,7 +21,8 @@ struct treeroot_options {
 	const struct remote_link *link; /* used in the new process */
 	const struct want *want;
 	const char *source;    /* the other host, for the status */
-	const char *cache_dir; /* where the cache is made */
+	const char *cache_dir; /* where the cache is made, and the pool is */
+	uint64_t pool_bytes;   /* of the pool; 0: none */
 	const char *kept;      /* absolute: see lazyfs_keep_changes */
 	uint64_t timeout_ms;   /* see lazyfs_options */
 	bool fill;             /* after the commit, bring the files of the tree */

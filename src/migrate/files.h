@@ -25,6 +25,7 @@ struct file_policy {
 	bool overwrite; /* --overwrite-files */
 	bool wanted;    /* the mode is the user's word: refuse rather than do it in another way */
 	uint64_t timeout_ms; /* lazy: see lazyfs_options */
+	uint64_t pool_bytes; /* lazy: see treeroot_options */
 	bool fill;
 	bool writeback;           /* lazy: what the tree changes there goes home */
 	bool detach;              /* lazy: let the source go when what is used has come, */

@@ -14,6 +14,7 @@ struct files_door_options {
 	const char *token;
 	const char *source;           /* the other host, for the status */
 	uint64_t timeout_ms;          /* see lazyfs_options */
+	uint64_t pool_bytes;          /* see treeroot_options */
 	bool fill, detach, writeback; /* see treeroot_options */
 	char *const *whole;
 	size_t n_whole;

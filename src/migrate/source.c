@@ -85,6 +85,8 @@ static void add_options(const struct source *s, Wire__Needs *msg)
 	msg->files_fill = opt->files.fill;
 	msg->has_files_detach = msg->files_detach = opt->files.detach;
 	msg->has_files_writeback = msg->files_writeback = opt->files.writeback;
+	msg->has_files_pool_bytes = true;
+	msg->files_pool_bytes = opt->files.pool_bytes;
 	msg->files_whole = (char **)opt->files.whole;
 	msg->n_files_whole = opt->files.n_whole;
 	msg->has_patience_ms = true;

@@ -55,6 +55,8 @@ static int begin_lazy(struct target *t, struct err *err)
 		.token = t->token,
 		.source = host,
 		.timeout_ms = t->needs->files_timeout_ms,
+		.pool_bytes = t->needs->has_files_pool_bytes ? t->needs->files_pool_bytes :
+							       POOL_DEFAULT_BYTES,
 		.fill = t->needs->files_fill,
 		.detach = t->needs->files_detach,
 		.writeback = t->needs->files_writeback,

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# timeout: 240
+# timeout: 300
 # ferry lazyfs: what is shown, what is fetched, what is written, and what happens when the source
 # changes, dies or is complete.
 . "$(dirname "$0")/lib.sh"
@@ -308,6 +308,174 @@ cache_is_full() {
 	cmp -n "$(stat -c %s "$TEST_TMP/out")" "$files/data" "$TEST_TMP/out" || complain "made up data"
 }
 
+# ---- what came with an earlier mount ----
+
+pool=$TEST_TMP/cache/ferry-files.$(id -u)
+
+pooled() { # the files that are kept
+	find "$pool" -type f
+}
+
+# pooled_mount [OPTION]...: brings everything, ends, and mounts again with nothing but what is kept.
+pooled_mount() {
+	apart=(--no-local-files --cache-size=64M)
+	rm -rf "$pool"
+	lazy_mount || return 1
+	wait_for 20 is_complete || complain "does not become complete" || return 1
+	# two of the files are the same
+	[ "$(field pool_bytes)" -le 4000000 ] || complain "takes from an empty pool" || return 1
+	lazy_umount || complain "cannot unmount" || return 1
+	[ -n "$(pooled)" ] || complain "nothing is kept" || return 1
+	lazy_mount --no-background "$@"
+}
+
+kept_for_later() {
+	chmod 644 "$files/library.so" "$files/library.data"
+	pooled_mount || return 1
+	[ -z "$(find "$pool" -type f -size "$(stat -c %s "$files/data")c")" ] ||
+		complain "a file that not everybody may read is kept" || return 1
+	cmp "$files/library.so" "$shown/library.so" && cmp "$files/data" "$shown/data" || return 1
+	[ "$(field pool_bytes)" -ge 4000000 ] || complain "$(field pool_bytes) bytes come from the pool" || return 1
+	[ "$(field received_bytes)" -lt 5600000 ] || complain "$(field received_bytes) bytes came again"
+}
+
+# Other contents at the source from the middle on, and then others in the pool: nobody sees a wrong byte.
+kept_is_compared() {
+	local f
+	pooled_mount || return 1
+	lazy_umount || complain "cannot unmount" || return 1
+	printf 'another end' | dd of="$files/library.so" bs=1 seek=3900000 conv=notrunc status=none
+	for f in $(find "$pool" -type f -size "$(stat -c %s "$files/library.so")c"); do
+		printf 'another piece' | dd of="$f" bs=1 seek=1500000 conv=notrunc status=none
+	done
+	lazy_mount --no-background || return 1
+	cmp "$files/library.so" "$shown/library.so" && cmp "$files/library.data" "$shown/library.data" ||
+		complain "a wrong byte" || return 1
+	[ "$(field pool_bytes)" -gt 0 ] || complain "nothing is taken from the pool"
+}
+
+# The file that is written to here is not the one that others are given.
+kept_is_not_written_to() {
+	local f sum
+	apart=(--no-local-files --cache-size=64M)
+	rm -rf "$pool"
+	lazy_mount || return 1
+	wait_for 20 is_complete || complain "does not become complete" || return 1
+	f=$(find "$pool" -type f -size 4000000c)
+	[ -f "$f" ] || complain "kept: $f" || return 1
+	sum=$(sha256sum <"$f")
+	printf x | dd of="$shown/library.so" bs=1 seek=2000000 conv=notrunc status=none || return 1
+	truncate -s 5000000 "$shown/library.data"
+	[ ! -e "$f" ] || [ "$(sha256sum <"$f")" = "$sum" ] || complain "what is kept was changed" || return 1
+	[ ! -e "$f" ] || [ "$(stat -c %h "$f")" = 1 ] || complain "what is kept can be written to" || return 1
+	cmp -n 2000000 "$files/library.so" "$shown/library.so"
+}
+
+kept_within_bounds() {
+	local i
+	apart=(--no-local-files --cache-size=9M)
+	rm -rf "$pool"
+	for i in 1 2 3 4; do
+		head -c 4000000 /dev/urandom >"$files/library.so"
+		lazy_mount --no-background || return 1
+		cmp "$files/library.so" "$shown/library.so" || return 1
+		lazy_umount || return 1
+		[ "$(du -s --block-size=1 "$pool" | cut -f 1)" -le $((9 << 20)) ] || complain "the pool has $(du -sk "$pool") KiB" || return 1
+	done
+	[ "$(pooled | wc -l)" -ge 1 ] || complain "nothing is kept" || return 1
+	# the last one is still there
+	lazy_mount --no-background || return 1
+	cmp "$files/library.so" "$shown/library.so" && [ "$(field pool_bytes)" -ge 4000000 ] ||
+		complain "what was used last is gone"
+}
+
+# Whoever makes the directory first does not decide what is in it.
+pool_of_somebody() {
+	apart=(--no-local-files --cache-size=64M)
+	rm -rf "$pool"
+	mkdir -m 755 "$pool"
+	lazy_mount --no-background || return 1
+	cmp "$files/library.so" "$shown/library.so" || return 1
+	grep -q 'should be ours alone' "$TEST_TMP/log" || complain "not said" || return 1
+	lazy_umount
+	[ -z "$(pooled)" ] || complain "uses it"
+	rm -rf "$pool"
+}
+
+with_pool() { # FUNCTION
+	local before=("${apart[@]}") rc
+	"$1"
+	rc=$?
+	mounted && ! lazy_umount && umount -l "$mnt"
+	apart=("${before[@]}")
+	rm -rf "$pool"
+	return $rc
+}
+
+# A destination in a mount namespace of its own, where the mount is shown at the path of the files that are below it, and the
+# same: they are read there, and nobody asks himself.
+same_host() {
+	local rc holder
+	unshare -m --propagation private sleep 60 &
+	holder=$!
+	wait_for 5 [ "$(readlink /proc/self/ns/mnt)" != "$(readlink /proc/$holder/ns/mnt)" ] || return 1
+	{
+		echo '#!/bin/sh'
+		echo "exec nsenter -m -t $$ $TEST_TMP/ssh \"\$@\""
+	} >"$TEST_TMP/home-ssh"
+	chmod 755 "$TEST_TMP/home-ssh"
+	if nsenter -m -t $holder timeout 30 "$FERRY" lazyfs --ssh "$TEST_TMP/home-ssh" --cache-dir "$TEST_TMP/cache" \
+		--cache-size=0 --no-background --log-file "$TEST_TMP/log" "$mnt" "$images" source; then
+		nsenter -m -t $holder mount --bind "$shown" "$files"
+		nsenter -m -t $holder timeout 20 cat "$files/data" | cmp - "$files/data" || complain "cannot be read below itself"
+		rc=$?
+		nsenter -m -t $holder timeout 20 "$FERRY" lazyfs --status --json "$mnt" >"$TEST_TMP/status"
+		nsenter -m -t $holder umount "$files"
+		nsenter -m -t $holder timeout 20 fusermount3 -u "$mnt"
+	else
+		rc=1
+	fi
+	kill $holder
+	wait $holder 2>/dev/null
+	wait_for 20 no_cache || complain "does not end" || return 1
+	[ $rc = 0 ] || return 1
+	"$PYTHON" -c "
+import json, sys
+s = json.load(open('$TEST_TMP/status'))
+sys.exit(not (s['local_bytes'] >= 5000000 and s['received_bytes'] < 1000000))" || complain "$(cat "$TEST_TMP/status")"
+}
+
+# Everything as an ordinary user, on both sides: what he may read, and nothing else.
+ordinary_user() {
+	local as=(setpriv --reuid 65534 --regid 65534 --clear-groups env HOME=/nonexistent) rc
+	mkdir "$TEST_TMP/user" "$TEST_TMP/user/cache" "$TEST_TMP/user/mnt" && cp -r "$images" "$TEST_TMP/user/images" &&
+		cp "$FERRY" "$TEST_TMP/user/ferry" || return 1
+	printf '#!/bin/sh\nshift\nexec sh -c "$*"\n' >"$TEST_TMP/user/ssh"
+	chmod 755 "$TEST_TMP" "$TEST_TMP/user/ssh"
+	chown -R 65534:65534 "$TEST_TMP/user"
+	# as udev has it
+	mknod -m 666 "$TEST_TMP/fuse" c 10 229 && mount --bind "$TEST_TMP/fuse" /dev/fuse || return 1
+	cleanup_fn umount -l /dev/fuse
+	why=$(timeout -k 5 30 "${as[@]}" "$TEST_TMP/user/ferry" lazyfs --ssh "$TEST_TMP/user/ssh" --cache-dir "$TEST_TMP/user/cache" \
+		--no-local-files "$TEST_TMP/user/mnt" "$TEST_TMP/user/images" source 2>&1 </dev/null) || return 1
+	mnt=$TEST_TMP/user/mnt
+	shown=$mnt$files
+	"${as[@]}" cmp "$files/library.so" "$shown/library.so" && "${as[@]}" "$shown/program" || complain "cannot read"
+	rc=$?
+	"${as[@]}" cat "$shown/data" >"$TEST_TMP/out" 2>/dev/null && complain "reads what he may not" && rc=1
+	[ ! -s "$TEST_TMP/out" ] || complain "reads what he may not" || rc=1
+	"${as[@]}" timeout 20 fusermount3 -u "$mnt" || complain "cannot unmount" || rc=1
+	mnt=$TEST_TMP/mnt
+	shown=$mnt$files
+	wait_for 20 user_cache_is_gone || complain "the cache stays" || rc=1
+	[ "$(find "$TEST_TMP/user/cache" -user 65534 -type f -size 4000000c | wc -l)" = 1 ] || complain "nothing is kept" || rc=1
+	return $rc
+}
+
+user_cache_is_gone() {
+	[ "$(ls "$TEST_TMP/user/cache")" = ferry-files.65534 ]
+}
+
 refuses() {
 	local out
 	out=$(timeout 20 "$FERRY" lazyfs --ssh "$TEST_TMP/ssh" "$mnt" "$TEST_TMP/cache" source 2>&1) &&
@@ -339,5 +507,12 @@ test_case "the source may go" source_may_go
 test_case "the daemon is killed" daemon_killed
 test_case "materialises" materialises
 test_case "the cache is full" cache_is_full
+test_case "kept for the next one" with_pool kept_for_later
+test_case "what is kept is compared" with_pool kept_is_compared
+test_case "what is kept is not written to" with_pool kept_is_not_written_to
+test_case "what is kept has bounds" with_pool kept_within_bounds
+test_case "somebody else's pool" with_pool pool_of_somebody
+test_case "files that are here" same_host
+test_case "an ordinary user" ordinary_user
 test_case "refuses" refuses
 finish

@@ -75,6 +75,42 @@ python_results() {
 	listed placed $work/log.1 && listed placed $work/log && listed placed /tmp/scratch
 }
 
+# A second one of the same program takes from b what came with the first; not where the user does not want that.
+one_of_many() { # OPTION...
+	local pid
+	rm -rf "$(a_work)" "$(b_work)"
+	mkdir -p "$(a_work)"
+	pid=$(start python3 -c '
+import os, time
+while not os.path.exists("go"):
+    time.sleep(0.02)
+import json, xml.dom.minidom, decimal
+open("done", "w").close()
+while not os.path.exists("end"):
+    time.sleep(0.02)') || return 1
+	must_migrate a "$pid" --files=lazy "$@" && moved a "$pid" || return 1
+	go "$pid" go
+	wait_for 30 [ -e "$(seen "$pid" $work/done)" ] || complain "does not go on" || return 1
+	wait_for 30 field_is "$pid" named_complete True || complain "its files do not come" || return 1
+	received=$(field "$pid" received_bytes)
+	kept=$(field "$pid" pool_bytes)
+	go "$pid" end
+	wait_for 10 gone b "$pid" || complain "does not end" || return 1
+	all_gone
+}
+
+next_migration() {
+	local received kept first
+	fresh
+	one_of_many && first=$received || return 1
+	[ "$kept" = 0 ] || complain "$kept bytes were here before the first" || return 1
+	one_of_many || return 1
+	echo "$first bytes came with the first, $received with the second and $kept from what was kept"
+	[ "$kept" -gt 5000000 ] && [ "$received" -lt $((first / 2)) ] || complain "$received bytes came after $first, $kept were kept" || return 1
+	one_of_many --cache-size=0 || return 1
+	[ "$kept" = 0 ] || complain "--cache-size=0 takes $kept bytes"
+}
+
 # In the middle of a transaction: the data base, its journal and its locks; a name that is taken on b.
 sqlite() {
 	local pid mib=64 received
@@ -610,6 +646,7 @@ begin --lacks /usr/bin/python3 --lacks /usr/bin/python3.11 --lacks /usr/lib/pyth
 	exit 77
 }
 test_case "python: modules, a configuration, a helper, logs" python_program
+test_case "the next one of the same program" next_migration
 test_case "sqlite3 inside a transaction" sqlite
 test_case "nginx: new files, a log that is opened anew" nginx_server
 test_case "redis: increments, a log that is written anew" redis_server

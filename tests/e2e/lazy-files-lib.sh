@@ -35,6 +35,7 @@ end_leftovers() {
 
 fresh() {
 	end_leftovers
+	rm -rf "$(files_of a)"/var/tmp/ferry-files.* "$(files_of b)"/var/tmp/ferry-files.*
 	rm -rf "$(a_work)" "$(b_work)" "$(files_of a)/var/lib/ferry/files" "$(files_of b)/var/lib/ferry/files"
 	mkdir -p "$(a_work)"
 }
@@ -70,12 +71,17 @@ running() { # HOST NAME: is there a process with this command name?
 	on "$1" pgrep -x "$2" >/dev/null
 }
 
+# What is left there but the files for later migrations.
+caches() {
+	ls -A "$(files_of "$1")/var/tmp" | grep -v '^ferry-files\.'
+}
+
 # Nothing is left of it on either side when the program has ended; $1: seconds until what it changed has been fetched.
 all_gone() {
 	local host
 	wait_for "${1:-20}" nothing_runs || complain "left: $(on a pgrep -l ferry-) $(on b pgrep -l ferry-)" || return 1
 	for host in a b; do
-		[ -z "$(ls -A "$(files_of $host)/var/tmp")" ] || complain "the cache stays on $host: $(ls -A "$(files_of $host)/var/tmp")" || return 1
+		[ -z "$(caches $host)" ] || complain "the cache stays on $host: $(caches $host)" || return 1
 		[ -z "$(find "$(files_of $host)/run/ferry" -name '*.files' -o -name '*.given' 2>/dev/null)" ] || complain "the door or a record stays on $host" || return 1
 	done
 }

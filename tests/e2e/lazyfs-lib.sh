@@ -69,20 +69,24 @@ make_images() {
 	}
 }
 
+# The source is this host: all its files are here.
+apart=(--no-local-files --cache-size=0)
+
 lazy_mount() { # [OPTION]...
 	if ! why=$(timeout -k 5 30 "$FERRY" lazyfs --ssh "$TEST_TMP/ssh" --cache-dir "$TEST_TMP/cache" \
-		--log-file "$TEST_TMP/log" -v3 "$@" "$mnt" "$images" source 2>&1 </dev/null); then
+		"${apart[@]}" --log-file "$TEST_TMP/log" -v3 "$@" "$mnt" "$images" source 2>&1 </dev/null); then
 		return 1
 	fi
 }
 
+# A file that was closed is in use until its last answer has come.
 lazy_umount() {
-	timeout 20 fusermount3 -u "$mnt" || return 1
+	wait_for 20 timeout 20 fusermount3 -u "$mnt" || return 1
 	wait_for 60 no_cache
 }
 
 no_cache() {
-	[ -z "$(ls "$TEST_TMP/cache")" ]
+	[ -z "$(ls --ignore='ferry-files.*' "$TEST_TMP/cache")" ]
 }
 
 mounted() {
@@ -116,11 +120,11 @@ no_agents() {
 	done <"$TEST_TMP/agents"
 }
 
-# test_case NAME FUNCTION: the function's status is the result; why says what is wrong. Leaves nothing mounted.
+# test_case NAME FUNCTION [ARGUMENT]: the function's status is the result; why says what is wrong. Leaves nothing mounted.
 test_case() {
 	why=
 	[ -z "${ONLY:-}" ] || [[ $1 == $ONLY ]] || return 0
-	if "$2"; then
+	if "${@:2}"; then
 		ok "$1"
 	else
 		not_ok "$1" "$why $(tail -n 2 "$TEST_TMP/log" 2>/dev/null)"

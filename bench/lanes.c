@@ -80,6 +80,8 @@ static void dial(struct lane *lane, uint8_t index)
 		rc = lane_dial_tcp("127.0.0.1", port, &call, lane, &err);
 	if (rc < 0)
 		die("a lane", &err);
+	if (!index && lane_go_direct(lane, &err) < 0)
+		die("a lane", &err);
 	if (index && lane->tunnel)
 		tunnel_unhurried(lane->tunnel);
 }
@@ -107,7 +109,8 @@ __attribute__((noreturn)) static void be_home(void)
 		fds[i] = lanes[i].in;
 	}
 	served = pages_start(serve, &err);
-	if (!served || pages_connect(served, fds, fds, the.n, &plain, &err) < 0)
+	if (!served || pages_connect(served, fds, fds, the.n,
+				     lanes[0].direct ? lanes[0].tunnel : NULL, &plain, &err) < 0)
 		die("home", &err);
 	for (;;)
 		pause();

@@ -41,6 +41,7 @@ struct reply {
 struct peer {
 	int in, out;
 	struct tunnel *tunnel; /* around both; NULL: none */
+	struct tunnel *direct; /* not ours; reads and writes go through it; NULL: through the descriptors */
 	char name[80];
 	uint8_t request[PS_REQUEST_BYTES];
 	size_t have;
@@ -178,6 +179,12 @@ static void set_nonblocking(int fd)
 
 int serve_net_add(struct serve_net *n, int in, int out, const char *name, struct err *err)
 {
+	return serve_net_add_direct(n, in, out, NULL, name, err);
+}
+
+int serve_net_add_direct(struct serve_net *n, int in, int out, struct tunnel *direct,
+			 const char *name, struct err *err)
+{
 	struct peer *p = calloc(1, sizeof(*p));
 
 	if (p)
@@ -192,6 +199,7 @@ int serve_net_add(struct serve_net *n, int in, int out, const char *name, struct
 	}
 	p->in = in;
 	p->out = out;
+	p->direct = direct;
 	snprintf(p->name, sizeof(p->name), "%s", name);
 	set_nonblocking(in);
 	set_nonblocking(out);
@@ -424,11 +432,25 @@ static int buffer_sent(struct serve_net *n, struct peer *p, struct err *err)
 
 enum outcome { GO_ON, DROP, FATAL };
 
-static ssize_t send_some(int fd, const void *data, size_t bytes)
+static ssize_t send_some(const struct peer *p, const void *data, size_t bytes)
 {
-	ssize_t n = send(fd, data, bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
+	ssize_t n;
 
-	return n < 0 && errno == ENOTSOCK ? write(fd, data, bytes) : n;
+	if (p->direct)
+		return tunnel_write(p->direct, data, bytes);
+	n = send(p->out, data, bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
+	return n < 0 && errno == ENOTSOCK ? write(p->out, data, bytes) : n;
+}
+
+static ssize_t receive_some(const struct peer *p, void *data, size_t bytes)
+{
+	return p->direct ? tunnel_read(p->direct, data, bytes) : read(p->in, data, bytes);
+}
+
+/* The tunnel's own reason for a fault, if there is one, takes the place of ours. */
+static void explain(const struct peer *p, struct err *err)
+{
+	(void)tunnel_fault(p->direct ? p->direct : p->tunnel, err);
 }
 
 /* DROP comes with the reason, FATAL with the error. */
@@ -439,14 +461,14 @@ static enum outcome write_peer(struct serve_net *n, struct peer *p, struct err *
 
 	if (r->bytes == 0 && begin_reply(n, p, err) < 0)
 		return FATAL;
-	wrote = send_some(p->out, p->buf + r->sent, r->bytes - r->sent);
+	wrote = send_some(p, p->buf + r->sent, r->bytes - r->sent);
 	if (wrote < 0 && (errno == EAGAIN || errno == EINTR)) {
 		r->was_full |= errno == EAGAIN;
 		return GO_ON;
 	}
 	if (wrote < 0) {
 		err_set(err, errno, "the connection broke while it was answered");
-		(void)tunnel_fault(p->tunnel, err);
+		explain(p, err);
 		return DROP;
 	}
 	r->sent += (size_t)wrote;
@@ -459,7 +481,7 @@ static enum outcome write_peer(struct serve_net *n, struct peer *p, struct err *
 
 static enum outcome read_peer(struct serve_net *n, struct peer *p, struct err *err)
 {
-	ssize_t got = read(p->in, p->request + p->have, sizeof(p->request) - p->have);
+	ssize_t got = receive_some(p, p->request + p->have, sizeof(p->request) - p->have);
 
 	if (got < 0 && (errno == EAGAIN || errno == EINTR))
 		return GO_ON;
@@ -469,7 +491,7 @@ static enum outcome read_peer(struct serve_net *n, struct peer *p, struct err *e
 			p->have     ? "the connection ended inside of a request" :
 			p->requests ? "the connection ended without CLOSE" :
 				      "the connection ended without a request");
-		(void)tunnel_fault(p->tunnel, err);
+		explain(p, err);
 		return DROP;
 	}
 	p->have += (size_t)got;
@@ -488,22 +510,40 @@ static int serve_peer(struct serve_net *n, size_t i, struct err *err)
 	return o == FATAL ? -1 : 0;
 }
 
+/* A request may be here that poll(2) does not show. */
+static bool may_hold(const struct peer *p)
+{
+	return p->direct && !p->replying && tunnel_may_hold(p->direct);
+}
+
+/* One who says nothing is read from now and then: so it shows whether his machine is there (tunnel_read). */
+static bool may_be_gone(const struct peer *p, bool quiet)
+{
+	return quiet && p->direct && !p->replying;
+}
+
 int serve_net_step(struct serve_net *n, int watch_fd, int timeout_ms, struct err *err)
 {
 	struct pollfd fds[MAX_PEERS + 2];
 	size_t i, peers = n->n;
+	int ready;
 
-	for (i = 0; i < peers; i++)
+	for (i = 0; i < peers; i++) {
 		fds[i] = (struct pollfd){.fd = n->peers[i]->replying ? n->peers[i]->out :
 								       n->peers[i]->in,
 					 .events = n->peers[i]->replying ? POLLOUT : POLLIN};
+		if (may_hold(n->peers[i]))
+			timeout_ms = 0;
+	}
 	fds[peers] = (struct pollfd){.fd = n->listener, .events = POLLIN};
 	fds[peers + 1] = (struct pollfd){.fd = watch_fd, .events = POLLIN};
-	if (poll(fds, peers + 2, timeout_ms) < 0)
+	ready = poll(fds, peers + 2, timeout_ms);
+	if (ready < 0)
 		return errno == EINTR ? 0 : err_sys(err, "poll");
 	/* backwards: a dropped peer's place is taken by the last one, which had its turn */
 	for (i = peers; i-- > 0;) {
-		if (fds[i].revents && serve_peer(n, i, err) < 0)
+		if ((fds[i].revents || may_hold(n->peers[i]) || may_be_gone(n->peers[i], ready == 0)) &&
+		    serve_peer(n, i, err) < 0)
 			return -1;
 	}
 	if (fds[peers].revents)

@@ -19,6 +19,7 @@
 #include <stdbool.h>
 
 struct serve_net;
+struct tunnel;
 
 struct serve_net_stats {
 	uint64_t requests, pages, zero_pages; /* handed out; zero pages went without their bytes */
@@ -48,6 +49,13 @@ int serve_net_add_socket(struct serve_net *n, int fd, const char *name, struct e
 
 /* One more peer, who is not a stranger. Takes the descriptors (which may be the same); @name for messages is copied. */
 int serve_net_add(struct serve_net *n, int in, int out, const char *name, struct err *err) must_check;
+
+/*
+ * The same, where a tunnel was taken over (tunnel_take_over): the descriptors are for poll(2). The tunnel stays the
+ * caller's, until the peer is gone. NULL: as serve_net_add.
+ */
+int serve_net_add_direct(struct serve_net *n, int in, int out, struct tunnel *direct,
+			 const char *name, struct err *err) must_check;
 
 /*
  * The peer has other connections, which are served by others: @closing becomes true when a CLOSE counts, before it

@@ -102,12 +102,10 @@ static int hear_byte(struct lane *lane, int timeout_ms, const char *host, uint8_
 	ssize_t n;
 
 	do {
-		int ready = poll(&pfd, 1, timeout_ms);
-
-		if (ready == 0)
+		if (!lane_may_hold(lane) && poll(&pfd, 1, timeout_ms) == 0)
 			return err_set(err, ETIMEDOUT,
 				       "%s: one more connection does not come about", host);
-		n = read(lane->in, out, 1);
+		n = lane_read(lane, out, 1);
 	} while (n < 0 && (errno == EINTR || errno == EAGAIN));
 	if (n == 1)
 		return 0;
@@ -132,6 +130,32 @@ int lane_heard(struct lane *lane, int timeout_ms, const char *host, struct err *
 			       "%s: one more connection has a version that nobody offered", host);
 	lane->place.version = version;
 	return 0;
+}
+
+int lane_go_direct(struct lane *lane, struct err *err)
+{
+	if (!lane->tunnel)
+		return 0;
+	if (tunnel_take_over(lane->tunnel, &lane->in, err) < 0)
+		return -1;
+	lane->out = lane->in;
+	lane->direct = true;
+	return 0;
+}
+
+ssize_t lane_read(const struct lane *lane, void *buf, size_t bytes)
+{
+	return lane->direct ? tunnel_read(lane->tunnel, buf, bytes) : read(lane->in, buf, bytes);
+}
+
+ssize_t lane_write(const struct lane *lane, const void *buf, size_t bytes)
+{
+	return lane->direct ? tunnel_write(lane->tunnel, buf, bytes) : write(lane->out, buf, bytes);
+}
+
+bool lane_may_hold(const struct lane *lane)
+{
+	return lane->direct && tunnel_may_hold(lane->tunnel);
 }
 
 void lane_close(struct lane *lane)

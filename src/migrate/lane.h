@@ -58,7 +58,8 @@ struct lane {
 	int hold;              /* target: keeps "agent --join" there; -1: none */
 	pid_t ssh;             /* source: 0: none */
 	struct tunnel *tunnel; /* NULL: none */
-	bool flush;            /* source: what was written must get there before it is closed */
+	bool direct; /* the tunnel was taken over: lane_read, lane_write; in and out are for poll(2) */
+	bool flush; /* source: what was written must get there before it is closed */
 };
 
 #define LANE_NONE ((struct lane){.in = -1, .out = -1, .hold = -1})
@@ -82,6 +83,19 @@ int lane_heard(struct lane *lane, int timeout_ms, const char *host, struct err *
 
 /* How long the other machine may be silent, where TCP carries the lane; with ssh its own settings count. */
 void lane_patience(const struct lane *lane, unsigned int ms);
+
+/*
+ * For the lane for demand: where it has a tunnel, no thread beside ours is woken for what goes over it (tunnel_take_over). At home
+ * before lane_heard, as then any number of questions may come. -1: it is broken, and good for lane_close only.
+ */
+int lane_go_direct(struct lane *lane, struct err *err) must_check;
+
+/* As read(2) and write(2). */
+ssize_t lane_read(const struct lane *lane, void *buf, size_t bytes);
+ssize_t lane_write(const struct lane *lane, const void *buf, size_t bytes);
+
+/* Something may be here already that poll(2) does not show. */
+bool lane_may_hold(const struct lane *lane);
 
 /* Closes the descriptors; ends its ssh. */
 void lane_close(struct lane *lane);

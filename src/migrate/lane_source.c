@@ -149,6 +149,14 @@ static void look_whether_to_spread(struct lane_source *s)
 	s->look_bytes = s->received_bytes;
 }
 
+/* The source opens others as soon as it sees that these are closed. */
+static int begin_again(struct lane_source *s, const struct err *why)
+{
+	log_warn("%s", why->text);
+	give_up_lanes(s);
+	return 1;
+}
+
 /* 0: all of a set are there and in use; 1: not yet; -1. */
 static int adopt_lanes(struct lane_source *s, struct err *err)
 {
@@ -165,6 +173,8 @@ static int adopt_lanes(struct lane_source *s, struct err *err)
 	s->n = lane_set_take(&s->coming, lanes);
 	for (size_t i = 0; i < s->n; i++)
 		s->lanes[i].lane = lanes[i];
+	if (lane_go_direct(&s->lanes[0].lane, err) < 0)
+		return begin_again(s, err);
 	for (size_t i = 0; i < s->n && rc == 0; i++)
 		rc = begin_lane(s, &s->lanes[i], err);
 	if (rc < 0)
@@ -184,7 +194,7 @@ static int flush(struct asking *a, struct err *err)
 	ssize_t n;
 
 	while (a->out_bytes) {
-		n = write(a->lane.out, a->out, a->out_bytes);
+		n = lane_write(&a->lane, a->out, a->out_bytes);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
@@ -336,7 +346,7 @@ static int hear(struct lane_source *s, struct asking *a, int rounds, struct lazy
 	for (int round = 0; round < rounds; round++) {
 		if (answer_bytes(a, &h, &want, err) < 0)
 			return -1;
-		n = read(a->lane.in, a->in + a->have, want - a->have);
+		n = lane_read(&a->lane, a->in + a->have, want - a->have);
 		if (n < 0 && (errno == EAGAIN || errno == EINTR))
 			return 0;
 		if (n <= 0)
@@ -400,7 +410,7 @@ static int lane_poll_fd(struct lazy_source *base, short *events, int *timeout_ms
 	struct lane_source *s = of(base);
 
 	*events = POLLIN;
-	if (s->here[0].first || s->here[1].first)
+	if (s->here[0].first || s->here[1].first || lane_may_hold(&s->lanes[0].lane))
 		*timeout_ms = 0;
 	else if (s->lost)
 		*timeout_ms = LOST_MS;
@@ -556,14 +566,14 @@ static int say_close(struct lane_source *s, int timeout_ms, struct err *err)
 	size_t have = 0;
 
 	ps_encode(&bye, out);
-	if (write(lane->out, out, sizeof(out)) != sizeof(out))
+	if (lane_write(lane, out, sizeof(out)) != sizeof(out))
 		return err_sys(err, "the connection to the source broke");
 	while (have < sizeof(status)) {
 		ssize_t n;
 
-		if (poll(&pfd, 1, timeout_ms) == 0)
+		if (!lane_may_hold(lane) && poll(&pfd, 1, timeout_ms) == 0)
 			return err_set(err, ETIMEDOUT, "the source does not answer");
-		n = read(lane->in, status + have, sizeof(status) - have);
+		n = lane_read(lane, status + have, sizeof(status) - have);
 		if (n < 0 && (errno == EAGAIN || errno == EINTR))
 			continue;
 		if (n <= 0)

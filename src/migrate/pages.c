@@ -152,7 +152,7 @@ static int fill_server(struct server *v, const struct pages_packing *packing, st
 }
 
 /* Takes the descriptors, also on failure. */
-static struct server *make_server(struct pages *p, int in, int out,
+static struct server *make_server(struct pages *p, int in, int out, struct tunnel *direct,
 				  const struct pages_packing *packing, struct err *err)
 {
 	struct server *v = calloc(1, sizeof(*v));
@@ -167,7 +167,7 @@ static struct server *make_server(struct pages *p, int in, int out,
 		close(in);
 		if (out != in)
 			close(out);
-	} else if (serve_net_add(v->net, in, out, "lane", err) == 0) {
+	} else if (serve_net_add_direct(v->net, in, out, direct, "lane", err) == 0) {
 		return v;
 	}
 	if (v)
@@ -175,10 +175,10 @@ static struct server *make_server(struct pages *p, int in, int out,
 	return NULL;
 }
 
-static int start_server(struct pages *p, int in, int out, const struct pages_packing *packing,
-			struct err *err)
+static int start_server(struct pages *p, int in, int out, struct tunnel *direct,
+			const struct pages_packing *packing, struct err *err)
 {
-	struct server *v = make_server(p, in, out, packing, err);
+	struct server *v = make_server(p, in, out, direct, packing, err);
 	sigset_t all, before;
 	int no;
 
@@ -202,7 +202,7 @@ void pages_disconnect(struct pages *p)
 	stop_servers(p);
 }
 
-int pages_connect(struct pages *p, const int in[], const int out[], size_t n,
+int pages_connect(struct pages *p, const int in[], const int out[], size_t n, struct tunnel *direct,
 		  const struct pages_packing *packing, struct err *err)
 {
 	int rc = 0;
@@ -215,7 +215,7 @@ int pages_connect(struct pages *p, const int in[], const int out[], size_t n,
 	p->v = calloc(n, sizeof(struct server *));
 	for (size_t i = 0; i < n; i++) {
 		if (p->v && rc == 0) {
-			rc = start_server(p, in[i], out[i], packing, err);
+			rc = start_server(p, in[i], out[i], i ? NULL : direct, packing, err);
 			continue;
 		}
 		close(in[i]);

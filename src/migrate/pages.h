@@ -32,9 +32,10 @@ struct pages_packing {
 
 /*
  * Closes the lanes that there are, and serves these, of which the first one is for demand. Takes the descriptors, also on
- * failure.
+ * failure. @direct: the tunnel of the first one, if it was taken over (tunnel_take_over); it stays the caller's, and must
+ * outlive the lane's service. NULL: none was.
  */
-int pages_connect(struct pages *p, const int in[], const int out[], size_t n,
+int pages_connect(struct pages *p, const int in[], const int out[], size_t n, struct tunnel *direct,
 		  const struct pages_packing *packing, struct err *err) must_check;
 
 /* Closes the lanes that there are. The state stays. */

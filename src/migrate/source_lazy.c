@@ -80,6 +80,9 @@ static int dial_some(struct source *s, enum way way, size_t from, size_t to, str
 		if (dial(s, way, i, err) < 0)
 			return -1;
 		lane_patience(&s->lanes[i], s->opt->patience_ms);
+		/* before the other side has been heard: once that is ready, any number of questions may come */
+		if (i == 0 && lane_go_direct(&s->lanes[0], err) < 0)
+			return -1;
 		if (i && s->lanes[i].tunnel)
 			tunnel_unhurried(s->lanes[i].tunnel);
 	}
@@ -201,7 +204,8 @@ static int serve_lanes(struct source *s, struct err *err)
 		out[i] = s->lanes[i].out;
 		s->lanes[i].in = s->lanes[i].out = -1;
 	}
-	return pages_connect(s->pages, in, out, s->n_lanes, &packing, err);
+	return pages_connect(s->pages, in, out, s->n_lanes,
+			     s->lanes[0].direct ? s->lanes[0].tunnel : NULL, &packing, err);
 }
 
 int source_serve(struct source *s, struct err *err)

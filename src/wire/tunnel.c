@@ -25,6 +25,7 @@ enum {
 	PARTING_MS = 1000,
 	LINGER_MS = 5000, /* without progress, when the user has gone */
 	PATIENCE_MS = 30000,
+	REST_BYTES = 4 << 10,
 	LOOK_MS = 500, /* how often it is asked whether the other machine is there */
 };
 
@@ -49,10 +50,14 @@ struct tunnel {
 	bool said_end;      /* the peer is told, or it waits with the last records */
 	bool want_write;    /* libssl has something to say before it goes on */
 	atomic_bool broken; /* and nothing more comes but what is here already */
+	atomic_bool leave;  /* the thread, when what the user has written has gone */
+	bool left;          /* it has done so: what is in the flow is read first */
+	bool dry;           /* nothing can be read but what poll(2) shows */
 	atomic_uint patience_ms;
 	uint64_t look_at_ms;
 	uint64_t awaited_ms; /* since when the other machine owes a sign of life */
 	pthread_t thread;
+	bool joined;
 	pthread_mutex_t lock; /* of what follows */
 	pid_t tid;
 	bool unhurried;
@@ -266,6 +271,10 @@ static int push_to_net(struct tunnel *t, struct err *err)
 	flushed = flush_records(t, err);
 	if (flushed <= 0 || f->start < f->end || !f->ended || f->passed)
 		return flushed < 0 ? -1 : progress;
+	if (atomic_load(&t->leave)) {
+		t->left = true;
+		return progress;
+	}
 	if (!t->said_end) {
 		ERR_clear_error();
 		rc = SSL_shutdown(t->ssl);
@@ -408,6 +417,8 @@ static int pump(struct tunnel *t, struct err *err)
 
 	while (!(t->in.passed && t->out.passed)) {
 		rc = step(t, err);
+		if (t->left)
+			return 0;
 		if (rc == 0)
 			rc = wait_for_both(t, err);
 		if (rc < 0 || look_for_life(t, err))
@@ -437,6 +448,108 @@ static void part(struct tunnel *t)
 			break;
 }
 
+/* ---- without the thread ---- */
+
+/* What is on its way between the thread and the user comes before what the thread still has. */
+static int gather_rest(struct tunnel *t, int user, struct err *err)
+{
+	struct flow *f = &t->in;
+	uint8_t rest[REST_BYTES];
+	ssize_t n = recv(user, rest, sizeof(rest), MSG_DONTWAIT);
+	size_t have = f->end - f->start;
+
+	if (n <= 0)
+		return 0;
+	if (n == sizeof(rest) || have + (size_t)n > FLOW_BYTES)
+		return err_set(err, EPROTO, "%s talks before it is its turn", t->peer);
+	memmove(f->buf + n, f->buf + f->start, have);
+	memcpy(f->buf, rest, (size_t)n);
+	f->start = 0;
+	f->end = have + (size_t)n;
+	return 0;
+}
+
+int tunnel_take_over(struct tunnel *t, int *fd, struct err *err)
+{
+	BIO *net;
+	int own;
+
+	atomic_store(&t->leave, true);
+	shutdown(*fd, SHUT_WR); /* wakes it */
+	pthread_join(t->thread, NULL);
+	t->joined = true;
+	if (!t->left) {
+		err_set(err, EPIPE, "the connection has ended");
+		return tunnel_explain(t, err);
+	}
+	if (gather_rest(t, *fd, err))
+		return -1;
+	own = fcntl(t->net, F_DUPFD_CLOEXEC, 0);
+	if (own < 0)
+		return err_sys(err, "no descriptor for the connection");
+	/* each record by itself, at once: nothing is left over in a buffer */
+	net = BIO_next(SSL_get_wbio(t->ssl));
+	BIO_up_ref(net);
+	SSL_set0_wbio(t->ssl, net);
+	close(*fd);
+	close(steal_fd(&t->inner));
+	*fd = own;
+	return 0;
+}
+
+/* What a call of libssl that did not succeed is as one of a socket. */
+static ssize_t as_socket(struct tunnel *t, int rc)
+{
+	short events;
+	struct err why;
+
+	if (SSL_get_error(t->ssl, rc) == SSL_ERROR_ZERO_RETURN)
+		return 0;
+	if (later(t->ssl, rc, &events, &why) == 0 && look_for_life(t, &why) == 0) {
+		errno = EAGAIN;
+		return -1;
+	}
+	set_fault(t, &why);
+	atomic_store(&t->broken, true);
+	errno = why.no ? why.no : EPROTO;
+	return -1;
+}
+
+ssize_t tunnel_read(struct tunnel *t, void *buf, size_t bytes)
+{
+	struct flow *f = &t->in;
+	size_t n = MIN(f->end - f->start, bytes);
+	int rc;
+
+	t->dry = false;
+	if (n) {
+		memcpy(buf, f->buf + f->start, n);
+		f->start += n;
+		return (ssize_t)n;
+	}
+	ERR_clear_error();
+	rc = SSL_read_ex(t->ssl, buf, bytes, &n);
+	if (rc == 1)
+		return (ssize_t)n;
+	t->dry = true;
+	return as_socket(t, rc);
+}
+
+ssize_t tunnel_write(struct tunnel *t, const void *buf, size_t bytes)
+{
+	size_t n;
+	int rc;
+
+	ERR_clear_error();
+	rc = SSL_write_ex(t->ssl, buf, bytes, &n);
+	return rc == 1 ? (ssize_t)n : as_socket(t, rc);
+}
+
+bool tunnel_may_hold(const struct tunnel *t)
+{
+	return !t->dry;
+}
+
 void tunnel_unhurried(struct tunnel *t)
 {
 	pthread_mutex_lock(&t->lock);
@@ -459,6 +572,8 @@ static void *tunnel_main(void *arg)
 	if ((tls_role(t->tls) == TLS_SERVER && shake_hands(t, NULL, &why)) || pump(t, &why)) {
 		set_fault(t, &why);
 		part(t);
+	} else if (t->left) {
+		return NULL;
 	}
 	/* the reason is there before the user sees the end */
 	shutdown(t->inner, SHUT_RDWR);
@@ -558,13 +673,22 @@ void tunnel_finish(struct tunnel *t)
 {
 	if (!t)
 		return;
-	pthread_join(t->thread, NULL);
+	if (!t->joined)
+		pthread_join(t->thread, NULL);
+	if (t->left) {
+		ERR_clear_error();
+		(void)SSL_shutdown(t->ssl);
+		part(t);
+	}
 	free_tunnel(t);
 }
 
 void tunnel_abort(struct tunnel *t)
 {
-	if (t)
-		shutdown(t->net, SHUT_RDWR);
-	tunnel_finish(t);
+	if (!t)
+		return;
+	shutdown(t->net, SHUT_RDWR);
+	if (!t->joined)
+		pthread_join(t->thread, NULL);
+	free_tunnel(t);
 }

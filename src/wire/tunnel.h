@@ -20,6 +20,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 struct tunnel;
 
@@ -48,6 +49,26 @@ void tunnel_patience(struct tunnel *t, unsigned int ms);
 
 /* Its thread gives way to others (kernel/urgent.h): what goes through it is not waited for. */
 void tunnel_unhurried(struct tunnel *t);
+
+/*
+ * Does without the thread, for a connection on which somebody waits for each answer: to wake the thread on the way out and in
+ * takes longer than the sums. From now on whoever has the tunnel reads and writes with the functions below, from
+ * one thread at a time. *fd is the user's end; in its place comes a descriptor for poll(2) only, which the caller closes. What was
+ * written before goes out first, what has come already is read first. The other end need not do the same. -1: the connection is
+ * broken, or more has come than fits; *fd is still the caller's to close, and the tunnel good for nothing but tunnel_abort.
+ */
+int tunnel_take_over(struct tunnel *t, int *fd, struct err *err) must_check;
+
+/*
+ * After tunnel_take_over: as read(2) and write(2) of a nonblocking socket. What could not be written (EAGAIN) must be tried again, the
+ * same bytes first. Where they fail otherwise, tunnel_fault says why. Who reads at least twice a second, also where nothing
+ * comes, learns of a silent machine after tunnel_patience.
+ */
+ssize_t tunnel_read(struct tunnel *t, void *buf, size_t bytes);
+ssize_t tunnel_write(struct tunnel *t, const void *buf, size_t bytes);
+
+/* Something may be here that poll(2) does not show: not so once tunnel_read has said EAGAIN. */
+bool tunnel_may_hold(const struct tunnel *t);
 
 /* The address of the other end, for messages; valid as long as the tunnel is. */
 const char *tunnel_peer(const struct tunnel *t);

@@ -174,7 +174,8 @@ struct move {
 	struct victim v;
 	struct lazy *z;
 	struct lane lanes[LANES_MAX];
-	int watch[LANES_MAX]; /* the sockets once more */
+	int watch[LANES_MAX];        /* the sockets once more; with TLS that of demand only */
+	struct tls *client, *server; /* NULL: no TLS */
 	uint8_t n;
 	struct pages_packing packing;
 	atomic_bool finished;
@@ -193,10 +194,16 @@ static void dial(struct move *m, uint8_t n, uint8_t version, uint32_t number)
 			.place = {version, n, i, number},
 		};
 
-		assert_int_equal(lane_dial_tcp("127.0.0.1", hall_port(m->hall), &call, &m->lanes[i],
-					       &err),
-				 0);
-		m->watch[i] = dup(m->lanes[i].in);
+		int rc = m->client ? lane_dial_tls(m->client, "127.0.0.1", hall_port(m->hall),
+						   &call, &m->lanes[i], &err) :
+				     lane_dial_tcp("127.0.0.1", hall_port(m->hall), &call,
+						   &m->lanes[i], &err);
+
+		assert_int_equal(rc, 0);
+		if (i == 0)
+			assert_int_equal(lane_go_direct(&m->lanes[0], &err), 0);
+		assert_true(m->lanes[i].direct == (m->client && i == 0));
+		m->watch[i] = m->client && i ? -1 : dup(m->lanes[i].in);
 	}
 }
 
@@ -210,7 +217,9 @@ static void connect_pages(struct move *m)
 		assert_int_equal(lane_heard(&m->lanes[i], LIMIT_MS, "here", &err), 0);
 		fds[i] = m->lanes[i].in;
 	}
-	assert_int_equal(pages_connect(m->pages, fds, fds, m->n, &m->packing, &err), 0);
+	assert_int_equal(pages_connect(m->pages, fds, fds, m->n,
+				       m->client ? m->lanes[0].tunnel : NULL, &m->packing, &err),
+			 0);
 }
 
 static uint64_t sent_bytes(int fd)
@@ -288,8 +297,9 @@ static void keep_memory(struct move *m, void (*fill)(uint64_t dump, uint64_t *pa
 	assert_non_null(m->pages);
 }
 
-static void begin(struct move *m, int (*body)(void))
+static void begin_with(struct move *m, int (*body)(void), bool tls)
 {
+	const struct secret secret = {.key = {9}};
 	struct lazy_space *sp;
 	struct err err;
 	int fd = record_directory(&err);
@@ -302,7 +312,12 @@ static void begin(struct move *m, int (*body)(void))
 		skip_because("no userfaultfd with events here");
 	keep_memory(m, body == read_plain ? plain : pattern);
 	assert_int_equal(token_make(m->token, &err), 0);
-	m->hall = hall_open(m->token, "127.0.0.1", NULL, &err);
+	if (tls) {
+		m->client = tls_with_secret(TLS_CLIENT, &secret, &err);
+		m->server = tls_with_secret(TLS_SERVER, &secret, &err);
+		assert_true(m->client && m->server);
+	}
+	m->hall = hall_open(m->token, "127.0.0.1", m->server, &err);
 	assert_non_null(m->hall);
 	m->source = lane_source_create(m->hall, &err);
 	assert_non_null(m->source);
@@ -314,11 +329,16 @@ static void begin(struct move *m, int (*body)(void))
 	assert_int_equal(lazy_missing(sp, AREA, PAGES, &err), 0);
 }
 
+static void begin(struct move *m, int (*body)(void))
+{
+	begin_with(m, body, false);
+}
+
 static void open_first(struct move *m, uint8_t n, uint8_t version)
 {
 	struct err err;
 
-	dial(m, n, version, 100);
+	dial(m, n, version, 101);
 	assert_int_equal(lane_source_await(m->source, -1, LIMIT_MS, &err), 1);
 	connect_pages(m);
 }
@@ -467,7 +487,7 @@ static void nobody_packs_unasked(void **state)
 	assert_int_equal(wait_for(&m, PAGES_LOST), PAGES_LOST);
 	close_watch(&m);
 	m.packing.codecs = 0;
-	dial(&m, 2, LANE_PACKS - 1, 101);
+	dial(&m, 2, LANE_PACKS - 1, 102);
 	connect_pages(&m);
 	let_run(&m.v);
 	finish(&m);
@@ -489,10 +509,98 @@ static void an_older_ferry_opens_two(void **state)
 	end(&m);
 }
 
+/* The descriptors are the other end's, the tunnels are ours. */
+static void end_tls(struct move *m)
+{
+	end(m);
+	for (uint8_t i = 0; i < m->n; i++)
+		tunnel_abort(m->lanes[i].tunnel);
+	tls_free(m->client);
+	tls_free(m->server);
+}
+
+/* A handshake takes both ends. */
+static void *dial_main(void *arg)
+{
+	dial(arg, 2, LANE_VERSION, 101);
+	return NULL;
+}
+
+static void *dial_and_break_main(void *arg)
+{
+	struct move *m = arg;
+
+	dial(m, 2, LANE_VERSION, 100);
+	tunnel_reset(m->lanes[0].tunnel);
+	return NULL;
+}
+
+/* Whether the target has them is for the caller to see. */
+static void open_over_tls(struct move *m, void *(*dialing)(void *), int timeout_ms, int *there)
+{
+	pthread_t thread;
+	struct err err;
+
+	assert_int_equal(pthread_create(&thread, NULL, dialing, m), 0);
+	*there = lane_source_await(m->source, -1, timeout_ms, &err);
+	pthread_join(thread, NULL);
+}
+
+static void all_comes_over_tls(void **state)
+{
+	struct lazy_stats st;
+	struct move m;
+	int there;
+
+	begin_with(&m, read_all, true);
+	open_over_tls(&m, dial_main, LIMIT_MS, &there);
+	assert_int_equal(there, 1);
+	connect_pages(&m);
+	let_run(&m.v);
+	go(&m);
+	finish(&m);
+	lazy_stats(m.z, &st);
+	assert_true(st.urgent_pages > 0);
+	close(m.watch[0]);
+	end_tls(&m);
+}
+
+/* While nobody has taken it over yet, and in use. */
+static void the_lane_for_demand_breaks_over_tls(void **state)
+{
+	struct move m;
+	int there;
+
+	begin_with(&m, read_all, true);
+	open_over_tls(&m, dial_and_break_main, 500, &there);
+	assert_int_not_equal(there, -1);
+	close(m.watch[0]);
+	for (uint8_t i = 0; i < m.n; i++) {
+		m.lanes[i].flush = false;
+		lane_close(&m.lanes[i]);
+	}
+	open_over_tls(&m, dial_main, LIMIT_MS, &there);
+	assert_int_equal(there, 1);
+	connect_pages(&m);
+	let_run(&m.v);
+	go(&m);
+	shutdown(m.watch[0], SHUT_RDWR);
+	assert_int_equal(wait_for(&m, PAGES_LOST), PAGES_LOST);
+	close(m.watch[0]);
+	pages_disconnect(m.pages);
+	for (uint8_t i = 0; i < m.n; i++)
+		tunnel_abort(m.lanes[i].tunnel);
+	dial(&m, 2, LANE_VERSION, 102);
+	connect_pages(&m);
+	finish(&m);
+	close(m.watch[0]);
+	end_tls(&m);
+}
+
 static void when_one_breaks_all_are_opened_anew(void **state)
 {
 	struct lane late;
-	struct lane_call call = {.kind = LANE_DEMAND, .place = {1, 3, 0, 101}};
+	struct lane_call call = {.kind = LANE_DEMAND, .place = {1, 3, 0, 102}};
 	struct move m;
 	struct err err;
 
@@ -510,7 +618,7 @@ static void when_one_breaks_all_are_opened_anew(void **state)
 		assert_int_equal(lane_dial_tcp("127.0.0.1", hall_port(m.hall), &call, &late, &err),
 				 0);
 		assert_int_equal(lane_heard(&late, LIMIT_MS, "here", &err), 0);
-		dial(&m, 3, 1, 102);
+		dial(&m, 3, 1, 103);
 		connect_pages(&m);
 		finish(&m);
 		lane_close(&late);
@@ -533,6 +641,8 @@ int main(void)
 		cmocka_unit_test(nobody_packs_unasked),
 		cmocka_unit_test(an_older_ferry_opens_two),
 		cmocka_unit_test(when_one_breaks_all_are_opened_anew),
+		cmocka_unit_test(all_comes_over_tls),
+		cmocka_unit_test(the_lane_for_demand_breaks_over_tls),
 	};
 
 	signal(SIGPIPE, SIG_IGN);

@@ -6,10 +6,14 @@
 #include "unit.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 enum { PART_BYTES = 100000, MANY_BYTES = 3000000, PATIENCE_S = 20 };
 
@@ -223,6 +227,150 @@ static void a_close_loses_nothing(void **state)
 	line_close(&l);
 }
 
+/* ---- without the thread ---- */
+
+static void take_over(struct tunnel *t, int *fd)
+{
+	struct err err;
+
+	assert_int_equal(tunnel_take_over(t, fd, &err), 0);
+	assert_true(tunnel_may_hold(t));
+}
+
+/* Nobody waits for its end. */
+static void drop_direct(struct tunnel **t, int *fd)
+{
+	close(steal_fd(fd));
+	tunnel_abort(steal_ptr(t));
+}
+
+/* Waits for it, as a user does. */
+static ssize_t read_direct(struct tunnel *t, int fd, void *buf, size_t bytes)
+{
+	struct pollfd p = {.fd = fd, .events = POLLIN};
+	ssize_t n;
+
+	while ((n = tunnel_read(t, buf, bytes)) < 0 && errno == EAGAIN) {
+		assert_false(tunnel_may_hold(t));
+		if (poll(&p, 1, PATIENCE_S * 1000) != 1)
+			return -1;
+	}
+	return n;
+}
+
+/* How many right bytes come before the end, or a wrong one, or so many. */
+static size_t receive_direct(struct tunnel *t, int fd, size_t most)
+{
+	uint8_t part[8192];
+	size_t at = 0;
+	ssize_t n;
+
+	while (at < most && (n = read_direct(t, fd, part, sizeof(part))) > 0)
+		for (ssize_t i = 0; i < n; i++, at++)
+			if (part[i] != byte_at(at))
+				return at;
+	return at;
+}
+
+struct direct {
+	struct tunnel *t;
+	int fd;
+	atomic_size_t waits; /* times that there was no room */
+};
+
+static void *send_direct_main(void *arg)
+{
+	struct direct *d = arg;
+	struct pollfd p = {.fd = d->fd, .events = POLLOUT};
+	uint8_t part[10000];
+
+	for (size_t at = 0; at < MANY_BYTES; at += sizeof(part)) {
+		for (size_t i = 0; i < sizeof(part); i++)
+			part[i] = byte_at(at + i);
+		for (size_t done = 0; done < sizeof(part);) {
+			ssize_t n = tunnel_write(d->t, part + done, sizeof(part) - done);
+
+			done += n < 0 ? 0 : (size_t)n;
+			if (n >= 0)
+				continue;
+			atomic_fetch_add(&d->waits, 1);
+			if (errno != EAGAIN || poll(&p, 1, PATIENCE_S * 1000) != 1)
+				return NULL;
+		}
+	}
+	return NULL;
+}
+
+/* What has come already is read first, and what was written goes out, before and after. */
+static void a_user_takes_over(void **state)
+{
+	struct line l = {0};
+	struct err err;
+	char word[8];
+
+	assert_int_equal(line_open(&l, 9, 9, &err), 0);
+	assert_int_equal(io_write_full(l.far, "before", 6), 0);
+	assert_int_equal(io_write_full(l.near, "early", 5), 0);
+	assert_int_equal(io_read_full(l.near, word, 6), 0);
+	take_over(l.there, &l.far);
+	assert_int_equal(read_direct(l.there, l.far, word, 2), 2);
+	assert_int_equal(read_direct(l.there, l.far, word + 2, 6), 3);
+	assert_memory_equal(word, "early", 5);
+	assert_int_equal(io_write_full(l.near, "late", 4), 0);
+	assert_int_equal(read_direct(l.there, l.far, word, 8), 4);
+	assert_int_equal(tunnel_write(l.there, "answer", 6), 6);
+	take_over(l.here, &l.near);
+	assert_int_equal(read_direct(l.here, l.near, word, 8), 6);
+	assert_memory_equal(word, "answer", 6);
+	assert_int_equal(tunnel_read(l.here, word, 1), -1);
+	assert_int_equal(errno, EAGAIN);
+	drop_direct(&l.there, &l.far);
+	line_close(&l);
+}
+
+/* All arrives, also where there was no room for a while; then the proper end. */
+static void much_goes_directly(void **state)
+{
+	struct line l = {0};
+	struct direct d = {0};
+	struct err err;
+	pthread_t a;
+
+	assert_int_equal(line_open(&l, 9, 9, &err), 0);
+	take_over(l.here, &l.near);
+	take_over(l.there, &l.far);
+	d.t = l.here;
+	d.fd = l.near;
+	assert_int_equal(pthread_create(&a, NULL, send_direct_main, &d), 0);
+	while (!atomic_load(&d.waits))
+		usleep(1000);
+	assert_int_equal(receive_direct(l.there, l.far, MANY_BYTES), MANY_BYTES);
+	pthread_join(a, NULL);
+	close(steal_fd(&l.near));
+	tunnel_finish(steal_ptr(&l.here));
+	assert_int_equal(receive_direct(l.there, l.far, 1), 0);
+	assert_int_equal(tunnel_fault(l.there, &err), 0);
+	line_close(&l);
+}
+
+/* It is for those whose turn it is. */
+static void who_takes_over_has_been_told_little(void **state)
+{
+	struct line l = {0};
+	uint8_t much[10000] = {0};
+	int there = 0;
+	struct err err;
+
+	assert_int_equal(line_open(&l, 9, 9, &err), 0);
+	assert_int_equal(io_write_full(l.near, much, sizeof(much)), 0);
+	while (there < (int)sizeof(much))
+		assert_int_equal(ioctl(l.far, FIONREAD, &there), 0);
+	assert_int_equal(tunnel_take_over(l.there, &l.far, &err), -1);
+	assert_non_null(strstr(err.text, "before it is its turn"));
+	drop_direct(&l.there, &l.far);
+	line_close(&l);
+}
+
 /* ---- what does not ---- */
 
 static void no_other_secret(void **state)
@@ -240,7 +388,7 @@ static void no_other_secret(void **state)
 }
 
 /* Something happens on the way, in the middle: what came before it is good, and there is no end but a fault. */
-static void must_be_noticed(struct line l, const char *words)
+static void must_be_noticed(struct line l, bool directly, const char *words)
 {
 	struct err err, why;
 	struct stuff up;
@@ -248,25 +396,31 @@ static void must_be_noticed(struct line l, const char *words)
 	size_t got;
 
 	assert_int_equal(line_open(&l, 9, 9, &err), 0);
+	if (directly)
+		take_over(l.there, &l.far);
 	up = (struct stuff){l.near, MANY_BYTES};
 	assert_int_equal(pthread_create(&a, NULL, send_main, &up), 0);
-	got = receive(l.far);
+	got = directly ? receive_direct(l.there, l.far, MANY_BYTES) : receive(l.far);
 	assert_in_range(got, 1000000, 1500000);
 	assert_int_equal(tunnel_fault(l.there, &why), -1);
 	assert_non_null(strstr(why.text, words));
 	pthread_join(a, NULL);
+	if (directly)
+		drop_direct(&l.there, &l.far);
 	line_close(&l);
 }
 
 static void nothing_that_was_changed(void **state)
 {
-	must_be_noticed((struct line){.flip_at = 1500000}, "changed it on the way");
+	must_be_noticed((struct line){.flip_at = 1500000}, false, "changed it on the way");
+	must_be_noticed((struct line){.flip_at = 1500000}, true, "changed it on the way");
 }
 
 /* The end of the connection is not the end of what is said. */
 static void a_cut_is_no_end(void **state)
 {
-	must_be_noticed((struct line){.cut_after = 1500000}, "cut");
+	must_be_noticed((struct line){.cut_after = 1500000}, false, "cut");
+	must_be_noticed((struct line){.cut_after = 1500000}, true, "cut");
 }
 
 /* Somebody who does not speak TLS: he is told nothing but that. */
@@ -302,6 +456,9 @@ int main(void)
 		cmocka_unit_test(both_ways_at_once),
 		cmocka_unit_test(an_end_in_one_direction),
 		cmocka_unit_test(a_close_loses_nothing),
+		cmocka_unit_test(a_user_takes_over),
+		cmocka_unit_test(much_goes_directly),
+		cmocka_unit_test(who_takes_over_has_been_told_little),
 		cmocka_unit_test(no_other_secret),
 		cmocka_unit_test(nothing_that_was_changed),
 		cmocka_unit_test(a_cut_is_no_end),

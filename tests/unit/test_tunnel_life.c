@@ -127,6 +127,28 @@ static void a_dead_link_under_way(void **state)
 	line_close(&l);
 }
 
+/* Who has taken it over reads now and then, and learns it so. */
+static void a_dead_link_without_a_thread(void **state)
+{
+	char word[4], c;
+	int ms = 0;
+	struct err why;
+	struct line l;
+
+	needs_network();
+	line_open(&l);
+	comes_across(&l);
+	assert_int_equal(tunnel_take_over(l.here, &l.near, &why), 0);
+	assert_int_equal(tunnel_write(l.here, "word", 4), 4);
+	assert_int_equal(io_read_full(l.far, word, 4), 0);
+	set_link(false);
+	for (; tunnel_read(l.here, &c, 1) < 0 && errno == EAGAIN && ms < LIMIT_MS; ms += 100)
+		usleep(100000);
+	assert_int_equal(tunnel_fault(l.here, &why), -1);
+	assert_non_null(strstr(why.text, "nothing has been heard of 127.0.0.1"));
+	line_close(&l);
+}
+
 /* Fills what is between the two, and sends what is left afterwards. Returns the bytes. */
 static size_t fill(int fd)
 {
@@ -240,6 +262,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_dead_link_in_silence),
 		cmocka_unit_test(a_dead_link_under_way),
+		cmocka_unit_test(a_dead_link_without_a_thread),
 		cmocka_unit_test(a_slow_reader_is_not_dead),
 		cmocka_unit_test(a_reset_behind_what_is_not_read),
 		cmocka_unit_test(silence_is_not_death),

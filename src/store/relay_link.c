@@ -60,13 +60,23 @@ static int encrypt(struct relay_link *l, enum tls_role role, struct secret *key,
 	return exchange_preambles(l, err);
 }
 
+static void close_resets(struct relay_link *l, bool resets)
+{
+	if (l->tunnel)
+		tunnel_close_resets(l->tunnel, resets);
+	else if (l->fd >= 0)
+		tcp_close_resets(l->fd, resets);
+}
+
 int relay_link_call(struct relay_link *l, const struct secret *secret, struct err *err)
 {
 	struct secret key;
 
-	if (stream_greet_server(&l->st, secret, &key, err))
+	if (stream_greet_server(&l->st, secret, &key, err) ||
+	    (secret && encrypt(l, TLS_CLIENT, &key, err)))
 		return -1;
-	return secret ? encrypt(l, TLS_CLIENT, &key, err) : 0;
+	close_resets(l, true);
+	return 0;
 }
 
 int relay_link_answer(struct relay_link *l, const struct secret *secret, struct err *err)
@@ -95,7 +105,7 @@ int relay_link_gone(struct relay_link *l, struct err *err)
 	return relay_link_explain(l, err);
 }
 
-void relay_link_end(struct relay_link *l)
+static void finish(struct relay_link *l)
 {
 	stream_finish(&l->st);
 	if (l->fd >= 0)
@@ -103,19 +113,31 @@ void relay_link_end(struct relay_link *l)
 	tunnel_finish(steal_ptr(&l->tunnel));
 }
 
+static void release(struct relay_link *l)
+{
+	if (l->fd >= 0)
+		close(steal_fd(&l->fd));
+	tls_free(steal_ptr(&l->tls));
+}
+
+void relay_link_end(struct relay_link *l)
+{
+	close_resets(l, false);
+	finish(l);
+}
+
 void relay_link_reset(struct relay_link *l)
 {
 	if (l->tunnel)
 		tunnel_reset(l->tunnel);
 	else
-		tcp_reset(l->fd);
-	relay_link_close(l);
+		tcp_close_resets(l->fd, true);
+	finish(l);
+	release(l);
 }
 
 void relay_link_close(struct relay_link *l)
 {
 	relay_link_end(l);
-	if (l->fd >= 0)
-		close(steal_fd(&l->fd));
-	tls_free(steal_ptr(&l->tls));
+	release(l);
 }

@@ -22,7 +22,8 @@ struct relay_link {
 void relay_link_init(struct relay_link *l, int fd, const atomic_bool *stop);
 
 /*
- * To a cache, of a proxy: greetings, TLS and preambles. 10 s of silence are an error from the beginning on, until
+ * To a cache, of a proxy: greetings, TLS and preambles. From then on, until its end, the connection is reset where the
+ * proxy dies, as the cache may be full and read nothing. 10 s of silence are an error from the beginning on, until
  * the stream's silence_ms is set to something else. With @secret NULL the other side must have none either.
  */
 int relay_link_call(struct relay_link *l, const struct secret *secret, struct err *err) must_check;

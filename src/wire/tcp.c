@@ -101,9 +101,9 @@ void tcp_cork(int fd, bool corked)
 	set_option(fd, IPPROTO_TCP, TCP_CORK, corked);
 }
 
-void tcp_reset(int fd)
+void tcp_close_resets(int fd, bool resets)
 {
-	const struct linger none = {.l_onoff = 1};
+	const struct linger none = {.l_onoff = resets};
 
 	(void)!setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof(none));
 }

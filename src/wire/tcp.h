@@ -51,8 +51,11 @@ void tcp_watch(int fd, unsigned int ms);
  */
 int tcp_awaits_ms(int fd);
 
-/* What is not sent yet is dropped, and closing the socket resets the connection: the peer sees that before it has read all. */
-void tcp_reset(int fd);
+/*
+ * @resets: where the socket is closed, also as its process dies, what is not sent yet is dropped and the connection is
+ * reset: the peer sees that before it has read all. Else, as it is at first, a close is a proper end.
+ */
+void tcp_close_resets(int fd, bool resets);
 
 /* While corked, small writes are gathered into full segments; uncorking sends what is left. */
 void tcp_cork(int fd, bool corked);

@@ -663,9 +663,14 @@ bool tunnel_is_broken(struct tunnel *t)
 	return t && atomic_load(&t->broken);
 }
 
+void tunnel_close_resets(struct tunnel *t, bool resets)
+{
+	tcp_close_resets(t->net, resets);
+}
+
 void tunnel_reset(struct tunnel *t)
 {
-	tcp_reset(t->net);
+	tunnel_close_resets(t, true);
 	shutdown(t->net, SHUT_RDWR);
 }
 

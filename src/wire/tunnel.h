@@ -91,6 +91,9 @@ int tunnel_explain(struct tunnel *t, struct err *err);
  */
 bool tunnel_is_broken(struct tunnel *t);
 
+/* As tcp_close_resets: of a tunnel whose process dies, while it is so, the peer sees a broken connection, also if it reads nothing. */
+void tunnel_close_resets(struct tunnel *t, bool resets);
+
 /* What has not gone out is dropped: the peer sees a broken connection, also if it reads nothing. tunnel_finish follows. */
 void tunnel_reset(struct tunnel *t);
 

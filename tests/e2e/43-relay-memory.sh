@@ -152,20 +152,28 @@ stands_still() {
 
 # small_relays NAME TRUST: of 8 MiB each. TRUST: secret or plain.
 small_relays() {
-	local trust=(--secret-file "$secret")
+	trust=(--secret-file "$secret")
 	[ "$2" = secret ] || trust=(--insecure-plain-tcp)
 	src=$TEST_TMP/$1-$2/src dst=$TEST_TMP/$1-$2/dst
 	mkdir -p "$src" "$dst"
 	relay image-cache "$dst" "${trust[@]}" --max-memory 8M || return 1
 	cache=$relay
-	relay image-proxy "$src" --port "$(cat "$dst/image-cache.out")" "${trust[@]}" --max-memory 8M || return 1
+	port=$(cat "$dst/image-cache.out")
+	small_proxy
+}
+
+small_proxy() {
+	relay image-proxy "$src" --port "$port" "${trust[@]}" --max-memory 8M || return 1
 	proxy=$relay
 }
 
 # both_noticed: the snapshot has failed, and both relays say so.
 both_noticed() {
-	grep -q "the writer of the snapshot is gone" "$src/image-proxy.log" &&
-		grep -qE "the writer of the snapshot is gone|the connection is broken" "$dst/image-cache.log"
+	grep -q "the writer of the snapshot is gone" "$src/image-proxy.log" && cache_noticed
+}
+
+cache_noticed() {
+	grep -qE "the writer of the snapshot is gone|the connection is broken" "$dst/image-cache.log"
 }
 
 # goes_through NAME: a snapshot of this name, larger than one of them holds, into the proxy while it is read from the cache.
@@ -189,6 +197,18 @@ dies() {
 	kill -KILL "$(pgrep -P "$writer")"
 	wait_for 60 both_noticed || { why="not noticed" && return 1; }
 	goes_through other && goes_through dead || return 1
+}
+
+# proxy_dies TRUST: the proxy is killed. The kernels alone would tell the cache after minutes: it reads nothing, so that the end of
+# the connection would wait behind what is on its way.
+proxy_dies() {
+	small_relays proxy-dies "$1" || return 1
+	timeout -k 5 250 python3 tests/e2e/relay-peer put-much "$src/image-proxy.socket" dead 64 1048576 "$src/taken" >"$src/put" 2>&1 &
+	wait_for 20 test -s "$src/taken" && wait_for 60 stands "$src/taken" && both_full || { why="they do not get full: $(memory VmRSS)" && return 1; }
+	kill -KILL "$(pgrep -P "$proxy")"
+	wait_for 20 cache_noticed || { why="not noticed" && return 1; }
+	wait "$proxy"
+	small_proxy && goes_through dead
 }
 
 # dump_dies TRUST: so does ferry's own, and then a program is moved.
@@ -224,6 +244,9 @@ ends() {
 for trust in secret plain; do
 	dies $trust
 	result "a writer dies while both are full ($trust)"
+	end_relays
+	proxy_dies $trust
+	result "a proxy dies while both are full ($trust)"
 	end_relays
 	dump_dies $trust
 	result "a dump dies while both are full ($trust)"

@@ -388,6 +388,28 @@ static int wait_for_both(struct tunnel *t, struct err *err)
 	return n > 0;
 }
 
+/* What came before a fault is good, as far as the user takes it. */
+static void push_rest_to_user(struct tunnel *t)
+{
+	while (t->in.start < t->in.end && push_to_user(t))
+		;
+}
+
+/* The connection takes no more: what the peer has said before that is good, and his alert is the reason. Always -1. */
+static int hear_last(struct tunnel *t, struct err *err)
+{
+	struct err why;
+	int rc;
+
+	do {
+		rc = pull_from_net(t, &why);
+		push_rest_to_user(t);
+	} while (rc > 0);
+	if (rc < 0 && (why.no == EPROTO || why.no == EACCES))
+		*err = why;
+	return -1;
+}
+
 /* One round of all steps: 1 for progress, 0 for none, -1. */
 static int step(struct tunnel *t, struct err *err)
 {
@@ -396,13 +418,11 @@ static int step(struct tunnel *t, struct err *err)
 	t->want_write = false;
 	more = push_to_net(t, err);
 	if (more < 0)
-		return -1;
+		return hear_last(t, err);
 	progress |= more;
 	more = pull_from_net(t, err);
 	if (more < 0) {
-		/* what came before the fault is good */
-		while (t->in.start < t->in.end && push_to_user(t))
-			;
+		push_rest_to_user(t);
 		return -1;
 	}
 	return progress | more | push_to_user(t);

@@ -12,6 +12,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -43,7 +44,8 @@ static void set_link(bool up)
 	close(fd);
 }
 
-static void line_open(struct line *l)
+/* @cut: of the near end. */
+static void line_open_cut(struct line *l, tunnel_cut cut)
 {
 	struct secret secret = {.key = {1, 2, 3}};
 	struct pollfd p = {.events = POLLIN};
@@ -60,12 +62,17 @@ static void line_open(struct line *l)
 	assert_true(near >= 0);
 	assert_int_equal(poll(&p, 1, LIMIT_MS), 1);
 	l->there = tunnel_open(l->server, accept(p.fd, NULL, NULL), NULL, NULL, &l->far, &err);
-	l->here = tunnel_open(l->client, near, NULL, NULL, &l->near, &err);
+	l->here = tunnel_open(l->client, near, NULL, cut, &l->near, &err);
 	assert_non_null(l->there);
 	assert_non_null(l->here);
 	tunnel_patience(l->here, PATIENCE_MS);
 	tunnel_patience(l->there, PATIENCE_MS);
 	close(p.fd);
+}
+
+static void line_open(struct line *l)
+{
+	line_open_cut(l, NULL);
 }
 
 static void line_close(struct line *l)
@@ -217,6 +224,55 @@ static void a_reset_behind_what_is_not_read(void **state)
 	tls_free(l.server);
 }
 
+static atomic_bool cut_stays, cut_began;
+
+/* Keeps the tunnel from reading for a while. */
+static size_t cut_late(uint64_t *state, const uint8_t *next, size_t n)
+{
+	atomic_store(&cut_began, true);
+	while (atomic_load(&cut_stays))
+		usleep(1000);
+	return n;
+}
+
+/* Says a word at the far end, and resets the connection, while the near end is about to write. Is the word heard? */
+static bool last_word_is_heard(unsigned int ms)
+{
+	struct line l;
+	char word[4];
+	ssize_t n;
+
+	atomic_store(&cut_began, false);
+	atomic_store(&cut_stays, true);
+	line_open_cut(&l, cut_late);
+	assert_int_equal(io_write_full(l.near, "late", 4), 0);
+	while (!atomic_load(&cut_began))
+		usleep(1000);
+	assert_int_equal(io_write_full(l.far, "word", 4), 0);
+	usleep(ms * 1000); /* it goes out */
+	tunnel_reset(l.there);
+	close(l.far);
+	tunnel_finish(l.there);
+	atomic_store(&cut_stays, false);
+	n = read(l.near, word, sizeof(word));
+	close(l.near);
+	tunnel_finish(l.here);
+	tls_free(l.client);
+	tls_free(l.server);
+	return n == 4 && !memcmp(word, "word", 4);
+}
+
+/* Whoever finds out by writing that the connection has ended reads what has come before that. */
+static void last_words_are_heard(void **state)
+{
+	unsigned int ms = 50;
+
+	needs_network();
+	while (!last_word_is_heard(ms) && ms < LIMIT_MS / 4)
+		ms *= 3;
+	assert_in_range(ms, 0, LIMIT_MS / 4);
+}
+
 static void silence_is_not_death(void **state)
 {
 	struct line l;
@@ -265,6 +321,7 @@ int main(void)
 		cmocka_unit_test(a_dead_link_without_a_thread),
 		cmocka_unit_test(a_slow_reader_is_not_dead),
 		cmocka_unit_test(a_reset_behind_what_is_not_read),
+		cmocka_unit_test(last_words_are_heard),
 		cmocka_unit_test(silence_is_not_death),
 		cmocka_unit_test(a_short_break),
 	};

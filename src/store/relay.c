@@ -22,7 +22,14 @@
 #include <string.h>
 #include <sys/socket.h>
 
-enum { MAX_GUESTS = 256, CONNECT_MS = 10000, LOOK_MS = 100, WORDS_MS = 2000 };
+enum {
+	MAX_GUESTS = 256,
+	CONNECT_MS = 10000,
+	LOOK_MS = 100,
+	WORDS_MS = 2000,
+	PARTING_MS = 500,
+	DEAD_MS = 3000
+};
 
 struct relay;
 
@@ -195,18 +202,29 @@ static bool joined(struct forward *f, int ms)
 	return pthread_clockjoin_np(f->thread, NULL, CLOCK_MONOTONIC, &end) == 0;
 }
 
+static int writer_gone(void *of, struct err *err)
+{
+	return relay_link_gone(of, "the writer of the snapshot is gone before it was complete", err);
+}
+
+/* That a dump was killed a broken connection tells as well; what one says that has failed should get there. */
+static uint64_t words_ms(int rc, const struct err *err)
+{
+	return rc && (err->no == EPIPE || err->no == ECONNRESET) ? PARTING_MS : WORDS_MS;
+}
+
 /*
  * The dump has been received (@rc), or has failed. Until the cache has all of it: as long as the dump waits for that; or
  * until it has been told of the failure: a moment, as one that is full does not hear it.
  */
 static int end_forward(struct guest *g, struct forward *f, int rc, struct err *err)
 {
-	uint64_t end_ms = clock_ms() + WORDS_MS;
+	uint64_t end_ms = clock_ms() + words_ms(rc, err);
 
 	while (!joined(f, LOOK_MS)) {
 		if (atomic_load(&f->over))
 			continue;
-		if (rc == 0 && relay_link_gone(&g->link, err))
+		if (rc == 0 && writer_gone(&g->link, err))
 			rc = -1;
 		else if (!atomic_load(&g->relay->ending) && (rc == 0 || clock_ms() < end_ms))
 			continue;
@@ -249,17 +267,15 @@ static int receive_only(struct guest *g, struct shot *shot, struct err *err)
 												0;
 }
 
-static int writer_gone(void *of, struct err *err)
-{
-	return relay_link_gone(of, err);
-}
-
 static int serve_writer(struct guest *g, const char *name, struct err *err)
 {
-	struct shot *shot = spool_write(g->relay->spool, name, err);
 	uint64_t start = timeline_now();
+	struct shot *shot;
 	int rc;
 
+	/* a dump that was killed and is begun again comes before it is known that the first one is dead */
+	spool_await_writer(g->relay->spool, name, DEAD_MS);
+	shot = spool_write(g->relay->spool, name, err);
 	if (!shot)
 		return -1;
 	log_info("%s: snapshot '%s' begins", g->who, name);
@@ -285,12 +301,19 @@ static int serve_writer(struct guest *g, const char *name, struct err *err)
 
 /* ---- a reader ---- */
 
+/* A restore that was killed while it waited: nothing else would show it until there is something to send. */
+static int reader_gone(void *of, struct err *err)
+{
+	return relay_link_gone(of, "the reader of the snapshot is gone", err);
+}
+
 static int answer_get(struct guest *g, struct shot *shot, const struct block *ask, struct err *err)
 {
 	struct block absent = {.type = BLOCK_SKIP};
 	cleanup_free void *data = NULL;
 	size_t bytes;
-	int rc = shot_get(shot, ask->name, &data, &bytes, err);
+	const struct asker asker = {reader_gone, &g->link};
+	int rc = shot_get(shot, &asker, ask->name, &data, &bytes, err);
 
 	if (rc < 0)
 		return -1;
@@ -304,10 +327,12 @@ static int answer_get(struct guest *g, struct shot *shot, const struct block *as
 static int answer_pages(struct guest *g, struct shot *shot, const struct block *ask, uint8_t *buf,
 			struct err *err)
 {
+	const struct asker asker = {reader_gone, &g->link};
+
 	if (!ask->bytes || ask->bytes > BLOCK_DATA_MAX)
 		return err_set(err, EPROTO, "pages-%u.img: %llu bytes are asked for at once",
 			       ask->id, (unsigned long long)ask->bytes);
-	if (shot_get_pages(shot, ask->id, ask->off, buf, ask->bytes, err))
+	if (shot_get_pages(shot, &asker, ask->id, ask->off, buf, ask->bytes, err))
 		return -1;
 	return stream_send_pages(&g->link.st, ask->id, ask->off, buf, ask->bytes, err);
 }
@@ -315,9 +340,10 @@ static int answer_pages(struct guest *g, struct shot *shot, const struct block *
 static int answer_more(struct guest *g, struct shot *shot, const struct block *ask, uint8_t *buf,
 		       struct err *err)
 {
+	const struct asker asker = {reader_gone, &g->link};
 	struct block absent = {.type = BLOCK_SKIP};
 	size_t n;
-	int rc = shot_read_pages(shot, ask->id, ask->off, buf,
+	int rc = shot_read_pages(shot, &asker, ask->id, ask->off, buf,
 				 MIN(ask->bytes, (uint64_t)BLOCK_DATA_MAX), &n, err);
 
 	if (rc < 0)
@@ -351,6 +377,14 @@ static int answer_done(struct guest *g, struct shot *shot, struct err *err)
 	return send_ready(&g->link.st, 0, err);
 }
 
+/* It has come, all of it. */
+static int answer_wait(struct guest *g, struct shot *shot, struct err *err)
+{
+	const struct asker asker = {reader_gone, &g->link};
+
+	return shot_wait(shot, &asker, err) ? -1 : send_ready(&g->link.st, shot_bytes(shot), err);
+}
+
 static int answer(struct guest *g, struct shot *shot, const struct block *ask, uint8_t *buf,
 		  struct err *err)
 {
@@ -362,7 +396,7 @@ static int answer(struct guest *g, struct shot *shot, const struct block *ask, u
 	case BLOCK_READ_PAGES:
 		return answer_more(g, shot, ask, buf, err);
 	case BLOCK_WAIT:
-		return shot_wait(shot, err) ? -1 : send_ready(&g->link.st, shot_bytes(shot), err);
+		return answer_wait(g, shot, err);
 	case BLOCK_DONE:
 		return answer_done(g, shot, err);
 	default:
@@ -376,6 +410,7 @@ static int serve_reader(struct guest *g, const char *name, struct err *err)
 	cleanup_free uint8_t *buf = NULL;
 	struct shot *shot, *now;
 	struct block ask;
+	struct err gone;
 	int rc;
 
 	if (posix_memalign((void **)&buf, PAGE_BYTES, BLOCK_DATA_MAX))
@@ -397,7 +432,10 @@ static int serve_reader(struct guest *g, const char *name, struct err *err)
 			rc = answer(g, ask.type == BLOCK_DONE ? shot : now, &ask, buf, err);
 	} while (rc == 0);
 	shot_close_reader(shot);
-	return -1;
+	if (reader_gone(&g->link, &gone) == 0)
+		return -1;
+	log_info("%s: has gone while it waited for snapshot '%s'", g->who, name);
+	return 0;
 }
 
 /* ---- connections ---- */

@@ -95,13 +95,13 @@ int relay_link_explain(struct relay_link *l, struct err *err)
 	return -1;
 }
 
-int relay_link_gone(struct relay_link *l, struct err *err)
+int relay_link_gone(struct relay_link *l, const char *what, struct err *err)
 {
 	struct pollfd p = {.fd = l->fd};
 
 	if (poll(&p, 1, 0) <= 0 && !tunnel_is_broken(l->tunnel))
 		return 0;
-	err_set(err, EPIPE, "the writer of the snapshot is gone before it was complete");
+	err_set(err, EPIPE, "%s", what);
 	return relay_link_explain(l, err);
 }
 

@@ -33,10 +33,10 @@ int relay_link_answer(struct relay_link *l, const struct secret *secret, struct 
 int relay_link_explain(struct relay_link *l, struct err *err);
 
 /*
- * Is the other side gone in both directions, or the connection broken: -1 and why. One that has only ended what it says
+ * Is the other side gone in both directions, or the connection broken: -1, and why: @what, if nothing else is known. One that has only ended what it says
  * waits for our answer, and is not gone. This is known also while nobody reads what has come.
  */
-int relay_link_gone(struct relay_link *l, struct err *err) must_check;
+int relay_link_gone(struct relay_link *l, const char *what, struct err *err) must_check;
 
 /*
  * Nothing more will be said: what was written goes out, if the other side takes it within some seconds. Closed at once,

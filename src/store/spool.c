@@ -12,6 +12,20 @@
 #include <errno.h>
 #include <string.h>
 
+/* Who asks for a snapshot so soon after its failure is somewhat late for it; later he is early for the next one. */
+enum { FRESH_MS = 10000 };
+
+bool spool_wait(struct spool *sp, pthread_cond_t *cond, uint64_t end_ms)
+{
+	const struct timespec end = {.tv_sec = (time_t)(end_ms / 1000),
+				     .tv_nsec = (long)(end_ms % 1000) * 1000000};
+
+	if (end_ms)
+		return pthread_cond_clockwait(cond, &sp->lock, CLOCK_MONOTONIC, &end) != ETIMEDOUT;
+	pthread_cond_wait(cond, &sp->lock);
+	return true;
+}
+
 /* ---- the spool ---- */
 
 struct spool *spool_create(uint64_t max_bytes, struct err *err)
@@ -141,6 +155,7 @@ static void fail(struct shot *shot, const struct err *why)
 {
 	if (!shot->failed && !shot->complete) {
 		shot->failed = true;
+		shot->failed_ms = clock_ms();
 		shot->why = *why;
 		let_all_go(shot);
 	}
@@ -221,8 +236,11 @@ struct shot *spool_write(struct spool *sp, const char *name, struct err *err)
 		unlist(shot);
 	shot = hold_shot(sp, name, err);
 	if (shot && shot->written) {
+		err_set(err, EEXIST,
+			shot->complete ? "there is a snapshot %s already" :
+					 "a snapshot %s is being written already",
+			name);
 		unref(shot);
-		err_set(err, EEXIST, "there is a snapshot %s already", name);
 		shot = NULL;
 	}
 	if (shot)
@@ -231,12 +249,43 @@ struct shot *spool_write(struct spool *sp, const char *name, struct err *err)
 	return shot;
 }
 
+void spool_await_writer(struct spool *sp, const char *name, int ms)
+{
+	uint64_t end_ms = clock_ms() + (uint64_t)ms;
+	const struct shot *shot;
+
+	pthread_mutex_lock(&sp->lock);
+	do {
+		shot = find_shot(sp, name);
+	} while (shot && shot->written && !shot->failed && !shot->complete &&
+		 spool_wait(sp, &sp->came, end_ms));
+	pthread_mutex_unlock(&sp->lock);
+}
+
+/* The last words of a snapshot that has failed, to whom they may mean; it is not known any more. The lock is held. */
+static int hear_of_failure(struct shot *shot, struct err *err)
+{
+	uint64_t ago_ms = clock_ms() - shot->failed_ms;
+	int rc = 0;
+
+	if (ago_ms < FRESH_MS)
+		rc = err_set(err, shot->why.no,
+			     "%.900s (%.1f s ago; whoever asks again waits for the next dump)",
+			     shot->why.text, (double)ago_ms / 1000);
+	unlist(shot);
+	return rc;
+}
+
 struct shot *spool_read(struct spool *sp, const char *name, struct err *err)
 {
 	struct shot *shot;
 
 	pthread_mutex_lock(&sp->lock);
-	shot = hold_shot(sp, name, err);
+	shot = sp->stopped ? NULL : find_shot(sp, name);
+	if (shot && shot->failed && hear_of_failure(shot, err))
+		shot = NULL;
+	else
+		shot = hold_shot(sp, name, err);
 	if (shot)
 		shot->readers++;
 	pthread_mutex_unlock(&sp->lock);
@@ -267,8 +316,8 @@ void shot_close_reader(struct shot *shot)
 	shot->readers--;
 	/* it frees nothing any more, which others may have waited for */
 	pthread_cond_broadcast(&sp->room);
-	/* nobody has come for it, and nobody will know that it was asked for */
-	if (!shot->readers && !shot->written)
+	/* nobody has come for it, and nobody will know that it was asked for; or it has failed, and here is who was told */
+	if ((!shot->readers && !shot->written) || shot->failed)
 		unlist(shot);
 	let_go_of(shot);
 	pthread_mutex_unlock(&sp->lock);
@@ -341,19 +390,6 @@ static bool others_go_on(const struct shot *shot)
 	return shot->spool->leaving > !shot->listed;
 }
 
-/* Until there may be room, or it is @end_ms (0: never): false. The lock is held. */
-static bool await_room(struct spool *sp, uint64_t end_ms)
-{
-	const struct timespec end = {.tv_sec = (time_t)(end_ms / 1000),
-				     .tv_nsec = (long)(end_ms % 1000) * 1000000};
-
-	if (end_ms)
-		return pthread_cond_clockwait(&sp->room, &sp->lock, CLOCK_MONOTONIC, &end) !=
-		       ETIMEDOUT;
-	pthread_cond_wait(&sp->room, &sp->lock);
-	return true;
-}
-
 static int wait_for_room(struct shot *shot, size_t bytes, int ms, struct err *err)
 {
 	uint64_t end_ms = ms < 0 ? 0 : clock_ms() + (uint64_t)ms;
@@ -375,7 +411,7 @@ static int wait_for_room(struct shot *shot, size_t bytes, int ms, struct err *er
 			fail(shot, &why);
 			break;
 		}
-		if (!await_room(sp, end_ms))
+		if (!spool_wait(sp, &sp->room, end_ms))
 			return 1;
 	}
 	if (!shot->failed)

@@ -46,7 +46,14 @@ void spool_stop(struct spool *sp, const struct err *why);
  */
 struct shot *spool_write(struct spool *sp, const char *name, struct err *err) must_check;
 
-/* The snapshot of this name, which may have yet to come. Readers count. */
+/* As long as the snapshot of this name is being written: at most @ms. One whose writer is dead is so until somebody notices. */
+void spool_await_writer(struct spool *sp, const char *name, int ms);
+
+/*
+ * The snapshot of this name, which may have yet to come. Readers count. Of one that has failed before he came a reader is
+ * told (-1) if that was a moment ago and nobody has been told yet: he and the dump have begun at the same time. Else he waits for
+ * the next one.
+ */
 struct shot *spool_read(struct spool *sp, const char *name, struct err *err) must_check;
 
 /* Also ends the writing or reading. A writer that has not completed it: fails it. NULL allowed. */
@@ -93,16 +100,25 @@ uint64_t shot_bytes(struct shot *shot);
 
 /* ---- readers: all wait for what may still come ---- */
 
+/*
+ * Whom a reader reads for. While he waits it is asked a few times a second, with the spool's lock held, whether that one is gone
+ * (-1 and why): then nothing is waited for any more. A pointer to it may be NULL: nobody who could go.
+ */
+struct asker {
+	int (*gone)(void *of, struct err *err);
+	void *of;
+};
+
 /* As store_get and store_get_pages. */
-int shot_get(struct shot *shot, const char *name, void **data_out, size_t *bytes_out,
-	     struct err *err) must_check;
-int shot_get_pages(struct shot *shot, uint32_t id, uint64_t off, void *buf, size_t bytes,
-		   struct err *err) must_check;
+int shot_get(struct shot *shot, const struct asker *asker, const char *name, void **data_out,
+	     size_t *bytes_out, struct err *err) must_check;
+int shot_get_pages(struct shot *shot, const struct asker *asker, uint32_t id, uint64_t off,
+		   void *buf, size_t bytes, struct err *err) must_check;
 /* As store_read_pages. */
-int shot_read_pages(struct shot *shot, uint32_t id, uint64_t off, void *buf, size_t bytes,
-		    size_t *bytes_out, struct err *err) must_check;
+int shot_read_pages(struct shot *shot, const struct asker *asker, uint32_t id, uint64_t off,
+		    void *buf, size_t bytes, size_t *bytes_out, struct err *err) must_check;
 /* 0 when it is complete, -1 when it has failed. */
-int shot_wait(struct shot *shot, struct err *err) must_check;
+int shot_wait(struct shot *shot, const struct asker *asker, struct err *err) must_check;
 
 /* ---- the forwarder: one a snapshot ---- */
 

@@ -45,6 +45,7 @@ struct shot {
 	struct shot *parent; /* held; it has no parent that leads back, as it was complete before */
 	uint64_t identity;   /* when the inventory is there */
 	struct err why;
+	uint64_t failed_ms; /* when it failed, by clock_ms */
 	unsigned int readers;
 	unsigned int waiting; /* readers that have looked since the last item was added, and wait */
 	uint64_t reserved;    /* room that the writer has for what it has yet to add */
@@ -73,5 +74,8 @@ struct spool {
 struct item *spool_find_image(const struct shot *shot, const char *name);
 void spool_let_go(struct spool *sp, struct item *it); /* of its data; readers are told so */
 void spool_unpin(struct shot *shot, struct item *it); /* it may go, if it was handed out */
+
+/* Waits for a condition until @end_ms of clock_ms (0: for as long as it takes). False: it is so late. The lock is held. */
+bool spool_wait(struct spool *sp, pthread_cond_t *cond, uint64_t end_ms);
 
 #endif

@@ -2,19 +2,25 @@
 // Those who wait for what a spool gets: readers, who find by name and offset, and the forwarder, who takes all in its order.
 #include "store/spool_priv.h"
 
+#include "base/clock.h"
+
 #include <errno.h>
 #include <string.h>
 
-/* Until something comes. A writer that waits for room must know that we wait, too. */
-static void wait_for_more(struct shot *shot)
+/* How often it is asked whether the asker is still there. */
+enum { LOOK_MS = 200 };
+
+/* Until something comes, or has perhaps. A writer that waits for room must know that we wait, too. -1: for nobody. */
+static int wait_for_more(struct shot *shot, const struct asker *asker, struct err *err)
 {
 	uint64_t adds = shot->adds;
 
 	shot->waiting++;
 	pthread_cond_broadcast(&shot->spool->room);
-	pthread_cond_wait(&shot->spool->came, &shot->spool->lock);
+	spool_wait(shot->spool, &shot->spool->came, asker ? clock_ms() + LOOK_MS : 0);
 	if (shot->adds == adds)
 		shot->waiting--;
+	return asker ? asker->gone(asker->of, err) : 0;
 }
 
 static int was_let_go(const struct shot *shot, const char *name, struct err *err)
@@ -30,12 +36,15 @@ static int was_let_go(const struct shot *shot, const char *name, struct err *err
 }
 
 /* Waits for an image. 0: it is pinned, 1: it will not come, -1. The lock is held. */
-static int await_image(struct shot *shot, const char *name, struct item **out, struct err *err)
+static int await_image(struct shot *shot, const struct asker *asker, const char *name,
+		       struct item **out, struct err *err)
 {
 	struct item *it;
 
-	while (!(it = spool_find_image(shot, name)) && !shot->failed && !shot->complete)
-		wait_for_more(shot);
+	while (!(it = spool_find_image(shot, name)) && !shot->failed && !shot->complete) {
+		if (wait_for_more(shot, asker, err))
+			return -1;
+	}
 	if (!it && shot->failed) {
 		*err = shot->why;
 		return -1;
@@ -49,14 +58,15 @@ static int await_image(struct shot *shot, const char *name, struct item **out, s
 	return 0;
 }
 
-int shot_get(struct shot *shot, const char *name, void **data_out, size_t *bytes_out, struct err *err)
+int shot_get(struct shot *shot, const struct asker *asker, const char *name, void **data_out,
+	     size_t *bytes_out, struct err *err)
 {
 	struct spool *sp = shot->spool;
 	struct item *it = NULL;
 	int rc;
 
 	pthread_mutex_lock(&sp->lock);
-	rc = await_image(shot, name, &it, err);
+	rc = await_image(shot, asker, name, &it, err);
 	pthread_mutex_unlock(&sp->lock);
 	if (rc)
 		return rc;
@@ -89,8 +99,8 @@ static struct item *find_piece(const struct run *run, uint64_t off)
 }
 
 /* Waits for the first of the bytes. 0: the piece with it is pinned. The lock is held. */
-static int await_piece(struct shot *shot, uint32_t id, uint64_t off, size_t bytes,
-		       struct item **out, struct err *err)
+static int await_piece(struct shot *shot, const struct asker *asker, uint32_t id, uint64_t off,
+		       size_t bytes, struct item **out, struct err *err)
 {
 	struct run *run;
 	char name[32];
@@ -111,7 +121,8 @@ static int await_piece(struct shot *shot, uint32_t id, uint64_t off, size_t byte
 				       "ends at %llu",
 				       id, (unsigned long long)off, bytes,
 				       (unsigned long long)run->bytes);
-		wait_for_more(shot);
+		if (wait_for_more(shot, asker, err))
+			return -1;
 	}
 	*out = find_piece(run, off);
 	if ((*out)->gone && (*out)->type == BLOCK_PAGES) {
@@ -136,8 +147,8 @@ static void note_seen(struct item *it, uint64_t from, uint64_t to)
 }
 
 /* Copies what one piece has of the bytes. Returns how many, or -1. */
-static ssize_t copy_piece(struct shot *shot, uint32_t id, uint64_t off, uint8_t *buf, size_t bytes,
-			  struct err *err)
+static ssize_t copy_piece(struct shot *shot, const struct asker *asker, uint32_t id, uint64_t off,
+			  uint8_t *buf, size_t bytes, struct err *err)
 {
 	struct spool *sp = shot->spool;
 	struct item *it = NULL;
@@ -146,7 +157,7 @@ static ssize_t copy_piece(struct shot *shot, uint32_t id, uint64_t off, uint8_t 
 	int rc;
 
 	pthread_mutex_lock(&sp->lock);
-	rc = await_piece(shot, id, off, bytes, &it, err);
+	rc = await_piece(shot, asker, id, off, bytes, &it, err);
 	pthread_mutex_unlock(&sp->lock);
 	if (rc)
 		return -1;
@@ -164,14 +175,14 @@ static ssize_t copy_piece(struct shot *shot, uint32_t id, uint64_t off, uint8_t 
 	return (ssize_t)n;
 }
 
-int shot_get_pages(struct shot *shot, uint32_t id, uint64_t off, void *buf, size_t bytes,
-		   struct err *err)
+int shot_get_pages(struct shot *shot, const struct asker *asker, uint32_t id, uint64_t off,
+		   void *buf, size_t bytes, struct err *err)
 {
 	uint8_t *p = buf;
 	ssize_t n;
 
 	for (uint64_t at = off; bytes; at += (uint64_t)n, p += n, bytes -= (size_t)n) {
-		n = copy_piece(shot, id, at, p, bytes, err);
+		n = copy_piece(shot, asker, id, at, p, bytes, err);
 		if (n < 0 && err->no == EINVAL)
 			return err_set(err, EINVAL,
 				       "pages-%u.img: offset %llu: %zu bytes should follow, but the image "
@@ -183,10 +194,10 @@ int shot_get_pages(struct shot *shot, uint32_t id, uint64_t off, void *buf, size
 	return 0;
 }
 
-int shot_read_pages(struct shot *shot, uint32_t id, uint64_t off, void *buf, size_t bytes,
-		    size_t *bytes_out, struct err *err)
+int shot_read_pages(struct shot *shot, const struct asker *asker, uint32_t id, uint64_t off,
+		    void *buf, size_t bytes, size_t *bytes_out, struct err *err)
 {
-	ssize_t n = copy_piece(shot, id, off, buf, bytes, err);
+	ssize_t n = copy_piece(shot, asker, id, off, buf, bytes, err);
 
 	*bytes_out = n > 0 ? (size_t)n : 0;
 	if (n >= 0 || err->no == EINVAL) /* the end */
@@ -194,14 +205,14 @@ int shot_read_pages(struct shot *shot, uint32_t id, uint64_t off, void *buf, siz
 	return err->no == ENOENT ? 1 : -1;
 }
 
-int shot_wait(struct shot *shot, struct err *err)
+int shot_wait(struct shot *shot, const struct asker *asker, struct err *err)
 {
 	int rc = 0;
 
 	pthread_mutex_lock(&shot->spool->lock);
-	while (!shot->failed && !shot->complete)
-		wait_for_more(shot);
-	if (shot->failed) {
+	while (rc == 0 && !shot->failed && !shot->complete)
+		rc = wait_for_more(shot, asker, err);
+	if (rc == 0 && shot->failed) {
 		*err = shot->why;
 		rc = -1;
 	}

@@ -65,19 +65,19 @@ static int spool_put_pages(struct store *s, uint32_t pages_id, const void *data,
 static int spool_get(struct store *s, const char *object, void **data_out, size_t *bytes_out,
 		     struct err *err)
 {
-	return shot_get(shot_of(s), object, data_out, bytes_out, err);
+	return shot_get(shot_of(s), NULL, object, data_out, bytes_out, err);
 }
 
 static int spool_get_pages(struct store *s, uint32_t pages_id, uint64_t off, void *buf,
 			   size_t bytes, struct err *err)
 {
-	return shot_get_pages(shot_of(s), pages_id, off, buf, bytes, err);
+	return shot_get_pages(shot_of(s), NULL, pages_id, off, buf, bytes, err);
 }
 
 static int spool_read_pages(struct store *s, uint32_t pages_id, uint64_t off, void *buf,
 			    size_t bytes, size_t *bytes_out, struct err *err)
 {
-	return shot_read_pages(shot_of(s), pages_id, off, buf, bytes, bytes_out, err);
+	return shot_read_pages(shot_of(s), NULL, pages_id, off, buf, bytes, bytes_out, err);
 }
 
 static int spool_pages_fd(struct store *s, uint32_t pages_id)
@@ -101,7 +101,7 @@ static int spool_complete(struct store *s, struct err *err)
 
 static int spool_arrived(struct store *s, struct err *err)
 {
-	return shot_wait(shot_of(s), err);
+	return shot_wait(shot_of(s), NULL, err);
 }
 
 static void spool_close(struct store *s)

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# timeout: 300
+# timeout: 400
 # Migration over sockets, as it is told in ferry-image-cache(1): image-cache and image-proxy hold everything in
 # memory, the restore works while the dump still runs, nothing touches a disk. Many at once; a bound of memory;
 # wrong secrets, strangers and deaths.
@@ -302,7 +302,56 @@ refused() {
 }
 refused
 result refused
-kill "$pid"
+
+# again: the next restore waits for the next dump, whoever is first: what failed before is no matter of its.
+again() {
+	local restorer
+	kill "$pid"
+	start_victim memory_writers 4 || return 1
+	mv "$dst/image-cache.log" "$dst/image-cache.log.refused" && : >"$dst/image-cache.log"
+	remote_restore --pids=new &
+	restorer=$!
+	sleep 0.5
+	kill -0 $restorer || { why="it did not wait: $(cat "$dst/restore.out")" && return 1; }
+	remote_dump "$pid" || return 1
+	wait $restorer || { why="restore: $(cat "$dst/restore.out")" && return 1; }
+	verdict
+}
+again
+result again
+
+# late: who asks a moment after the failure is told, once, and how long ago that was.
+late() {
+	start_victim memory_writers 4 || return 1
+	FERRY_STORE_FAULT=3:28 remote_dump "$pid" && { why="the fault did not strike" && return 1; }
+	remote_restore && { why="half a dump was restored" && return 1; }
+	echo "$why" | grep -q "injected fault.* s ago; whoever asks again waits for the next dump" || return 1
+	again
+}
+late
+result late
+end_relays
+for p in $(own_processes); do kill -KILL "$p" 2>/dev/null; done
+
+# A restore that is killed while it waits leaves nothing behind: a cache that is to end when its work is done ends.
+gives_up() {
+	local restorer
+	PROXY_OPTIONS=--once relays gives-up --once || return 1
+	remote_restore --snapshot nobody 2>/dev/null &
+	restorer=$!
+	wait_for 10 grep -qs "asks for snapshot 'nobody'" "$dst/image-cache.log" || { why="the restore does not ask" && return 1; }
+	kill -KILL "$(pgrep -f "^$FERRY restore .*--snapshot nobody")"
+	wait $restorer && { why="what never came was restored" && return 1; }
+	one memory_writers 4 || return 1
+	wait_for 20 ended "$cache" || { why="image-cache waits for the dead: $(tail -n 2 "$dst/image-cache.log")" && return 1; }
+	wait "$cache" && wait "$proxy"
+}
+
+ended() {
+	! kill -0 "$1" 2>/dev/null
+}
+gives_up
+result gives-up
 end_relays
 
 # More than fits, for a reader that waits for the end: refused by name instead of waiting for ever.

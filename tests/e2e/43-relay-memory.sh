@@ -195,8 +195,9 @@ dies() {
 	writer=$!
 	wait_for 20 test -s "$src/taken" && wait_for 60 stands "$src/taken" && both_full || { why="they do not get full: $(memory VmRSS)" && return 1; }
 	kill -KILL "$(pgrep -P "$writer")"
+	# at once: what is dead is not in the way, nor what was said of it
+	goes_through dead && goes_through other || return 1
 	wait_for 60 both_noticed || { why="not noticed" && return 1; }
-	goes_through other && goes_through dead || return 1
 }
 
 # proxy_dies TRUST: the proxy is killed. The kernels alone would tell the cache after minutes: it reads nothing, so that the end of
@@ -220,12 +221,12 @@ dump_dies() {
 	remote_dump "$killed" 2>/dev/null &
 	wait_for 30 grep -qs collected "$src/dump.log" && wait_for 60 both_full || { why="the dump does not get there" && return 1; }
 	kill -KILL "$(pgrep -f "^$FERRY dump -t $killed ")"
-	wait_for 60 both_noticed || { why="not noticed" && return 1; }
 	kill_tree "$killed"
 	work=$work-again
 	mkdir -p "$work"
 	"$BENCH_VICTIM" "$work" memory 4 && pid=$(cat "$work/pid") || return 1
 	remote_dump "$pid" && wait_gone "$pid" && remote_restore --pids=new || return 1
+	both_noticed || { why="not noticed" && return 1; }
 	pid=$(pgrep -f "^$BENCH_VICTIM $work memory")
 	kill -USR1 "$pid" && wait_for 20 test -s "$work/report" && grep -q ok "$work/report" || { why="its memory is not whole" && return 1; }
 }

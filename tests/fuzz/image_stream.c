@@ -118,21 +118,30 @@ static void capture(const uint8_t *data, size_t size, struct spool *sp)
 	store_close(into); /* fails what is not complete, so that no reader waits */
 }
 
-static void serve(const uint8_t *data, size_t size, struct spool *sp)
+static void serve(const uint8_t *data, size_t size, struct store *from)
 {
 	struct err err = {0};
-	struct shot *shot = spool_read(sp, "s", &err);
-	struct store *from = shot ? spool_store_open(shot, false, &err) : NULL;
 	int ends[2];
 
-	if (!from || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends))
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends))
 		abort();
 	speak(ends[1], data, size, false);
 	if (image_stream_serve(ends[0], from, NULL, &err) && !strlen(err.text))
 		abort();
 	close(ends[0]);
 	close(ends[1]);
-	store_close(from);
+}
+
+/* It comes before the writer: so it is told of a failure, and waits for nobody else. */
+static struct store *reader_of(struct spool *sp)
+{
+	struct err err;
+	struct shot *shot = spool_read(sp, "s", &err);
+	struct store *from = shot ? spool_store_open(shot, false, &err) : NULL;
+
+	if (!from)
+		abort();
+	return from;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -140,6 +149,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	char name[STREAMER_NAME_MAX + 1];
 	struct err err = {0};
 	struct spool *sp = spool_create(0, &err);
+	struct store *from;
 
 	if (!sp)
 		abort();
@@ -148,8 +158,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (streamer_request(data, MIN(size, (size_t)STREAMER_BODY_MAX), name, &err) &&
 	    !strlen(err.text))
 		abort();
+	from = reader_of(sp);
 	capture(data, size, sp);
-	serve(data, size, sp);
+	serve(data, size, from);
+	store_close(from);
 	spool_free(sp);
 	return 0;
 }

@@ -31,11 +31,11 @@ static void read_all(struct shot *shot)
 	void *image;
 
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
-		if (shot_get(shot, names[i], &image, &bytes, &err) == 0)
+		if (shot_get(shot, NULL, names[i], &image, &bytes, &err) == 0)
 			free(image);
 	for (uint32_t id = 0; id < 3; id++)
 		for (uint64_t off = 0; off < 3 * PAGE_BYTES; off += PAGE_BYTES / 2)
-			if (shot_get_pages(shot, id, off, page, sizeof(page), &err) &&
+			if (shot_get_pages(shot, NULL, id, off, page, sizeof(page), &err) &&
 			    !strlen(err.text))
 				abort();
 }

@@ -5,6 +5,7 @@
 #include "store/spool.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <pthread.h>
 #include <string.h>
 
@@ -326,6 +327,105 @@ static void a_writer_that_dies_fails_its_readers_only(void **state)
 	spool_free(sp);
 }
 
+/* Who comes after a failure hears of it, once: then somebody knows, and the next one waits for another writer. */
+static void a_failure_is_told_once(void **state)
+{
+	struct spool *sp = new_spool(0);
+	struct store *r, *w = writer_of(sp, "x");
+	struct err err = {0};
+
+	store_close(w);
+	assert_null(spool_read(sp, "x", &err));
+	assert_non_null(strstr(err.text, "before it was complete"));
+	assert_non_null(strstr(err.text, " s ago"));
+	r = reader_of(sp, "x");
+	w = writer_of(sp, "x");
+	no_error(store_complete(w, &err), &err);
+	no_error(store_arrived(r, &err), &err);
+	store_close(r);
+	store_close(w);
+	spool_free(sp);
+}
+
+/* So it is with who was told while he waited. */
+static void who_waited_was_told(void **state)
+{
+	struct spool *sp = new_spool(0);
+	struct store *r = reader_of(sp, "x"), *w = writer_of(sp, "x");
+	struct err err = {0};
+
+	store_close(w);
+	assert_int_equal(store_arrived(r, &err), -1);
+	store_close(r);
+	r = reader_of(sp, "x");
+	w = writer_of(sp, "x");
+	no_error(store_complete(w, &err), &err);
+	no_error(store_arrived(r, &err), &err);
+	store_close(r);
+	store_close(w);
+	spool_free(sp);
+}
+
+static int goes_after_two_looks(void *of, struct err *err)
+{
+	int *looks = of;
+
+	return ++*looks < 2 ? 0 : err_set(err, EPIPE, "gone");
+}
+
+static void nothing_is_read_for_who_is_gone(void **state)
+{
+	struct spool *sp = new_spool(0);
+	struct shot *r;
+	int looks = 0;
+	const struct asker asker = {goes_after_two_looks, &looks};
+	struct err err = {0};
+	uint8_t page[PAGE_BYTES];
+	size_t bytes;
+	void *data;
+
+	r = spool_read(sp, "x", &err);
+	assert_non_null(r);
+	assert_int_equal(shot_get(r, &asker, "a.img", &data, &bytes, &err), -1);
+	assert_string_equal(err.text, "gone");
+	assert_int_equal(looks, 2);
+	assert_int_equal(shot_get_pages(r, &asker, 1, 0, page, sizeof(page), &err), -1);
+	assert_int_equal(shot_read_pages(r, &asker, 1, 0, page, sizeof(page), &bytes, &err), -1);
+	assert_int_equal(shot_wait(r, &asker, &err), -1);
+	assert_int_equal(looks, 5);
+	shot_close_reader(r);
+	spool_free(sp);
+}
+
+static void *await_writer(void *arg)
+{
+	spool_await_writer(arg, "x", INT_MAX);
+	return NULL;
+}
+
+/* Who would write what another one still writes waits for his end, and takes his place. */
+static void a_writer_is_waited_for(void **state)
+{
+	struct spool *sp = new_spool(0);
+	struct store *w;
+	pthread_t thread;
+	struct err err = {0};
+
+	spool_await_writer(sp, "x", INT_MAX); /* there is none */
+	w = writer_of(sp, "x");
+	spool_await_writer(sp, "x", 10);
+	assert_null(spool_write(sp, "x", &err));
+	assert_non_null(strstr(err.text, "being written"));
+	assert_int_equal(pthread_create(&thread, NULL, await_writer, sp), 0);
+	store_close(w);
+	assert_int_equal(pthread_join(thread, NULL), 0);
+	w = writer_of(sp, "x");
+	no_error(store_complete(w, &err), &err);
+	spool_await_writer(sp, "x", INT_MAX); /* it has ended well */
+	store_close(w);
+	spool_free(sp);
+}
+
 /* A forwarder sees everything in the order in which it came. */
 static void a_forwarder_follows(void **state)
 {
@@ -416,6 +516,10 @@ int main(void)
 		cmocka_unit_test(a_wait_for_room_may_end),
 		cmocka_unit_test(snapshots_are_kept_apart),
 		cmocka_unit_test(a_writer_that_dies_fails_its_readers_only),
+		cmocka_unit_test(a_failure_is_told_once),
+		cmocka_unit_test(who_waited_was_told),
+		cmocka_unit_test(nothing_is_read_for_who_is_gone),
+		cmocka_unit_test(a_writer_is_waited_for),
 		cmocka_unit_test(a_forwarder_follows),
 		cmocka_unit_test(gaps_are_refused),
 		cmocka_unit_test(pages_are_read_to_their_end),

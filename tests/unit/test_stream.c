@@ -77,6 +77,12 @@ static int read_back(int fd, struct spool *sp, struct store **reader_out, struct
 	int rc;
 
 	assert_non_null(writer);
+	if (reader_out) {
+		reader = spool_read(sp, "s", err);
+		assert_non_null(reader);
+		*reader_out = spool_store_open(reader, false, err);
+		assert_non_null(*reader_out);
+	}
 	assert_int_equal(lseek(fd, 0, SEEK_SET), 0);
 	stream_init(&st, fd, -1, NULL);
 	rc = stream_receive_preamble(&st, err);
@@ -84,12 +90,6 @@ static int read_back(int fd, struct spool *sp, struct store **reader_out, struct
 		rc = stream_expect(&st, BLOCK_SNAPSHOT, &first, err);
 	if (rc == 0)
 		rc = stream_receive_shot(&st, writer, err);
-	if (reader_out) {
-		reader = spool_read(sp, "s", err);
-		assert_non_null(reader);
-		*reader_out = spool_store_open(reader, false, err);
-		assert_non_null(*reader_out);
-	}
 	shot_close_writer(writer);
 	stream_finish(&st);
 	return rc;

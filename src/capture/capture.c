@@ -378,10 +378,13 @@ static struct snap_pagemap *new_pagemap(struct capture_session *s, bool shmem, u
 	return pm;
 }
 
-static int plan_task(const struct memory_options *how, const struct live_task *t, struct portion *p,
-		     struct err *err)
+static int plan_task(const struct capture_session *s, const struct memory_options *how,
+		     const struct live_task *t, struct portion *p, struct err *err)
 {
-	if (how->serve && hot_pages(t, &p->hot, err))
+	/* with pre-copy the data are there already, and are put in place without a question over the net */
+	size_t data_pages = how->precopy ? 0 : HOT_DATA_PAGES / s->tasks.n;
+
+	if (how->serve && hot_pages(t, data_pages, &p->hot, err))
 		return -1;
 	if (how->precopy && precopy_plan(how->precopy, t, &p->hot, &p->rest, err))
 		return -1;
@@ -389,6 +392,30 @@ static int plan_task(const struct memory_options *how, const struct live_task *t
 		return 0;
 	return how->blocks ? drain_plan_late(t->facts.pid, t->facts.snap->mm, &p->plan, err) :
 			     drain_plan_task(t->facts.pid, t->facts.snap->mm, &p->plan, err);
+}
+
+/* What pre-copy has left does not come late where it is little. */
+static int hurry_little(const struct memory_options *how, portions *all, struct err *err)
+{
+	uint64_t bytes = 0;
+
+	vec_foreach (p, all)
+		bytes += p->rest ? mem_ranges_bytes(p->rest) : 0;
+	if (!how->serve || bytes > how->little_bytes)
+		return 0;
+	vec_foreach (p, all) {
+		mem_ranges hot = {0};
+
+		if (!p->rest)
+			continue;
+		if (mem_ranges_union(&p->hot, p->rest, &hot, err) < 0) {
+			vec_free(&hot);
+			return -1;
+		}
+		vec_free(&p->hot);
+		p->hot = hot;
+	}
+	return 0;
 }
 
 static int plan_memory(struct capture_session *s, const struct memory_options *how, portions *out,
@@ -406,7 +433,7 @@ static int plan_memory(struct capture_session *s, const struct memory_options *h
 			return err_nomem(err);
 		(*t)->facts.snap->pagemap = p.pm;
 		/* also after a failure: what it has is freed with the others */
-		rc = plan_task(how, *t, &p, err);
+		rc = plan_task(s, how, *t, &p, err);
 		if (!vec_push(out, p))
 			rc = err_nomem(err);
 		if (rc)
@@ -425,7 +452,7 @@ static int plan_memory(struct capture_session *s, const struct memory_options *h
 		if (rc)
 			return -1;
 	}
-	return 0;
+	return hurry_little(how, out, err);
 }
 
 /* Shared memory stays where it is. */

@@ -46,6 +46,11 @@ struct memory_options {
 	 * tree is frozen.
 	 */
 	struct serve *serve;
+	/*
+	 * With both: if no more than this is left by the rounds, all of it goes with the state. What was written last
+	 * is what the tree touches next.
+	 */
+	uint64_t little_bytes;
 	bool shared; /* with serve: shared memory, too, where nobody has a descriptor of it */
 	bool blocks; /* with serve: those pages are planned in blocks (drain_plan_late) */
 	void (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes); /* NULL allowed */

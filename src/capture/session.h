@@ -138,8 +138,11 @@ int seen_read(const struct capture_session *s, struct live_task *t, struct err *
 int seen_confirm_start(struct capture_session *s, struct err *err) must_check;
 void seen_forget(struct capture_session *s);
 
-/* hot.c: pages that should not come late. */
-int hot_pages(const struct live_task *t, mem_ranges *out, struct err *err) must_check;
+enum { HOT_DATA_PAGES = 128 };
+
+/* hot.c: pages that should not come late; of programs' and libraries' data no more than @data_pages. */
+int hot_pages(const struct live_task *t, size_t data_pages, mem_ranges *out, struct err *err)
+	must_check;
 
 /* shared.c: may this shared memory come late? Then @where is one of its mappings. */
 bool shared_may_be_late(const struct capture_session *s, const struct shmem_source *src,

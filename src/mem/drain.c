@@ -300,19 +300,14 @@ int drain_init(struct drain *d, struct page_sink *sink, struct err *err)
 {
 	memset(d, 0, sizeof(*d));
 	d->sink = sink;
-	d->buf = mmap(NULL, DRAIN_CHUNK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-		      -1, 0);
-	if (d->buf == MAP_FAILED) {
-		d->buf = NULL;
-		return err_nomem(err);
-	}
-	return 0;
+	/* of the heap, which is warm in a freeze (base/warm.h) */
+	d->buf = aligned_alloc(PAGE_BYTES, DRAIN_CHUNK_BYTES);
+	return d->buf ? 0 : err_nomem(err);
 }
 
 void drain_finish(struct drain *d)
 {
-	if (d->buf)
-		munmap(d->buf, DRAIN_CHUNK_BYTES);
+	free(d->buf);
 	d->buf = NULL;
 }
 

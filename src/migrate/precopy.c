@@ -20,6 +20,9 @@
 enum {
 	CHUNK_BYTES = 1 << 20,
 	FEW_BYTES = 1 << 20, /* so little that another round is not worth its while */
+	LITTLE_MS = 5,
+	LITTLE_LEAST = 128 << 10,
+	LITTLE_MOST = 4 << 20,
 	MAX_ROUNDS = 30,
 };
 
@@ -151,6 +154,13 @@ static bool pays(const struct source *s, const struct pace *now, uint64_t before
 	       now->sent_bytes < before_bytes / 4 * 3;
 }
 
+/* What takes this long in the freeze is less than what faults one after the other would take behind it. */
+static uint64_t little(const struct pace *p)
+{
+	return MIN(MAX(p->bytes_per_s / 1000 * LITTLE_MS, (uint64_t)LITTLE_LEAST),
+		   (uint64_t)LITTLE_MOST);
+}
+
 static int tell_forecast(struct source *s, const struct pace *p, struct err *err)
 {
 	bool lazy = s->mode & WIRE_MODE_POSTCOPY;
@@ -196,6 +206,7 @@ int source_precopy(struct source *s, struct err *err)
 		more = pays(s, &pace, before_bytes);
 		before_bytes = pace.sent_bytes;
 	}
+	s->little_bytes = little(&pace);
 	return tell_forecast(s, &pace, err);
 }
 

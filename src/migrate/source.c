@@ -20,7 +20,7 @@
 enum { SILENCE_MS = 60000, SILENCE_AT_COMMIT_MS = 15000 };
 
 /* What describing and saving a tree of a few tasks takes. */
-enum { FREEZE_HEAP_BYTES = 2 << 20 };
+enum { FREEZE_HEAP_BYTES = 6 << 20 };
 
 /* ---- what the channel calls while it waits ---- */
 
@@ -259,6 +259,7 @@ static int send_state(struct source *s, struct err *err)
 			return -1;
 		memory.serve = s->serve;
 		memory.blocks = true;
+		memory.little_bytes = s->little_bytes;
 		memory.shared = s->shared_late;
 	}
 	store_sink_init(&sink, capture_state(s->capture)->snap, store);

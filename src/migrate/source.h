@@ -82,6 +82,7 @@ struct source {
 	struct precopy *precopy;
 	unsigned int rounds;
 	uint64_t round_bytes;
+	uint64_t little_bytes; /* see memory_options */
 
 	/* post-copy: source_lazy.c */
 	enum wire_mode mode; /* as it is done */

@@ -20,7 +20,7 @@
 #define TELL_NS 200000000u
 
 /* What a snapshot of a few tasks, and making them, takes. */
-enum { BUILD_HEAP_BYTES = 2 << 20, BUILD_DESCRIPTORS = 1024, CLOCKS_EARLY_NS = 50 * 1000 * 1000 };
+enum { BUILD_HEAP_BYTES = 6 << 20, BUILD_DESCRIPTORS = 1024, CLOCKS_EARLY_NS = 50 * 1000 * 1000 };
 
 /* ---- hello, or a question instead of a migration ---- */
 

@@ -27,9 +27,6 @@
 #include <string.h>
 #include <time.h>
 
-enum { WARM_BYTES = 256 << 10 };
-static_assert((int)WARM_BYTES <= (int)FILL_SCRATCH_BYTES, "a part of it");
-
 static int make(struct restore_session *s, const struct restore_wish *w, struct err *err)
 {
 	struct rtask *root = arena_new(&s->arena, struct rtask);
@@ -46,7 +43,7 @@ static int make(struct restore_session *s, const struct restore_wish *w, struct 
 	s->lead = w->lead;
 	if (scratch_make(s, err) < 0)
 		return -1;
-	memset(s->scratch, 0, WARM_BYTES); /* what a small tree uses of it */
+	memset(s->scratch, 0, FILL_SCRATCH_BYTES); /* touched for the first time now */
 	/* where the tree's root directory is another one, the task is born below it, as its children will be */
 	if (mounts_enter(s, err) < 0)
 		return -1;

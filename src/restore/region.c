@@ -29,6 +29,12 @@ enum {
 #define SPARE_HELPERS 64
 #define SPARE_LEADERS 64
 #define MARGIN_BYTES (2UL << 20) /* from any other area: stacks grow */
+/*
+ * Far from where programs begin and their heaps grow (below, up to some GiB, and at 0x55...), from the mappings
+ * of the kernel's choice (0x7f...), and from the heaps and shadows that runtimes put at fixed places. So the place of
+ * a task that is made before anything is known of the tree is mostly free in it. Lower ones are for those who leave no other.
+ */
+#define FIRST_ADDR (1UL << 45)
 #define LOWEST_ADDR (256UL << 20)
 #define HIGHEST_ADDR 0x7ffff0000000UL
 
@@ -69,17 +75,22 @@ static int collect_ranges(struct restore_session *s, ranges *out, struct err *er
 	return 0;
 }
 
-/* The lowest gap of @bytes with a margin on both sides; 0 if there is none. */
-static uint64_t find_gap(const ranges *r, size_t bytes)
+/* The lowest gap of @bytes from @at on, with a margin on both sides; 0 if there is none. */
+static uint64_t gap_from(const ranges *r, uint64_t at, size_t bytes)
 {
-	uint64_t at = LOWEST_ADDR;
-
 	vec_foreach (x, r) {
 		if (x->start >= at + bytes + MARGIN_BYTES)
 			return at;
 		at = MAX(at, x->end + MARGIN_BYTES);
 	}
 	return at + bytes <= HIGHEST_ADDR ? at : 0;
+}
+
+static uint64_t find_gap(const ranges *r, size_t bytes)
+{
+	uint64_t at = gap_from(r, FIRST_ADDR, bytes);
+
+	return at ? at : gap_from(r, LOWEST_ADDR, bytes);
 }
 
 static size_t slots_bytes(const struct restore_session *s)

@@ -7,6 +7,9 @@
 #include <errno.h>
 #include <string.h>
 
+/* So much of a stream is read before the restore asks for it; what it has had is let go for that. */
+enum { AHEAD_BYTES = 128 << 20 };
+
 bool images_are_streamed(const struct image_place *place)
 {
 	return place->remote || !strcmp(place->images_dir, "-");
@@ -84,7 +87,9 @@ static int open_reader(struct image_store *is, struct err *err)
 	stream_init(&is->st, STDIN_FILENO, -1, signals_check);
 	is->st.stop = &is->stop;
 	is->streams = true;
-	is->spool = spool_create(0, err);
+	is->spool = spool_create(AHEAD_BYTES, err);
+	if (is->spool)
+		spool_soften(is->spool);
 	is->shot = is->spool ? spool_write(is->spool, "", err) : NULL;
 	reader = is->shot ? spool_read(is->spool, "", err) : NULL;
 	is->store = reader ? spool_store_open(reader, false, err) : NULL;

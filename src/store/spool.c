@@ -48,6 +48,11 @@ void spool_forwards(struct spool *sp)
 	sp->forwards = true;
 }
 
+void spool_soften(struct spool *sp)
+{
+	sp->soft = true;
+}
+
 void spool_let_go(struct spool *sp, struct item *it)
 {
 	if (it->buf)
@@ -396,13 +401,15 @@ static int wait_for_room(struct shot *shot, size_t bytes, int ms, struct err *er
 	struct spool *sp = shot->spool;
 	struct err why;
 
-	if (bytes > sp->max_bytes)
+	if (bytes > sp->max_bytes && !sp->soft)
 		return err_set(err, ENOSPC,
 			       "%zu bytes do not fit in the %llu that may be held (--max-memory)",
 			       bytes, (unsigned long long)sp->max_bytes);
 	while (!make_room(sp, bytes)) {
 		if (shot->failed)
 			break;
+		if (is_stuck(shot) && sp->soft)
+			return 0;
 		if (is_stuck(shot) && !others_go_on(shot)) {
 			err_set(&why, ENOSPC,
 				"the restore waits for what does not fit in the %llu bytes that may be held "
@@ -429,7 +436,7 @@ int shot_reserve(struct shot *shot, size_t bytes, int ms, struct err *err)
 	if (shot->failed) {
 		*err = shot->why;
 		rc = -1;
-	} else if (sp->max_bytes) {
+	} else if (sp->max_bytes && bytes) {
 		rc = wait_for_room(shot, bytes, ms, err);
 	}
 	if (rc == 0) {

@@ -34,6 +34,9 @@ void spool_free(struct spool *sp); /* nobody holds a shot of it any more; NULL a
  */
 void spool_forwards(struct spool *sp);
 
+/* From now on the bound is exceeded where everybody would wait for ever, by what the reader waits for: nothing fails for want of room. */
+void spool_soften(struct spool *sp);
+
 /* The most that was held at any time. */
 uint64_t spool_peak_bytes(struct spool *sp);
 

@@ -66,6 +66,7 @@ struct spool {
 	struct shot *shots;
 	unsigned int leaving; /* writers and readers of snapshots that nobody finds any more */
 	bool stopped;
+	bool soft;     /* the bound gives way to a reader who waits */
 	bool forwards; /* what was forwarded is for nobody else */
 	struct err why;
 };

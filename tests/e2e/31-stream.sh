@@ -117,6 +117,30 @@ while piece := os.read(0, 80000):
 slow_reader
 result slow-reader
 
+# A restore holds no second copy of what it reads: of 300 MiB at most the 128 that may be ahead of it, and what it needs itself.
+holds_little() {
+	local most
+	work=$TEST_TMP/holds-little
+	mkdir "$work"
+	"$BUILD_DIR/bench/bench-victim" "$work" memory 300 && pid=$(cat "$work/pid") || return 1
+	dump_stream "$pid" --kill --compress=none >"$work/stream" || { failed_dump; return 1; }
+	wait_gone "$pid" || { why="it is still there" && return 1; }
+	python3 -c '
+import resource, subprocess, sys
+status = subprocess.run(sys.argv[1:], stdin=open("'"$work"'/stream", "rb")).returncode
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10)
+sys.exit(status)' timeout -k 5 60 "$FERRY" restore -d -D - -W "$TEST_TMP" -o restore.log -v4 >"$work/most" 2>"$TEST_TMP/restore.out" ||
+		{ failed_restore; return 1; }
+	most=$(cat "$work/most")
+	echo "# at most $most MiB"
+	[ "$most" -ge 20 ] && [ "$most" -le 220 ] || { why="the restore took $most MiB" && return 1; }
+	kill -USR1 "$pid" && wait_for 20 test -s "$work/report" && grep -q ok "$work/report" || { why="its memory is not whole" && return 1; }
+	kill_tree "$pid"
+	rm "$work/stream"
+}
+holds_little
+result holds-little
+
 # In a pid namespace of its own, while the original is still there.
 beside_the_original() {
 	start_victim memory_writers 4 || return 1

@@ -98,6 +98,34 @@ static void a_slow_reader_bounds_the_writer(void **state)
 	spool_free(sp);
 }
 
+/* A soft bound holds for who reads in order, and gives way to who wants what comes behind more than fits. */
+static void a_soft_bound_gives_way(void **state)
+{
+	enum { PAGES = 100, ROOM = 8 };
+	struct spool *sp = new_spool(ROOM * PAGE_BYTES);
+	struct put_job job = {.s = writer_of(sp, "x"), .pages = PAGES};
+	struct store *reader = reader_of(sp, "x");
+	uint8_t page[PAGE_BYTES];
+	struct err err = {0};
+	pthread_t thread;
+
+	spool_soften(sp);
+	assert_int_equal(pthread_create(&thread, NULL, put_pages, &job), 0);
+	for (unsigned int i = 0; i < PAGES / 2; i++)
+		no_error(store_get_pages(reader, 1, i * PAGE_BYTES, page, sizeof(page), &err), &err);
+	assert_true(spool_peak_bytes(sp) <= ROOM * PAGE_BYTES);
+	no_error(store_get_pages(reader, 1, (PAGES - 1) * PAGE_BYTES, page, sizeof(page), &err), &err);
+	assert_int_equal(page[0], PAGES);
+	pthread_join(thread, NULL);
+	no_error(job.rc, &job.err);
+	no_error(store_arrived(reader, &err), &err);
+	no_error(store_get_pages(reader, 1, PAGES / 2 * PAGE_BYTES, page, sizeof(page), &err), &err);
+	assert_int_equal(page[0], PAGES / 2 + 1);
+	store_close(reader);
+	store_close(job.s);
+	spool_free(sp);
+}
+
 /* What was forwarded does not stay, also without a bound. */
 static void a_forwarder_keeps_nothing(void **state)
 {
@@ -508,6 +536,7 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_slow_reader_bounds_the_writer),
+		cmocka_unit_test(a_soft_bound_gives_way),
 		cmocka_unit_test(a_forwarder_keeps_nothing),
 		cmocka_unit_test(what_cannot_end_is_ended),
 		cmocka_unit_test(snapshots_share_the_room),

@@ -114,7 +114,8 @@ static void a_soft_bound_gives_way(void **state)
 	for (unsigned int i = 0; i < PAGES / 2; i++)
 		no_error(store_get_pages(reader, 1, i * PAGE_BYTES, page, sizeof(page), &err), &err);
 	assert_true(spool_peak_bytes(sp) <= ROOM * PAGE_BYTES);
-	no_error(store_get_pages(reader, 1, (PAGES - 1) * PAGE_BYTES, page, sizeof(page), &err), &err);
+	no_error(store_get_pages(reader, 1, (PAGES - 1) * PAGE_BYTES, page, sizeof(page), &err),
+		 &err);
 	assert_int_equal(page[0], PAGES);
 	pthread_join(thread, NULL);
 	no_error(job.rc, &job.err);

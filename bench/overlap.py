@@ -12,8 +12,9 @@ LIMIT_S = 120
 class Relays:
     """An image-cache and the image-proxy that feeds it, each with a work directory."""
 
-    def __init__(self, program, folder):
+    def __init__(self, program, folder, max_memory):
         self.program = program
+        self.max_memory = max_memory
         self.folder = folder
         self.secret = folder / "secret"
         self.secret.write_text(os.urandom(16).hex(), "ascii")
@@ -28,7 +29,7 @@ class Relays:
         with open(work / "out", "wb") as out:
             self.running.append(subprocess.Popen(
                 [self.program, command, "-W", str(work), "-o", "log", "--status-fd", str(ready), "--secret-file",
-                 str(self.secret), "--max-memory", "4G", *options], stdin=subprocess.DEVNULL, stdout=out,
+                 str(self.secret), "--max-memory", self.max_memory, *options], stdin=subprocess.DEVNULL, stdout=out,
                 stderr=subprocess.STDOUT, pass_fds=(ready,)))
         os.close(ready)
         heard = os.read(listening, 1)

@@ -236,7 +236,7 @@ static int key_of(int fd, uint64_t size, uint8_t sum[LF_SUM_BYTES])
 	if (!data)
 		return ENOMEM;
 	if (io_pread_full(fd, data, bytes, 0) < 0)
-		return errno;
+		return errno ? errno : EIO;
 	return EVP_Digest(data, bytes, sum, NULL, EVP_sha256(), NULL) ? 0 : ENOMEM;
 }
 
@@ -288,7 +288,7 @@ int pool_add(struct pool *p, int dir, const char *name, int fd, uint64_t size)
 
 void pool_drop(const struct pool *p, int fd, uint64_t size)
 {
-	uint8_t sum[LF_SUM_BYTES];
+	uint8_t sum[LF_SUM_BYTES] = {0};
 	struct stat ours, there;
 	struct pool_name n;
 

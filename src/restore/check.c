@@ -28,13 +28,19 @@ static long pid_max(void)
 	return io_read_filef(&text, NULL, "/proc/sys/kernel/pid_max") < 0 ? 0 : atol(text);
 }
 
-/* A number is taken as long as a task, or a group named after one that is gone, has it. EAGAIN: perhaps not for long. */
+/* A number is taken as long as a task, or a group named after one that is gone, has it. */
+static bool is_free(pid_t pid)
+{
+	return kill(pid, 0) < 0 && errno == ESRCH && kill(-pid, 0) < 0 && errno == ESRCH;
+}
+
+/* EAGAIN: perhaps not for long. */
 static int pid_free(pid_t pid, struct err *err)
 {
 	struct proc_stat st;
 	struct err unused;
 
-	if (kill(pid, 0) < 0 && errno == ESRCH && kill(-pid, 0) < 0 && errno == ESRCH)
+	if (is_free(pid))
 		return 0;
 	if (proc_stat(pid, &st, &unused) == 0)
 		return err_set(err, st.state == 'Z' ? EAGAIN : EEXIST,
@@ -42,6 +48,9 @@ static int pid_free(pid_t pid, struct err *err)
 						 "parent (pid %d) has not asked how" :
 						 "pid %d is in use here, by %s",
 			       pid, st.comm, st.ppid);
+	/* it was asked how in this moment */
+	if (is_free(pid))
+		return 0;
 	return err_set(err, EEXIST, "pid %d is in use here, as a process group", pid);
 }
 

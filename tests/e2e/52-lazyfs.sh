@@ -457,7 +457,7 @@ ordinary_user() {
 	mknod -m 666 "$TEST_TMP/fuse" c 10 229 && mount --bind "$TEST_TMP/fuse" /dev/fuse || return 1
 	cleanup_fn umount -l /dev/fuse
 	why=$(timeout -k 5 30 "${as[@]}" "$TEST_TMP/user/ferry" lazyfs --ssh "$TEST_TMP/user/ssh" --cache-dir "$TEST_TMP/user/cache" \
-		--no-local-files "$TEST_TMP/user/mnt" "$TEST_TMP/user/images" source 2>&1 </dev/null) || return 1
+		--no-local-files --no-background "$TEST_TMP/user/mnt" "$TEST_TMP/user/images" source 2>&1 </dev/null) || return 1
 	mnt=$TEST_TMP/user/mnt
 	shown=$mnt$files
 	"${as[@]}" cmp "$files/library.so" "$shown/library.so" && "${as[@]}" "$shown/program" || complain "cannot read"
@@ -468,7 +468,7 @@ ordinary_user() {
 	mnt=$TEST_TMP/mnt
 	shown=$mnt$files
 	wait_for 20 user_cache_is_gone || complain "the cache stays" || rc=1
-	[ "$(find "$TEST_TMP/user/cache" -user 65534 -type f -size 4000000c | wc -l)" = 1 ] || complain "nothing is kept" || rc=1
+	[ "$(find "$TEST_TMP/user/cache" -user 65534 -type f -size 4000000c | wc -l)" = 1 ] || complain "what he has read is not kept" || rc=1
 	return $rc
 }
 

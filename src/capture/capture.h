@@ -47,8 +47,8 @@ struct memory_options {
 	 */
 	struct serve *serve;
 	/*
-	 * With both: if no more than this is left by the rounds, all of it goes with the state. What was written last
-	 * is what the tree touches next.
+	 * With precopy and serve: if no more than this is left by the rounds, all of it goes with the state. What was
+	 * written last is what the tree touches next.
 	 */
 	uint64_t little_bytes;
 	bool shared; /* with serve: shared memory, too, where nobody has a descriptor of it */

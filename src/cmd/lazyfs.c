@@ -257,15 +257,6 @@ static void open_local_root(struct job *job)
 			 strerror(errno));
 }
 
-static void open_pool(struct job *job)
-{
-	const struct lazyfs_args *a = job->args;
-	struct err err;
-
-	if (a->pool_bytes && pool_open(a->cache_dir, a->pool_bytes, &job->pool, &err) < 0)
-		log_warn("files of earlier migrations are not used, and none are kept: %s", err.text);
-}
-
 static struct lazyfs *mount_it(struct job *job, const struct want *want, struct err *err)
 {
 	const struct remote_link link = {.open = link_open, .close = link_close, .arg = job};
@@ -304,7 +295,7 @@ static int work(struct job *job, int ready_fd, struct err *err)
 
 	signal(SIGPIPE, SIG_IGN);
 	open_local_root(job);
-	open_pool(job);
+	pool_try(job->args->cache_dir, job->args->pool_bytes, &job->pool);
 	job->words_fd = ready_fd < 0 ? -1 : memfd_create("ssh-stderr", MFD_CLOEXEC);
 	if (rc == 0) {
 		fs = mount_it(job, &want, err);

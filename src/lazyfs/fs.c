@@ -109,7 +109,7 @@ struct lazyfs *lazyfs_create(const struct remote_link *link, const struct want *
 	fs->below = -1;
 	fs->env.cache_fd = opt->cache_fd;
 	fs->env.local_root = opt->local_root;
-	fs->env.pool = opt->pool;
+	fs->env.pool = opt->pool && opt->pool->fd >= 0 ? opt->pool : NULL;
 	fs->env.refetch = opt->refetch;
 	fs->env.writes = opt->writeback;
 	atomic_store(&fs->sends, opt->writeback && !opt->held);

@@ -68,6 +68,15 @@ int pool_open(const char *dir, uint64_t max_bytes, struct pool *out, struct err 
 	return 0;
 }
 
+void pool_try(const char *dir, uint64_t max_bytes, struct pool *out)
+{
+	struct err err;
+
+	*out = POOL_NONE;
+	if (max_bytes && pool_open(dir, max_bytes, out, &err) < 0)
+		log_warn("files of earlier migrations are not used, and none are kept: %s", err.text);
+}
+
 void pool_close(struct pool *p)
 {
 	if (p->fd >= 0)
@@ -187,13 +196,13 @@ static void remove_kept(const struct pool *p, const char *path)
 static uint64_t allowed(const struct pool *p, uint64_t held)
 {
 	struct statvfs fs;
-	uint64_t all, most;
+	uint64_t all, spare;
 
 	if (fstatvfs(p->fd, &fs) < 0)
 		return p->max_bytes;
 	all = held + (uint64_t)fs.f_bavail * fs.f_frsize;
-	most = (uint64_t)fs.f_blocks * fs.f_frsize / 100 * FREE_PERCENT;
-	return MIN(p->max_bytes, all > most ? all - most : 0);
+	spare = (uint64_t)fs.f_blocks * fs.f_frsize / 100 * FREE_PERCENT;
+	return MIN(p->max_bytes, all > spare ? all - spare : 0);
 }
 
 /*

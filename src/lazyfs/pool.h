@@ -43,6 +43,8 @@ struct pool {
  * to somebody else is refused. @max_bytes: of all files in it, as du(1) counts them.
  */
 int pool_open(const char *dir, uint64_t max_bytes, struct pool *out, struct err *err) must_check;
+/* The same, if @max_bytes is not 0; where it fails there is none, and why is logged: then everything comes from the source. */
+void pool_try(const char *dir, uint64_t max_bytes, struct pool *out);
 void pool_close(struct pool *p);
 
 /* Is there a file of this size? Costs one look-up. */

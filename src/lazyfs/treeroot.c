@@ -112,15 +112,6 @@ static int make_cache(struct attendant *a, struct err *err)
 	return a->cache_fd < 0 ? err_sys(err, "%.200s", a->cache) : 0;
 }
 
-/* Without it everything comes from the source. */
-static void open_pool(struct attendant *a)
-{
-	struct err err;
-
-	if (a->opt->pool_bytes && pool_open(a->opt->cache_dir, a->opt->pool_bytes, &a->pool, &err) < 0)
-		log_warn("files of earlier migrations are not used, and none are kept: %s", err.text);
-}
-
 static void remove_cache(struct attendant *a)
 {
 	cleanup_dir DIR *dir = a->cache_fd >= 0 ? fdopendir(dup(a->cache_fd)) : NULL;
@@ -360,7 +351,7 @@ static void attend(struct attendant *a, int words_fd)
 		log_fd = openat(a->cache_fd, "log", O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
 		if (log_fd >= 0)
 			log_init(log_fd, MAX(log_get_level(), LOG_INFO));
-		open_pool(a);
+		pool_try(a->opt->cache_dir, a->opt->pool_bytes, &a->pool);
 		fs = set_up(a, &err);
 	}
 	if (!fs)

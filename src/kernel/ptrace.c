@@ -62,7 +62,7 @@ enum {
 /* Under a real-time policy a thread yields only to its like, and a tracee of the same processor would never get to its stop. */
 static bool yields_to_all(void)
 {
-	int policy = sched_getscheduler(0);
+	int policy = sched_getscheduler(0) & ~SCHED_RESET_ON_FORK;
 
 	return policy != SCHED_FIFO && policy != SCHED_RR && policy != SCHED_DEADLINE;
 }

@@ -5,10 +5,10 @@
  * tasks forked later would inherit, so that is put back.
  */
 #include "kinds/sockids.h"
+#include "base/thread.h"
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
@@ -35,15 +35,11 @@ int sockids_run(const struct sock_ids *ids, int (*call)(void *arg), void *arg)
 {
 	struct errand e = {.ids = ids, .call = call, .arg = arg};
 	int dumpable = prctl(PR_GET_DUMPABLE);
-	sigset_t all, old;
 	pthread_t thread;
 
 	if (ids->uid == geteuid() && ids->gid == getegid())
 		return call(arg);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	errno = pthread_create(&thread, NULL, errand_thread, &e);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	errno = thread_start(&thread, errand_thread, &e);
 	if (errno)
 		return -1;
 	pthread_join(thread, NULL);

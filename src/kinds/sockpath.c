@@ -12,6 +12,7 @@
 
 #include "base/io.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "kernel/diag.h"
 
 #include <errno.h>
@@ -19,7 +20,6 @@
 #include <limits.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -150,15 +150,11 @@ static void *errand_thread(void *arg)
 
 static int run_errand(struct errand *e, struct err *err)
 {
-	sigset_t all, old;
 	pthread_t thread;
 	int no;
 
 	e->err = err;
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	no = pthread_create(&thread, NULL, errand_thread, e);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	no = thread_start(&thread, errand_thread, e);
 	if (no)
 		return err_sysno(err, no, "cannot start a thread");
 	pthread_join(thread, NULL);

@@ -2,12 +2,12 @@
 #include "migrate/pages.h"
 
 #include "base/clock.h"
+#include "base/thread.h"
 #include "kernel/urgent.h"
 
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -179,16 +179,11 @@ static int start_server(struct pages *p, int in, int out, struct tunnel *direct,
 			const struct pages_packing *packing, struct err *err)
 {
 	struct server *v = make_server(p, in, out, direct, packing, err);
-	sigset_t all, before;
 	int no;
 
 	if (!v)
 		return -1;
-	/* signals are the main thread's */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	no = pthread_create(&v->thread, NULL, serve_main, v);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	no = thread_start(&v->thread, serve_main, v);
 	if (no) {
 		free_server(v);
 		return err_sysno(err, no, "cannot start to serve pages");

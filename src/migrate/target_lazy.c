@@ -6,6 +6,7 @@
  */
 #define LOG_MODULE "target"
 #include "base/log.h"
+#include "base/thread.h"
 #include "migrate/record.h"
 #include "migrate/target.h"
 
@@ -172,7 +173,7 @@ static void wake_fill(struct target *t)
 
 int target_fill_start(struct target *t, struct err *err)
 {
-	int no = pthread_create(&t->fill_thread, NULL, fill_main, t);
+	int no = thread_start(&t->fill_thread, fill_main, t);
 
 	if (no)
 		return err_sysno(err, no, "cannot start to fetch memory");

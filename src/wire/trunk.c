@@ -2,6 +2,7 @@
 #include "wire/trunk.h"
 
 #include "base/le.h"
+#include "base/thread.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -273,7 +274,6 @@ static void free_trunk(struct trunk *t)
 
 static int start(struct trunk *t, int *user, struct err *err)
 {
-	sigset_t all, saved;
 	int pair[2], no;
 
 	for (size_t i = 0; i < t->n; i++) {
@@ -286,11 +286,7 @@ static int start(struct trunk *t, int *user, struct err *err)
 		return err_sys(err, "socketpair");
 	t->inner = pair[0];
 	*user = pair[1];
-	/* the thread takes no signals: not those that its process waits for */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &saved);
-	no = pthread_create(&t->thread, NULL, trunk_main, t);
-	pthread_sigmask(SIG_SETMASK, &saved, NULL);
+	no = thread_start(&t->thread, trunk_main, t);
 	return no ? err_sysno(err, no, "cannot start a thread") : 0;
 }
 

@@ -2,6 +2,7 @@
 #include "wire/tunnel.h"
 
 #include "base/clock.h"
+#include "base/thread.h"
 #include "kernel/urgent.h"
 #include "wire/tcp.h"
 
@@ -617,16 +618,10 @@ static void free_tunnel(struct tunnel *t)
 	free(t);
 }
 
-/* The thread takes no signals: not those that its process waits for, and no SIGPIPE. */
 static int start(struct tunnel *t, struct err *err)
 {
-	sigset_t all, saved;
-	int no;
+	int no = thread_start(&t->thread, tunnel_main, t);
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &saved);
-	no = pthread_create(&t->thread, NULL, tunnel_main, t);
-	pthread_sigmask(SIG_SETMASK, &saved, NULL);
 	return no ? err_sysno(err, no, "cannot start a thread") : 0;
 }
 

@@ -199,7 +199,10 @@ int source_prepare(struct source *s, struct err *err)
 	warm_up(FREEZE_HEAP_BYTES);
 	if ((s->mode & WIRE_MODE_POSTCOPY) && capture_look_ahead(s->capture, err) < 0)
 		return -1;
-	return channel_expect_done(&s->ch, err);
+	if (channel_expect_done(&s->ch, err) < 0)
+		return -1;
+	/* what is sent in the freeze is small then, and each message waited for */
+	return s->mode & WIRE_MODE_POSTCOPY ? channel_go_direct(&s->ch, err) : 0;
 }
 
 /* ---- frozen ---- */

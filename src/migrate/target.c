@@ -189,6 +189,9 @@ static int make_ready(struct target *t, const Wire__Prepare *msg, struct err *er
 	warm_descriptors(BUILD_DESCRIPTORS);
 	if (t->lazy && target_fill_start(t, err) < 0)
 		return -1;
+	/* now, while the source waits for our word: nothing is on its way */
+	if ((t->mode & WIRE_MODE_POSTCOPY) && channel_go_direct(&t->ch, err) < 0)
+		return -1;
 	return target_tell_done(t, err);
 }
 

@@ -20,6 +20,7 @@ struct channel {
 	int in, out;         /* the channel's own; nonblocking */
 	int old_in, old_out; /* before channel_switch; -1 */
 	struct trunk *trunk; /* around in and out; NULL: none */
+	struct tunnel *direct; /* its tunnel, when that was taken over: in and out are for poll(2) only */
 	enum wire_side side; /* ours */
 	enum wire_stage stage;
 	const char *peer; /* for messages: "HOST" or "the source" */
@@ -32,6 +33,7 @@ struct channel {
 	size_t held_bytes;
 	uint8_t *held;  /* HOLD_BYTES, once it is needed */
 	bool was_full;  /* the way out, during the last message */
+	bool tight;     /* it was so since the channel is direct: what is sent is worth packing */
 	int timeout_ms; /* of silence while waiting for the peer; -1: none */
 	bool broken; /* the peer is gone: what it did is unknown. Not set when it said why it stops. */
 
@@ -52,6 +54,12 @@ void channel_finish(struct channel *ch);
  * of before stay open to the end. What came over them has been received.
  */
 int channel_switch(struct channel *ch, int fd, struct trunk *trunk, struct err *err) must_check;
+
+/*
+ * Where the channel's connection is one tunnel, no thread is woken from now on for each message (tunnel_take_over): for a time in which
+ * few bytes go, and each is waited for. Nothing happens where it is not. -1: the connection is broken.
+ */
+int channel_go_direct(struct channel *ch, struct err *err) must_check;
 
 /* @body may be NULL for messages without one. */
 int channel_send(struct channel *ch, uint16_t type, const ProtobufCMessage *body, struct err *err)
@@ -82,7 +90,7 @@ int channel_recv(struct channel *ch, struct frame *out, struct err *err) must_ch
 int channel_peek(struct channel *ch, struct frame *out, struct err *err) must_check;
 
 /*
- * For one who waits for something else at the same time, and polls ch->in: reads what is there, without waiting. 1: a
+ * For one who waits for something else at the same time, and polls ch->in, for half a second at most: reads what is there, without waiting. 1: a
  * message is there, perhaps since long, so that ch->in never becomes readable for it; 0: none yet; -1. Progress is handled.
  */
 int channel_look(struct channel *ch, struct err *err) must_check;

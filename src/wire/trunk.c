@@ -317,6 +317,11 @@ struct trunk *trunk_open(const struct trunk_way *ways, size_t n, int *fd_out, st
 	return NULL;
 }
 
+struct tunnel *trunk_tunnel(struct trunk *t)
+{
+	return t && t->n == 1 ? t->ways[0].tunnel : NULL;
+}
+
 void trunk_finish(struct trunk *t)
 {
 	if (!t)

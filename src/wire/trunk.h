@@ -33,6 +33,9 @@ struct trunk *trunk_open(const struct trunk_way *ways, size_t n, int *fd_out, st
 /* Closes ways that are not used. */
 void trunk_drop(const struct trunk_way *ways, size_t n);
 
+/* The tunnel of a trunk with one way, for tunnel_take_over; NULL: there are several ways, or it has none. NULL allowed. */
+struct tunnel *trunk_tunnel(struct trunk *t);
+
 /* Why it ended, if not properly: -1 and the reason; 0: it is in order. NULL allowed. */
 int trunk_fault(struct trunk *t, struct err *err);
 

@@ -512,6 +512,8 @@ int tunnel_take_over(struct tunnel *t, int *fd, struct err *err)
 	net = BIO_next(SSL_get_wbio(t->ssl));
 	BIO_up_ref(net);
 	SSL_set0_wbio(t->ssl, net);
+	/* what it reads into comes from the heap each time, which may be warm (base/warm.h), and not from a place of its own that is not */
+	SSL_set_mode(t->ssl, SSL_MODE_RELEASE_BUFFERS);
 	close(*fd);
 	close(steal_fd(&t->inner));
 	*fd = own;

@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // TLS tunnels over TCP when the link is dead: noticed, in both directions and in silence; and no link is
 // taken for dead because its reader takes his time or nobody has anything to say. The link is the loopback
-// interface of a network namespace of our own.
+// interface of a network namespace of our own. And channels over such tunnels, without their threads.
 #include "base/io.h"
 #include "unit.h"
+#include "wire/channel.h"
 #include "wire/tcp.h"
 #include "wire/tunnel.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <net/if.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -307,6 +310,187 @@ static void a_short_break(void **state)
 	line_close(&l);
 }
 
+/* ---- channels that go direct ---- */
+
+struct talk {
+	struct line l;
+	struct channel here, there;
+	uint64_t heard; /* of progress */
+};
+
+static void note_progress(void *arg, uint64_t done_bytes, uint64_t total_bytes)
+{
+	*(uint64_t *)arg += done_bytes;
+}
+
+static void channel_over(struct channel *ch, struct tunnel *tunnel, int fd, enum wire_side side)
+{
+	const struct trunk_way way = {fd, tunnel};
+	struct err err;
+	struct trunk *trunk = trunk_open(&way, 1, &fd, &err);
+
+	assert_non_null(trunk);
+	channel_init(ch, open("/dev/null", O_RDWR), open("/dev/null", O_RDWR), side, "the other");
+	assert_int_equal(channel_switch(ch, fd, trunk, &err), 0);
+	ch->stage = WIRE_STAGE_STATE;
+}
+
+/* As when a migration is prepared: the target goes first, says so, and then the source. */
+static void talk_open(struct talk *t)
+{
+	Wire__Stage done = WIRE__STAGE__INIT;
+	struct err err;
+
+	line_open(&t->l);
+	channel_over(&t->here, t->l.here, t->l.near, WIRE_SOURCE);
+	channel_over(&t->there, t->l.there, t->l.far, WIRE_TARGET);
+	t->here.on_progress = note_progress;
+	t->heard = 0;
+	t->here.arg = &t->heard;
+	assert_int_equal(channel_go_direct(&t->there, &err), 0);
+	assert_int_equal(channel_send(&t->there, MSG_DONE, &done.base, &err), 0);
+	assert_int_equal(channel_expect_done(&t->here, &err), 0);
+	assert_int_equal(channel_go_direct(&t->here, &err), 0);
+	assert_non_null(t->here.direct);
+	assert_int_equal(channel_go_direct(&t->here, &err), 0); /* it is so already */
+}
+
+static void talk_close(struct talk *t)
+{
+	channel_finish(&t->here);
+	channel_finish(&t->there);
+	tls_free(t->l.client);
+	tls_free(t->l.server);
+}
+
+enum { PIECES = 64, PIECE_BYTES = 1 << 20, WORDS = 50000 };
+
+/* First says very much, and then hears: nobody may wait for the other. Returns its channel if all came. */
+static void *say_then_hear(void *arg)
+{
+	struct channel *ch = arg;
+	Wire__Progress progress = WIRE__PROGRESS__INIT;
+	Wire__Built built = WIRE__BUILT__INIT;
+	struct frame f;
+	struct err err;
+	int n = 0;
+
+	progress.done_bytes = 2;
+	for (int i = 0; i < WORDS; i++)
+		if (channel_send(ch, MSG_PROGRESS, &progress.base, &err) < 0)
+			return NULL;
+	for (; channel_recv(ch, &f, &err) == 0 && f.type == MSG_PAGES; n++)
+		for (size_t i = 4; i < f.bytes; i++)
+			if (f.body[i] != (uint8_t)(n + i))
+				return NULL;
+	built.pid = 7;
+	return n == PIECES && channel_send(ch, MSG_BUILT, &built.base, &err) == 0 ? ch : NULL;
+}
+
+static void all_comes_without_threads(void **state)
+{
+	static uint8_t data[PIECE_BYTES];
+	struct iovec pieces[2] = {{"\0\0\0\0", 4}, {data, sizeof(data)}};
+	Wire__Built *built;
+	struct talk t;
+	struct err err;
+	pthread_t thread;
+	void *ok;
+
+	needs_network();
+	talk_open(&t);
+	assert_int_equal(pthread_create(&thread, NULL, say_then_hear, &t.there), 0);
+	for (int n = 0; n < PIECES; n++) {
+		for (size_t i = 0; i < sizeof(data); i++)
+			data[i] = (uint8_t)(n + i + 4);
+		assert_int_equal(channel_send_raw(&t.here, MSG_PAGES, pieces, 2, &err), 0);
+	}
+	assert_int_equal(channel_send(&t.here, MSG_COMPLETE, NULL, &err), 0);
+	built = channel_expect(&t.here, MSG_BUILT, &err);
+	pthread_join(thread, &ok);
+	assert_non_null(ok);
+	assert_non_null(built);
+	wire_free(built);
+	assert_int_equal(t.heard, 2 * WORDS);
+	talk_close(&t);
+}
+
+/* What libssl has read with something else is no less there. */
+static void what_is_held_is_seen(void **state)
+{
+	Wire__Stage done = WIRE__STAGE__INIT;
+	Wire__Built built = WIRE__BUILT__INIT, *got;
+	struct pollfd in;
+	struct talk t;
+	struct err err;
+
+	needs_network();
+	talk_open(&t);
+	in = (struct pollfd){.fd = t.here.in, .events = POLLIN};
+	assert_int_equal(channel_look(&t.here, &err), 0);
+	assert_int_equal(channel_send(&t.there, MSG_DONE, &done.base, &err), 0);
+	assert_int_equal(channel_send(&t.there, MSG_BUILT, &built.base, &err), 0);
+	assert_int_equal(poll(&in, 1, LIMIT_MS), 1);
+	usleep(200000); /* both */
+	assert_int_equal(channel_expect_done(&t.here, &err), 0);
+	assert_int_equal(poll(&in, 1, 0), 0);
+	assert_int_equal(channel_look(&t.here, &err), 1);
+	got = channel_expect(&t.here, MSG_BUILT, &err);
+	assert_non_null(got);
+	wire_free(got);
+	assert_int_equal(channel_look(&t.here, &err), 0);
+	talk_close(&t);
+}
+
+/* The reason why the peer gives up reaches one who sends. */
+static void an_abort_is_heard_without_threads(void **state)
+{
+	static uint8_t data[PIECE_BYTES];
+	struct iovec pieces[2] = {{"\0\0\0\0", 4}, {data, sizeof(data)}};
+	struct err err, why;
+	struct talk t;
+	int n = 0;
+
+	needs_network();
+	talk_open(&t);
+	err_set(&why, ENOSPC, "there is no room for it");
+	channel_abort(&t.there, &why);
+	while (n < PIECES && channel_send_raw(&t.here, MSG_PAGES, pieces, 2, &err) == 0)
+		n++;
+	assert_in_range(n, 0, PIECES - 1);
+	assert_non_null(strstr(err.text, "there is no room for it"));
+	assert_false(t.here.broken);
+	talk_close(&t);
+}
+
+static void a_dead_link_of_a_direct_channel(void **state)
+{
+	struct talk t;
+	struct err err;
+
+	needs_network();
+	talk_open(&t);
+	set_link(false);
+	assert_null(channel_expect(&t.here, MSG_BUILT, &err));
+	assert_non_null(strstr(err.text, "nothing has been heard of 127.0.0.1"));
+	assert_true(t.here.broken);
+	talk_close(&t);
+}
+
+/* Of a peer that is there, and says nothing. */
+static void silence_has_a_limit(void **state)
+{
+	struct talk t;
+	struct err err;
+
+	needs_network();
+	talk_open(&t);
+	t.here.timeout_ms = 700;
+	assert_null(channel_expect(&t.here, MSG_BUILT, &err));
+	assert_non_null(strstr(err.text, "has not answered"));
+	talk_close(&t);
+}
+
 static void find_network(void)
 {
 	if (unshare(CLONE_NEWNET) && unshare(CLONE_NEWUSER | CLONE_NEWNET))
@@ -324,6 +508,11 @@ int main(void)
 		cmocka_unit_test(last_words_are_heard),
 		cmocka_unit_test(silence_is_not_death),
 		cmocka_unit_test(a_short_break),
+		cmocka_unit_test(all_comes_without_threads),
+		cmocka_unit_test(what_is_held_is_seen),
+		cmocka_unit_test(an_abort_is_heard_without_threads),
+		cmocka_unit_test(a_dead_link_of_a_direct_channel),
+		cmocka_unit_test(silence_has_a_limit),
 	};
 
 	signal(SIGPIPE, SIG_IGN);

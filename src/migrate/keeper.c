@@ -17,8 +17,9 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-/* What goes over the link: one byte, and behind ARMED the number of tasks and the tasks. */
+/* What goes over the link: one byte, and behind TASKS their number and the tasks. */
 enum link_byte {
+	LINK_TASKS = 'T',     /* driver */
 	LINK_ARMED = 'A',     /* driver */
 	LINK_DISARMED = 'D',  /* driver */
 	LINK_ASK = 'Q',       /* driver */
@@ -70,15 +71,34 @@ static int wait_byte(int link)
 	return n == 1 ? byte : -1;
 }
 
-int keeper_arm(int link, const kept_tasks *tasks, struct err *err)
+/* Without a front there is nobody to tell, and we could go on alone: but it just was there. */
+static int front_killed(struct err *err)
+{
+	return err_set(err, EINTR, "interrupted: the command was killed");
+}
+
+int keeper_tell(int link, const kept_tasks *tasks, struct err *err)
 {
 	uint32_t n = (uint32_t)tasks->n;
+	char byte;
+	ssize_t got;
 
-	/* without a front there is nobody to tell, and we go on alone: but it just was there */
-	if (send_byte(link, LINK_ARMED) < 0 || io_write_full(link, &n, sizeof(n)) < 0 ||
-	    io_write_full(link, tasks->v, tasks->n * sizeof(*tasks->v)) < 0 ||
-	    wait_byte(link) != LINK_ACK)
-		return err_set(err, EINTR, "interrupted: the command was killed");
+	if (send_byte(link, LINK_TASKS) < 0 || io_write_full(link, &n, sizeof(n)) < 0 ||
+	    io_write_full(link, tasks->v, tasks->n * sizeof(*tasks->v)) < 0)
+		return front_killed(err);
+	do
+		got = recv(link, &byte, 1, 0);
+	while (got < 0 && errno == EINTR);
+	if (got == 1 && byte == LINK_INTERRUPT)
+		return err_set(err, EINTR, "interrupted");
+	return got == 1 && byte == LINK_ACK ? 0 : front_killed(err);
+}
+
+int keeper_arm(int link, const kept_tasks *tasks, struct err *err)
+{
+	/* it needs no answer: what has been said before our end counts (watch) */
+	if (send_byte(link, LINK_ARMED) < 0)
+		return front_killed(err);
 	vec_foreach (t, tasks) {
 		if (t->stop && kill(t->pid, SIGSTOP) < 0)
 			return err_sys(err, "pid %d: cannot keep it stopped", t->pid);
@@ -193,7 +213,7 @@ static void forget_tasks(struct front *f)
 	f->armed = false;
 }
 
-/* Takes the list that follows LINK_ARMED. */
+/* Takes the list that follows LINK_TASKS. */
 static int take_tasks(struct front *f)
 {
 	struct kept_task task;
@@ -217,7 +237,6 @@ static int take_tasks(struct front *f)
 			return -1;
 		}
 	}
-	f->armed = true;
 	return send_byte(f->link, LINK_ACK);
 }
 
@@ -243,8 +262,11 @@ static bool serve_link(struct front *f)
 	if (n == 0)
 		return false;
 	switch (byte) {
-	case LINK_ARMED:
+	case LINK_TASKS:
 		return take_tasks(f) == 0;
+	case LINK_ARMED:
+		f->armed = true;
+		return true;
 	case LINK_DISARMED:
 		forget_tasks(f);
 		return true;

@@ -13,9 +13,9 @@
  *
  * That leaves the moment between sending COMMIT and killing the tree at home.
  * A tree that the kernel frees then would run twice. So before COMMIT the
- * driver arms: it sends SIGSTOP to every process of the tree, which stays
- * pending while the tree is traced and stops it when the tracer is gone; and it
- * tells the front which processes those are. If the driver dies now, the tree
+ * driver arms: it has told the front which processes the tree has, says that
+ * from now on it matters, and sends SIGSTOP to each of them, which stays
+ * pending while the tree is traced and stops it when the tracer is gone. If the driver dies now, the tree
  * stands stopped, and the front settles the matter: it asks the destination
  * (connect_query), and then ends the tree or continues it (SIGCONT). If both
  * die, the tree stays stopped, which is the safe side.
@@ -67,7 +67,10 @@ int link_check(int link, struct err *err) must_check;
 /* Is there no front any more? */
 bool link_ended(int link);
 
-/* Stops every task that is to be stopped and tells the front. */
+/* Tells the front which tasks there are, while there is time for it. It does nothing with them before keeper_arm. */
+int keeper_tell(int link, const kept_tasks *tasks, struct err *err) must_check;
+
+/* From now on the front settles the tree's fate if we die. Stops every task that is to be stopped; the front knows them. */
 int keeper_arm(int link, const kept_tasks *tasks, struct err *err) must_check;
 
 /* Takes the stops back (@continue_tasks) or not, and tells the front that nothing is left to keep. */

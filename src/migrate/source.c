@@ -273,6 +273,34 @@ static int send_state(struct source *s, struct err *err)
 	return store_complete(store, err);
 }
 
+/* Every task of the tree that lives; those that are stopped already stay so by themselves. */
+static int list_kept(struct source *s, struct err *err)
+{
+	const struct capture *c = capture_state(s->capture);
+
+	vec_foreach (tp, &c->tasks) {
+		const struct task_facts *t = *tp;
+		struct kept_task kept = {.pid = t->pid, .stop = true};
+
+		if (t->zombie)
+			continue;
+		if (t->snap && t->snap->core && t->snap->core[0]->tc)
+			kept.stop = t->snap->core[0]->tc->task_state != TASK_STOPPED;
+		if (!vec_push(&s->kept, kept))
+			return err_nomem(err);
+	}
+	return 0;
+}
+
+/* What the commit needs, as far as it changes nothing yet: it need not wait for that then. */
+static int ready_to_commit(struct source *s, struct err *err)
+{
+	if (list_kept(s, err) < 0)
+		return -1;
+	s->home = home_write(s->opt->settle.token, s->ch.peer, &s->kept, s->serve, err);
+	return s->home < 0 ? -1 : keeper_tell(s->link, &s->kept, err);
+}
+
 static int confirm(struct source *s, struct err *err)
 {
 	return capture_confirm(s->capture, err);
@@ -296,7 +324,7 @@ int source_state(struct source *s, struct err *err)
 	if (rc < 0 || source_hear_changes(s, err) < 0)
 		return -1;
 	/* while the target builds */
-	if (source_in_view(s, confirm, err) < 0)
+	if (source_in_view(s, confirm, err) < 0 || ready_to_commit(s, err) < 0)
 		return -1;
 	capture_stats(s->capture, &stats);
 	s->memory_bytes = stats.bytes + (s->serve ? serve_pages(s->serve) * PAGE_BYTES : 0);
@@ -312,25 +340,6 @@ int source_state(struct source *s, struct err *err)
 }
 
 /* ---- the commit; see keeper.h for the theory ---- */
-
-/* Every task of the tree that lives; those that are stopped already stay so by themselves. */
-static int list_kept(struct source *s, struct err *err)
-{
-	const struct capture *c = capture_state(s->capture);
-
-	vec_foreach (tp, &c->tasks) {
-		const struct task_facts *t = *tp;
-		struct kept_task kept = {.pid = t->pid, .stop = true};
-
-		if (t->zombie)
-			continue;
-		if (t->snap && t->snap->core && t->snap->core[0]->tc)
-			kept.stop = t->snap->core[0]->tc->task_state != TASK_STOPPED;
-		if (!vec_push(&s->kept, kept))
-			return err_nomem(err);
-	}
-	return 0;
-}
 
 /* Sends COMMIT and waits for RUNNING. */
 static int say_commit(struct source *s, struct err *err)
@@ -389,10 +398,7 @@ int source_commit(struct source *s, struct err *err)
 {
 	struct err why;
 
-	if (list_kept(s, err) < 0)
-		return -1;
-	s->home = home_write(s->opt->settle.token, s->ch.peer, &s->kept, s->serve, err);
-	if (s->home < 0 || keeper_arm(s->link, &s->kept, err) < 0)
+	if (keeper_arm(s->link, &s->kept, err) < 0)
 		return -1;
 	if (s->files_mode == WIRE_FILES_LAZY &&
 	    files_home_release(&s->files_home, s->opt->pid, err) < 0)

@@ -12,7 +12,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-enum { LOWEST_NICE = -20, UNHURRIED_NICE = 5, SLACK_NS = 50000 };
+enum { LOWEST_NICE = -20, UNHURRIED_NICE = 5, SLACK_NS = 50000, CPUS_MAX = 8192 };
 
 static int set_policy(pid_t tid, int policy, int priority)
 {
@@ -83,6 +83,19 @@ void urgent_begin(struct urgent *u, enum urgency how)
 void urgent_task(const struct urgent *u, pid_t pid)
 {
 	if (u->on && setpriority(PRIO_PROCESS, (id_t)pid, LOWEST_NICE) < 0)
+		log_debug("pid %d: %s", pid, strerror(errno));
+}
+
+void urgent_beside(const struct urgent *u, pid_t pid)
+{
+	size_t bytes = CPU_ALLOC_SIZE(CPUS_MAX);
+	cleanup_free cpu_set_t *here = calloc(1, bytes);
+	int cpu = sched_getcpu();
+
+	if (!u->on || u->how != URGENT_BRIEF || !here || cpu < 0 || cpu >= CPUS_MAX)
+		return;
+	CPU_SET_S((size_t)cpu, bytes, here);
+	if (sched_setaffinity(pid, bytes, here) < 0)
 		log_debug("pid %d: %s", pid, strerror(errno));
 }
 

@@ -37,6 +37,13 @@ void urgent_begin(struct urgent *u, enum urgency how);
  */
 void urgent_task(const struct urgent *u, pid_t pid);
 
+/*
+ * Another task, and those that it makes, stay on the processor on which the caller is, until each is given its own affinity before it runs.
+ * For one that does a little for us again and again while we wait: to wake another processor, and be woken by it, takes longer than
+ * what it does. Only for URGENT_BRIEF.
+ */
+void urgent_beside(const struct urgent *u, pid_t pid);
+
 /* All threads have the policy and nice value again that the first one had. Nothing happens where they are not urgent. */
 void urgent_end(struct urgent *u);
 

@@ -123,14 +123,20 @@ static void undo_target(struct target *t, size_t begun, const struct err *why)
 		channel_abort(&t->ch, why);
 }
 
-/* We, and what is already there of the tree; all its tasks get the priority of the images before they run. */
+enum { FEW_TASKS = 4 }; /* more of them build side by side */
+
+/* We, and what is already there of the tree; all its tasks get priority and processors of the images before they run. */
 static void make_haste(struct target *t)
 {
+	pid_t root = t->ahead ? restore_root_pid(t->ahead) : 0;
 	bool before = t->urgent.on;
 
 	urgent_begin(&t->urgent, urgency(t->mode));
-	if (!before && t->ahead && restore_root_pid(t->ahead))
-		urgent_task(&t->urgent, restore_root_pid(t->ahead));
+	if (before || !root)
+		return;
+	urgent_task(&t->urgent, root);
+	if (t->needs->n_pids <= FEW_TASKS)
+		urgent_beside(&t->urgent, root);
 }
 
 int stages_run_target(struct target *t, struct err *err)

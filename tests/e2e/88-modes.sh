@@ -60,14 +60,20 @@ classes() {
 	on "$1" ps -eLo cls=,ni=,comm= | awk -v name="^($2)$" '$3 ~ name { print $1, $2 }' | sort -u
 }
 
-# In the freeze ferry's threads come before all others, and the tree is made by such: nobody has that in the end. Who moves
-# what nobody waits for gives way.
+# processors HOST PATTERN: where all threads of those processes may run.
+processors() {
+	on "$1" sh -c 'for p in $(pgrep -x "$1"); do sed -n "s/^Cpus_allowed_list:\s*//p" /proc/$p/task/*/status; done' - "$2" | sort -u
+}
+
+# In the freeze ferry's threads come before all others, and the tree is made by such, on one processor: nobody has that in the
+# end. Who moves what nobody waits for gives way.
 priorities() {
-	local pid sender seen own least
+	local pid sender seen own least where
 	pid=$(start_victim a threads) || complain "the program does not start" || return 1
 	must_migrate a "$pid" --mode "$1" && moved a "$pid" && verdict b threads || return 1
 	[ "$1" = postcopy ] || return 0
 	pid=$(start_bench a memory 48) || complain "the program does not start" || return 1
+	where=$(processors a bench-victim)
 	begin_slowly "$pid" 80mbit 20 --mode "$1" || return 1
 	own=$(nice) least=$((own + 5 < 19 ? own + 5 : 19)) # the hosts are as nice as we are
 	for seen in "$(classes a 'ferry|ferry-keeper')" "$(classes b 'ferry|ferry-guardian')"; do
@@ -75,6 +81,8 @@ priorities() {
 	done
 	seen=$(classes b bench-victim)
 	[ "$seen" = "TS $own" ] || complain "the program: $seen" || return 1
+	seen=$(processors b bench-victim)
+	[ "$seen" = "$where" ] || complain "the program may run on $seen, and not on $where" || return 1
 	full_speed
 	wait $sender || complain "migrate failed: $(tail -n 1 "$TEST_TMP/migrate.err")" || return 1
 	moved a "$pid" && bench_report b "$pid"

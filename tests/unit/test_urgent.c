@@ -148,6 +148,38 @@ static void another_task_becomes_urgent(void **state)
 	waitpid(pid, NULL, 0);
 }
 
+static void a_task_stays_beside_us(void **state)
+{
+	struct urgent u = {0};
+	cpu_set_t all, one;
+	pid_t pid;
+
+	(void)state;
+	if (!may())
+		skip();
+	pid = fork();
+	if (pid == 0) {
+		pause();
+		_exit(0);
+	}
+	assert_int_equal(sched_getaffinity(0, sizeof(all), &all), 0);
+	urgent_beside(&u, pid); /* we are not urgent */
+	urgent_begin(&u, URGENT_BUSY);
+	urgent_beside(&u, pid); /* nor is this brief */
+	urgent_end(&u);
+	assert_int_equal(sched_getaffinity(pid, sizeof(one), &one), 0);
+	assert_true(CPU_EQUAL(&one, &all));
+	urgent_begin(&u, URGENT_BRIEF);
+	urgent_beside(&u, pid);
+	assert_int_equal(sched_getaffinity(pid, sizeof(one), &one), 0);
+	assert_int_equal(CPU_COUNT(&one), 1);
+	assert_int_equal(sched_getaffinity(0, sizeof(one), &one), 0);
+	assert_true(CPU_EQUAL(&one, &all)); /* we are as we were */
+	urgent_end(&u);
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+}
+
 /* 0: as it is to be. */
 static int outlive(void)
 {
@@ -228,6 +260,7 @@ int main(void)
 		cmocka_unit_test(brief_work_comes_first),
 		cmocka_unit_test(long_work_has_a_nice_value),
 		cmocka_unit_test(another_task_becomes_urgent),
+		cmocka_unit_test(a_task_stays_beside_us),
 		cmocka_unit_test(what_outlives_it_is_as_others),
 		cmocka_unit_test(a_real_time_policy_stays),
 		cmocka_unit_test(without_the_right_nothing_happens),

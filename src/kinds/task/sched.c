@@ -88,29 +88,35 @@ static int sched_collect(struct capture *c, struct task_facts *t, size_t thread,
 	return 0;
 }
 
-/* The image's CPUs that this machine has, too; false if there are none. */
-static bool usable_cpus(const ThreadCoreEntry *tc, uint8_t out[AFFINITY_BYTES])
+/*
+ * Where a thread may run: on the image's CPUs that we may use, too; where there are none of them (*elsewhere), or the image says
+ * nothing, on all of ours. Returns the bytes of the set; 0: it is not known.
+ */
+static size_t usable_cpus(const ThreadCoreEntry *tc, uint8_t out[AFFINITY_BYTES], bool *elsewhere)
 {
+	uint8_t ours[AFFINITY_BYTES];
+	long n = syscall(SYS_sched_getaffinity, 0, AFFINITY_BYTES, ours);
+	size_t bytes = n > 0 ? (size_t)n : 0, i;
 	bool any = false;
-	size_t i;
-	long n;
 
-	memset(out, 0, AFFINITY_BYTES); /* the kernel fills in as many as it has CPUs */
-	n = syscall(SYS_sched_getaffinity, 0, AFFINITY_BYTES, out);
-
-	for (i = 0; n > 0 && i < (size_t)n; i++) {
-		out[i] &= i < tc->ferry_affinity.len ? tc->ferry_affinity.data[i] : 0;
+	for (i = 0; i < bytes; i++) {
+		out[i] = i < tc->ferry_affinity.len ? ours[i] & tc->ferry_affinity.data[i] : 0;
 		any |= out[i] != 0;
 	}
-	return any;
+	if (!any)
+		memcpy(out, ours, bytes);
+	*elsewhere = tc->has_ferry_affinity && bytes && !any;
+	return bytes;
 }
 
 static int sched_check(struct restore *r, const struct snap_task *t, size_t thread, struct err *err)
 {
 	const ThreadCoreEntry *tc = t->core[thread]->thread_core;
 	uint8_t mask[AFFINITY_BYTES];
+	bool elsewhere;
 
-	if (tc->has_ferry_affinity && !usable_cpus(tc, mask))
+	(void)usable_cpus(tc, mask, &elsewhere);
+	if (elsewhere)
 		log_warn("thread %u of pid %u was bound to CPUs that are not here; it may run on all",
 			 t->ps->threads[thread], t->ps->pid);
 	return 0;
@@ -130,11 +136,13 @@ static int sched_emit(struct restore *r, const struct snap_task *t, size_t threa
 	const ThreadCoreEntry *tc = t->core[thread]->thread_core;
 	struct attr a = {.size = sizeof(a)};
 	uint8_t mask[AFFINITY_BYTES];
+	bool elsewhere;
+	size_t bytes = usable_cpus(tc, mask, &elsewhere);
 
-	if (tc->has_ferry_affinity && usable_cpus(tc, mask))
-		script_call(s, "set the CPU affinity", SYS_sched_setaffinity, SV(0),
-			    SV(tc->ferry_affinity.len),
-			    SV(script_data(s, mask, tc->ferry_affinity.len)));
+	/* always: what it has now may be for the freeze only (urgent_beside) */
+	if (bytes)
+		script_call(s, "set the CPU affinity", SYS_sched_setaffinity, SV(0), SV(bytes),
+			    SV(script_data(s, mask, bytes)));
 	if (tc->has_ferry_ioprio)
 		script_call(s, "set the I/O priority", SYS_ioprio_set, SV(IOPRIO_WHO_PROCESS),
 			    SV(0), SV(tc->ferry_ioprio));

@@ -96,6 +96,12 @@ int capture_check(struct capture_session *s, struct err *err) must_check;
 int capture_look_ahead(struct capture_session *s, struct err *err) must_check;
 int capture_confirm(struct capture_session *s, struct err *err) must_check;
 
+/*
+ * Ends what looks after the tree since capture_look_ahead, and costs every system call of this machine a little. It takes some ten milliseconds:
+ * not for a freeze. capture_close does it, too.
+ */
+void capture_unwatch(struct capture_session *s);
+
 /* Gives up after @timeout_ms (0: no limit) with the tree running again. */
 int capture_freeze(struct capture_session *s, unsigned int timeout_ms, struct err *err) must_check;
 int capture_collect(struct capture_session *s, struct err *err) must_check;

@@ -208,9 +208,6 @@ static void *confirm_main(void *arg)
 	}
 	log_debug("areas were looked at again for %.3f ms", (double)(clock_ns() - start) / 1e6);
 	sem_post(&s->confirm_end);
-	/* nobody waits for this, and it takes a while */
-	vec_foreach (seen, &s->seen)
-		call_watch_close(&seen->watch);
 	return NULL;
 }
 
@@ -220,7 +217,7 @@ int seen_confirm_start(struct capture_session *s, struct err *err)
 	int no;
 
 	vec_foreach (t, &s->tasks) {
-		any |= (*t)->seen != NULL;
+		any |= (*t)->seen && !(*t)->calm;
 	}
 	s->confirm_rc = 0;
 	if (!any)
@@ -232,6 +229,12 @@ int seen_confirm_start(struct capture_session *s, struct err *err)
 		return err_sysno(err, no, "cannot start to look at the areas again");
 	s->confirming = true;
 	return 0;
+}
+
+void capture_unwatch(struct capture_session *s)
+{
+	vec_foreach (seen, &s->seen)
+		call_watch_close(&seen->watch);
 }
 
 int capture_confirm(struct capture_session *s, struct err *err)

@@ -63,13 +63,16 @@ static int watch_thread(struct call_watch *w, pid_t tid, long id, const char *fi
 	struct perf_event_attr attr = {.type = PERF_TYPE_TRACEPOINT,
 				       .size = sizeof(attr),
 				       .config = (uint64_t)id,
+				       .disabled = 1,
 				       .inherit = 1};
 	cleanup_close int fd = (int)syscall(SYS_perf_event_open, &attr, tid, -1, -1,
 					    PERF_FLAG_FD_CLOEXEC);
 
 	if (fd < 0)
 		return errno == ESRCH ? 1 : -1;
-	if (ioctl(fd, PERF_EVENT_IOC_SET_FILTER, filter) < 0 || !vec_push(&w->events, fd))
+	/* not before the filter is there: else the first call counts, whatever it is */
+	if (ioctl(fd, PERF_EVENT_IOC_SET_FILTER, filter) < 0 ||
+	    ioctl(fd, PERF_EVENT_IOC_ENABLE, 0) < 0 || !vec_push(&w->events, fd))
 		return -1;
 	(void)steal_fd(&fd);
 	return 0;

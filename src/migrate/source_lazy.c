@@ -415,6 +415,8 @@ int source_postcopy(struct source *s, struct err *err)
 
 	if (!s->pages)
 		return 0;
+	if (s->capture)
+		capture_unwatch(s->capture);
 	rc = serve_rest(s, err);
 	pages_stats(s->pages, &st);
 	s->lane_bytes = st.sent_bytes;

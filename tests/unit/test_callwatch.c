@@ -94,6 +94,30 @@ static void counts(void **state)
 	end(&c);
 }
 
+/* One that calls something else all the time: nothing of that counts, not even while the watch begins. */
+static void counts_no_others(void **state)
+{
+	struct call_watch w;
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		for (;;)
+			(void)syscall(SYS_getppid);
+	}
+	for (int i = 0; i < 50; i++) {
+		if (call_watch_open(&w, pid, calls, ARRAY_SIZE(calls))) {
+			kill(pid, SIGKILL);
+			waitpid(pid, NULL, 0);
+			skip();
+		}
+		assert_int_equal(call_watch_count(&w), 0);
+		call_watch_close(&w);
+	}
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+}
+
 /* What cannot be is said, and leaves nothing. */
 static void impossible(void **state)
 {
@@ -114,6 +138,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(counts),
+		cmocka_unit_test(counts_no_others),
 		cmocka_unit_test(impossible),
 	};
 

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "capture/precopy_priv.h"
 #include "capture/session.h"
+#include "kernel/xstate.h"
 #include "kinds/locks.h"
 #include "kinds/sysv.h"
 #include "mem/drain.h"
@@ -39,6 +40,7 @@ struct capture_session *capture_open(pid_t pid, const struct kind_options *opt, 
 	s->c.snap = snapshot_create(err);
 	if (!s->c.snap)
 		goto fail;
+	(void)xstate_bytes(); /* asks the processor, now and not in a freeze */
 	return s;
 fail:
 	free(s);

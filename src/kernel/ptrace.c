@@ -56,7 +56,7 @@ int pt_interrupt(pid_t tid, struct err *err)
 
 enum {
 	YIELDS = 512, /* a few hundred microseconds on an idle machine, when a nap would cost two wake-ups */
-	GLANCES = 16,
+	GLANCES = 8,
 };
 
 /* Under a real-time policy a thread yields only to its like, and a tracee of the same processor would never get to its stop. */

@@ -486,33 +486,44 @@ static bool is_for_later(const struct drain *d, const struct chunk *c)
 	return d->lazy && !c->now && (entry_flags(c->area) & PE_LAZY);
 }
 
+/* Reads ahead, from the first chunk on for which that pays; a thread is made for it then. */
+struct reader {
+	const struct task_memory *mem;
+	struct ahead *ahead;
+	bool wanted;
+};
+
 /* Has the reader begin what comes next; @scout is where that is, ahead of the walk. To hand over less costs more than to read it. */
-static int keep_reading(struct drain *d, struct ahead *ahead, struct scout *scout, struct err *err)
+static int keep_reading(struct drain *d, struct reader *r, struct scout *scout, struct err *err)
 {
-	while (ahead && scout->more > 0) {
+	while (r->wanted && scout->more > 0) {
 		const struct chunk *c = &scout->next;
 
-		if (c->bytes >= AHEAD_CHUNK_BYTES && !is_for_later(d, c) &&
-		    !ahead_start(ahead, c->at, c->bytes))
-			return 0;
+		if (c->bytes >= AHEAD_CHUNK_BYTES && !is_for_later(d, c)) {
+			if (!r->ahead)
+				r->ahead = ahead_open(r->mem, DRAIN_CHUNK_BYTES);
+			if (!r->ahead)
+				r->wanted = false;
+			else if (!ahead_start(r->ahead, c->at, c->bytes))
+				return 0;
+		}
 		scout->more = next_chunk(&scout->walk, &scout->next, err);
 	}
-	return ahead && scout->more < 0 ? -1 : 0;
+	return r->wanted && scout->more < 0 ? -1 : 0;
 }
 
-static int drain_step(struct drain *d, const struct task_memory *mem, struct ahead *ahead,
-		      const struct chunk *c, struct snap_pagemap *pm, struct err *err)
+static int drain_step(struct drain *d, const struct reader *r, const struct chunk *c,
+		      struct snap_pagemap *pm, struct err *err)
 {
 	if (!is_for_later(d, c))
-		return drain_chunk(d, mem, c, ahead_take(ahead, c->at, c->bytes), pm, err);
+		return drain_chunk(d, r->mem, c, ahead_take(r->ahead, c->at, c->bytes), pm, err);
 	if (mem_ranges_push(d->lazy, c->at, c->at + c->bytes, err))
 		return -1;
 	return d->sink->ops->absent(d->sink, pm, c->at, c->bytes / PAGE_BYTES, PE_LAZY, err);
 }
 
-static int drain_areas(struct drain *d, const struct task_memory *mem, struct ahead *ahead,
-		       const MmEntry *mm, const mem_ranges *plan, struct snap_pagemap *pm,
-		       struct err *err)
+static int drain_areas(struct drain *d, struct reader *r, const MmEntry *mm,
+		       const mem_ranges *plan, struct snap_pagemap *pm, struct err *err)
 {
 	struct chunk_walk walk = {.mm = mm, .plan = plan, .now = d->lazy ? d->now : NULL};
 	struct scout scout = {.walk = walk};
@@ -522,8 +533,8 @@ static int drain_areas(struct drain *d, const struct task_memory *mem, struct ah
 
 	scout.more = next_chunk(&scout.walk, &scout.next, err);
 	while ((more = next_chunk(&walk, &c, err)) > 0)
-		if (keep_reading(d, ahead, &scout, err) || pass_kept(d, pm, &kept, c.at, err) ||
-		    drain_step(d, mem, ahead, &c, pm, err))
+		if (keep_reading(d, r, &scout, err) || pass_kept(d, pm, &kept, c.at, err) ||
+		    drain_step(d, r, &c, pm, err))
 			return -1;
 	return more < 0 ? -1 : pass_kept(d, pm, &kept, UINT64_MAX, err);
 }
@@ -531,20 +542,20 @@ static int drain_areas(struct drain *d, const struct task_memory *mem, struct ah
 int drain_task(struct drain *d, pid_t pid, const MmEntry *mm, const mem_ranges *plan,
 	       struct snap_pagemap *pm, struct err *err)
 {
-	struct ahead *ahead = NULL;
 	struct task_memory mem;
+	/* what goes now where the rest goes later is little */
+	struct reader reader = {.mem = &mem,
+				.wanted = !d->lazy && mem_ranges_bytes(plan) >= AHEAD_BYTES};
 	bool gone = task_memory_open(&mem, pid, err) != 0;
 	int rc;
 
 	/* A running task may end at any time: then it has no pages. */
 	if (gone && !(d->running && (err->no == ENOENT || err->no == ESRCH)))
 		return -1;
-	if (!gone && mem_ranges_bytes(plan) >= AHEAD_BYTES)
-		ahead = ahead_open(&mem, DRAIN_CHUNK_BYTES);
 	rc = d->sink->ops->begin(d->sink, pm, err);
 	if (rc == 0 && !gone)
-		rc = drain_areas(d, &mem, ahead, mm, plan, pm, err);
-	ahead_close(ahead);
+		rc = drain_areas(d, &reader, mm, plan, pm, err);
+	ahead_close(reader.ahead);
 	if (!gone)
 		task_memory_close(&mem);
 	if (rc)

@@ -21,6 +21,7 @@
 
 #define LOG_MODULE "restore"
 #include "base/log.h"
+#include "kernel/xstate.h"
 #include "mem/fill.h"
 
 #include <errno.h>
@@ -44,6 +45,7 @@ static int make(struct restore_session *s, const struct restore_wish *w, struct 
 	if (scratch_make(s, err) < 0)
 		return -1;
 	memset(s->scratch, 0, FILL_SCRATCH_BYTES); /* touched for the first time now */
+	(void)xstate_bytes();                      /* and the processor is asked */
 	/* where the tree's root directory is another one, the task is born below it, as its children will be */
 	if (mounts_enter(s, err) < 0)
 		return -1;

@@ -303,7 +303,8 @@ int target_commit(struct target *t, struct err *err)
 			log_error("%s", late.text);
 		return -1;
 	}
-	/* it runs. Whatever fails from here on changes nothing about that. */
+	/* it runs. Whatever fails from here on changes nothing about that; and the processor is the tree's. */
+	urgent_end(&t->urgent);
 	if (record_settle(record, pid, t->lazy ? RECORD_FILLING : RECORD_RUNNING, &late) < 0)
 		log_error("%s", late.text);
 	if (t->files)

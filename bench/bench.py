@@ -299,7 +299,8 @@ def missing_pages(way, mib, repetitions, output):
     output.row("figure", "ferry", "floor", "x floor", "bare", "x bare")
     output.row(*["---"] * 6)
     for figure, floor, bare, unit in (("fault_p50", "floor_p50", "bare_p50", "us"), ("fault_p99", "floor_p99", "bare_p99", "us"),
-                                      ("busy_p50", "floor_p50", "bare_p50", "us"), ("busy_p99", "floor_p99", "bare_p99", "us"),
+                                      ("busy_p50", "floor_p50", "bare_busy_p50", "us"),
+                                      ("busy_p99", "floor_p99", "bare_busy_p99", "us"),
                                       ("busy_rate", "rate_floor", None, "MB/s"), ("drain", "rate_floor", None, "MB/s")):
         known = [run for run in runs[1:] if figure in run]
         if not known:
@@ -316,7 +317,7 @@ def bench_lazy(repetitions, output):
     """Missing pages over the protocol of CRIU's page server."""
     output.line("\nMissing pages from a server over TCP (lazy-pages): what a thread waits for one, alone and while all others "
                 "come (busy), and how fast these come,\nbeside one question and answer between two processes, and reading the "
-                "same bytes into fresh huge pages. Bare: faults\nthat the simplest loop answers.\n")
+                "same bytes into fresh huge pages. Bare: faults\nthat the simplest loop answers, alone and beside the reading of these bytes.\n")
     missing_pages("page-server", 512, repetitions or 5, output)
 
 

@@ -97,6 +97,7 @@ __attribute__((noreturn)) static void be_home(void)
 	int fds[LANES_MAX];
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	at_home();
 	serve = serve_create(&err);
 	if (!serve || mem_ranges_push(&ranges, AREA, AREA + the.pages * PAGE_BYTES, &err) < 0 ||
 	    serve_add(serve, OBJECT, start_tree(), &ranges, &err) < 0)

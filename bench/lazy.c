@@ -12,11 +12,14 @@
  *
  *	floor	one question and answer over the same kind of socket, between the same two processes, and a
  *		copy of the page; for the rate: the bytes read from such a socket into fresh huge pages
- *	bare	faults that are answered by the simplest loop that can (one process, which sleeps for each step)
+ *	bare	faults that are answered by the simplest loop that can (one process, which sleeps for each step);
+ *		bare_busy: beside two processes of which one sends, and the other reads, as for the rate of the floor
  *	fault	without background
  *	busy	with the background at full rate
  *		and as fast as it comes meanwhile (busy_rate)
  *	drain	all of the memory in the background, nobody touches it
+ *
+ * With BENCH_APART in the environment what is at home runs on one processor, and everything else on another, as on two machines.
  */
 #include "lazy.h"
 
@@ -31,6 +34,7 @@
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -50,6 +54,22 @@ __attribute__((noreturn)) void die(const char *what, const struct err *err)
 {
 	fprintf(stderr, "bench-lazy: %s: %s\n", what, err ? err->text : "failed");
 	exit(1);
+}
+
+/* Does nothing unless BENCH_APART is set. */
+static void run_on(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	if (getenv("BENCH_APART") && sched_setaffinity(0, sizeof(set), &set) < 0)
+		die("sched_setaffinity", NULL);
+}
+
+void at_home(void)
+{
+	run_on(0);
 }
 
 static uint64_t now_ns(void)
@@ -129,6 +149,7 @@ static pid_t start_server(uint16_t *port)
 	fcntl(fd, F_SETFL, 0);
 	pid = fork();
 	if (pid == 0) {
+		at_home();
 		uint8_t *memory = mmap(NULL, pages * PAGE_BYTES, PROT_READ | PROT_WRITE,
 				       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
@@ -318,7 +339,24 @@ static void answer_faults(int uffd, int server)
 	_exit(0);
 }
 
-static void bare_faults(uint16_t port)
+/* What the bulk of a post-copy does at least: bytes go over a socket all the time, into fresh memory. Its group is to be ended. */
+static pid_t start_bulk(void)
+{
+	uint16_t port;
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		setpgid(0, 0);
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		start_server(&port);
+		for (;;)
+			rate_floor(port);
+	}
+	usleep(300000); /* its memory is filled */
+	return pid;
+}
+
+static void bare_faults(uint16_t port, const char *name)
 {
 	int pidfd, uffd, server;
 	struct shared *sh;
@@ -338,8 +376,8 @@ static void bare_faults(uint16_t port)
 	sh->go = 1;
 	while (!sh->done)
 		usleep(500);
-	print_latency("bare", sh->ns, sh->n);
-	end_victim(sh, pid, "bare");
+	print_latency(name, sh->ns, sh->n);
+	end_victim(sh, pid, name);
 	kill(engine, SIGKILL);
 	waitpid(engine, NULL, 0);
 }
@@ -394,7 +432,7 @@ static const struct way *find_way(const char *name)
 int main(int argc, char **argv)
 {
 	const struct way *way;
-	pid_t server;
+	pid_t server, bulk;
 	double floor, drain;
 
 	pages = (argc > 2 ? strtoul(argv[2], NULL, 10) : 512) * 256;
@@ -403,9 +441,14 @@ int main(int argc, char **argv)
 		fprintf(stderr, "usage: bench-lazy page-server|tcp|tls [MIB]\n");
 		return 2;
 	}
+	run_on(1);
 	server = start_server(&server_port);
 	latency_floor(server_port);
-	bare_faults(server_port);
+	bare_faults(server_port, "bare");
+	bulk = start_bulk();
+	bare_faults(server_port, "bare_busy");
+	kill(-bulk, SIGKILL);
+	waitpid(bulk, NULL, 0);
 	serve_victim(way, "fault", true, false);
 	serve_victim(way, "busy", true, true);
 	serve_victim(way, "warm", false, true);

@@ -20,6 +20,9 @@ struct way {
 /* Two ends of a ferry migrate, in one process each, and its lanes between them on the loopback: "tcp" or "tls". */
 const struct way *lanes_way(const char *transport, uint64_t pages);
 
+/* The calling process, and what it starts, is at home: see BENCH_APART. */
+void at_home(void);
+
 /* Fills fresh memory of so many pages with what the victim expects. */
 void fill_memory(uint8_t *memory, uint64_t n);
 

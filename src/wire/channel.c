@@ -14,6 +14,7 @@ enum {
 	HOLD_BYTES = 64 * 1024,
 	RECORD_BYTES = 16 * 1024, /* the most that TLS encrypts as one */
 	LOOK_MS = 500, /* how often tunnel_read wants to be called */
+	SLOW_LINK_NS = 10, /* a byte: a cold codec takes as long for one */
 };
 
 static void set_nonblocking(int fd)
@@ -362,9 +363,15 @@ static int send_pieces(struct channel *ch, uint16_t type, const struct iovec *pi
 }
 
 /*
- * Packed, if that pays, and measured. A direct channel is for little that is waited for: with a link that takes it at once, to
- * pack and unpack only makes it late.
+ * A direct channel is for little that is waited for. With a link that takes it at once, to pack and unpack only makes it late: so
+ * not before it was full, unless it was slow when more went over it.
  */
+static bool is_worth_packing(const struct channel *ch)
+{
+	return !ch->direct || ch->tight || packer_link_ns(ch->packer) > SLOW_LINK_NS;
+}
+
+/* Packed, if that pays, and measured. */
 static int send_measured(struct channel *ch, uint16_t type, const struct iovec *pieces, size_t n,
 			 struct err *err)
 {
@@ -372,7 +379,7 @@ static int send_measured(struct channel *ch, uint16_t type, const struct iovec *
 	uint64_t start, before = ch->sent_bytes;
 	int rc;
 
-	if (ch->direct && !ch->tight)
+	if (!is_worth_packing(ch))
 		return send_pieces(ch, type, pieces, n, err);
 
 	if (packer_pack(ch->packer, type, pieces, n, &packed)) {

@@ -280,6 +280,11 @@ void packer_sent(struct packer *p, size_t bytes, uint64_t ns, bool full)
 	p->raw_bytes = 0;
 }
 
+double packer_link_ns(const struct packer *p)
+{
+	return p && p->send_known ? p->send_ns_per_byte : 0;
+}
+
 void packer_totals(const struct packer *p, struct pack_totals *out)
 {
 	*out = p->totals;

@@ -84,6 +84,9 @@ int packer_pack(struct packer *p, uint16_t type, const struct iovec *pieces, siz
  */
 void packer_sent(struct packer *p, size_t bytes, uint64_t ns, bool full);
 
+/* What the link takes for a byte, in nanoseconds, as far as it was measured; 0: nothing is known. NULL allowed. */
+double packer_link_ns(const struct packer *p);
+
 struct pack_totals {
 	uint64_t raw_bytes, sent_bytes; /* of messages that could be packed */
 	uint64_t messages[CODECS];      /* by how they went */

@@ -7,7 +7,9 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 int io_read_full(int fd, void *buf, size_t len)
 {
@@ -220,4 +222,22 @@ void io_close_others(int *fds, size_t n)
 		from = MAX(from, (unsigned int)fds[i] + 1);
 	}
 	syscall(SYS_close_range, from, ~0u, 0);
+}
+
+int io_own_directory(const char *path, mode_t others, struct err *err)
+{
+	cleanup_close int fd = -1;
+	struct stat st;
+
+	if (mkdir(path, 0700) < 0 && errno != EEXIST)
+		return err_sys(err, "%.200s: cannot make it", path);
+	fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return err_sys(err, "%.200s: cannot open the directory", path);
+	if (st.st_uid != geteuid() || st.st_mode & others)
+		return err_set(err, EPERM,
+			       "%.200s belongs to user %u with the mode %o, and should be ours alone: "
+			       "remove it",
+			       path, st.st_uid, st.st_mode & 07777);
+	return steal_fd(&fd);
 }

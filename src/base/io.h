@@ -38,6 +38,12 @@ int io_readlinkf(char *buf, size_t size, const char *fmt, ...) printf_like(3, 4)
 /* Writes one small text to a formatted path (a /proc or /sys knob); -1 with errno. */
 int io_write_textf(const char *text, const char *fmt, ...) printf_like(2, 3) must_check;
 
+/*
+ * A descriptor of a directory that is ours, which is made (0700) if there is none: for places where others can make names, too. Its mode has
+ * none of the bits of @others, as 077 or 022. -1 + err.
+ */
+int io_own_directory(const char *path, mode_t others, struct err *err) must_check;
+
 /* Closes all descriptors above 2 but these, which it sorts; negative ones count for nothing. */
 void io_close_others(int *fds, size_t n);
 

@@ -46,24 +46,13 @@ static struct pool_name name_of(uint64_t size, const uint8_t sum[LF_SUM_BYTES])
 int pool_open(const char *dir, uint64_t max_bytes, struct pool *out, struct err *err)
 {
 	char path[PATH_MAX];
-	cleanup_close int fd = -1;
-	struct stat st;
 
 	*out = POOL_NONE;
 	if ((size_t)snprintf(path, sizeof(path), "%s/ferry-files.%u", dir, geteuid()) >= sizeof(path))
 		return err_set(err, ENAMETOOLONG, "%.200s: too long", dir);
-	if (mkdir(path, 0700) < 0 && errno != EEXIST)
-		return err_sys(err, "%.200s: cannot make it", path);
-	fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (fd < 0 || fstat(fd, &st) < 0)
-		return err_sys(err, "%.200s", path);
-	/* anybody can make a name in /var/tmp */
-	if (st.st_uid != geteuid() || st.st_mode & 077)
-		return err_set(err, EPERM,
-			       "%.200s belongs to user %u with the mode %o, and should be ours alone: "
-			       "remove it",
-			       path, st.st_uid, st.st_mode & 07777);
-	out->fd = steal_fd(&fd);
+	out->fd = io_own_directory(path, 077, err);
+	if (out->fd < 0)
+		return -1;
 	out->max_bytes = max_bytes;
 	return 0;
 }

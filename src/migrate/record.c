@@ -26,23 +26,14 @@ int record_directory(struct err *err)
 {
 	const char *base = geteuid() == 0 ? "/run" : getenv("XDG_RUNTIME_DIR");
 	char path[PATH_MAX];
-	struct stat st;
 	int fd;
 
 	if (!base || base[0] != '/')
 		return err_set(err, ENOENT, "no directory for records: XDG_RUNTIME_DIR is not set");
 	if ((size_t)snprintf(path, sizeof(path), "%s/ferry", base) >= sizeof(path))
 		return err_sysno(err, ENAMETOOLONG, "%.200s", base);
-	if (mkdir(path, 0700) < 0 && errno != EEXIST)
-		return err_sys(err, "%s: cannot make the directory of records", path);
-	fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (fd < 0 || fstat(fd, &st) < 0)
-		return err_sys(err, "%s: cannot open the directory of records", path);
-	if (st.st_uid != geteuid() || (st.st_mode & 022)) {
-		close(fd);
-		return err_set(err, EPERM, "%s: others can write to the directory of records", path);
-	}
-	return fd;
+	fd = io_own_directory(path, 022, err);
+	return fd < 0 ? err_wrap(err, "the directory of records") : fd;
 }
 
 void record_name(const char *token, const char *what, char out[RECORD_NAME_BYTES])

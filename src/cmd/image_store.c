@@ -102,6 +102,14 @@ static int open_reader(struct image_store *is, struct err *err)
 	return 0;
 }
 
+/* Nothing is wrong yet; but perhaps nobody ever writes it. */
+static void say_await(const char *name)
+{
+	dprintf(STDERR_FILENO,
+		"ferry: snapshot '%s': nothing of it has come yet; has its dump begun, and is this its name?\n",
+		name);
+}
+
 /* To the relay of this side; it answers when it is one. */
 static int open_remote(struct image_store *is, const struct image_place *place, int work_fd,
 		       enum image_use use, struct err *err)
@@ -114,6 +122,7 @@ static int open_remote(struct image_store *is, const struct image_place *place, 
 	if (is->fd < 0)
 		return err_wrap(err, "--remote needs %s", writes ? "image-proxy" : "image-cache");
 	stream_init(&is->st, is->fd, is->fd, signals_check);
+	is->st.on_await = say_await;
 	is->streams = true;
 	is->confirmed = true;
 	if (stream_send_preamble(&is->st, err) || stream_receive_preamble(&is->st, err))

@@ -104,6 +104,7 @@ static int ask_image(struct stream *st, const char *object, void **data_out, siz
 	snprintf(ask.name, sizeof(ask.name), "%s", object);
 	if (stream_send(st, &ask, err) || stream_receive(st, &answer, err))
 		return -1;
+	st->awaited[0] = '\0';
 	switch (answer.type) {
 	case BLOCK_OBJECT:
 		return receive_rest(st, &answer, data_out, bytes_out, err);
@@ -329,6 +330,7 @@ struct store *cache_store_open(struct stream *st, const char *name, struct err *
 	snprintf(b.name, sizeof(b.name), "%s", name);
 	if (stream_send(st, &b, err))
 		return NULL;
+	snprintf(st->awaited, sizeof(st->awaited), "%s", name);
 	line = calloc(1, sizeof(*line));
 	if (!line) {
 		err_nomem(err);

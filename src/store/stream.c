@@ -23,8 +23,10 @@
 #include <sys/stat.h>
 #include <sys/uio.h>
 
-/* How often a wait looks for an interruption. */
-enum { LOOK_MS = 200 };
+enum {
+	LOOK_MS = 200,  /* how often a wait looks for an interruption */
+	SAY_MS = 3000, /* a wait for the beginning of a snapshot: a multiple of LOOK_MS */
+};
 
 void stream_init(struct stream *st, int in, int out, int (*interrupted)(struct err *err))
 {
@@ -69,6 +71,8 @@ static int await(const struct stream *st, int fd, short events, struct err *err)
 			return err_set(err, ECANCELED, "the stream: nobody waits for it any more");
 		if (st->interrupted && st->interrupted(err))
 			return -1;
+		if (st->awaited[0] && st->on_await && waited_ms == SAY_MS)
+			st->on_await(st->awaited);
 		n = poll(&p, 1, LOOK_MS);
 	} while (n == 0 || (n < 0 && errno == EINTR));
 	return n < 0 ? err_sys(err, "poll") : 0;

@@ -27,6 +27,8 @@ struct stream {
 	bool heard;     /* in and out are one, and the reader may end it while we write: EPIPE */
 	int silence_ms; /* waiting for so long is an error; 0: never */
 	bool out_socket;
+	char awaited[BLOCK_NAME_MAX + 1]; /* the snapshot of which nothing has come yet; "": none */
+	void (*on_await)(const char *awaited); /* for one who waits for its beginning, after some seconds; NULL: nobody hears it */
 	const atomic_bool *stop; /* whoever waits gives up when it becomes true; NULL: never */
 	/*
 	 * Is the writer of what is read here gone for good, though not all of it has been read: -1. Looked at while there is no

@@ -161,8 +161,9 @@ names() {
 	remote_dump "$pid" -R --snapshot twice || return 1
 	remote_dump "$pid" -R --snapshot twice && { why="the name was taken" && return 1; }
 	echo "$why" | grep -q "there is a snapshot twice already" || return 1
-	timeout 2 "$FERRY" restore -d --remote --snapshot nobody -W "$dst" >/dev/null 2>&1
+	timeout 5 "$FERRY" restore -d --remote --snapshot nobody -W "$dst" >"$dst/waits.log" 2>&1
 	[ $? = 124 ] || { why="what never came was restored, or refused" && return 1; }
+	grep -q "snapshot 'nobody': nothing of it has come yet" "$dst/waits.log" || { why="it waits and says nothing: $(cat "$dst/waits.log")" && return 1; }
 	remote_restore --pids=new --snapshot twice || return 1
 	verdict
 }

@@ -522,8 +522,8 @@ static int drain_step(struct drain *d, const struct reader *r, const struct chun
 	return d->sink->ops->absent(d->sink, pm, c->at, c->bytes / PAGE_BYTES, PE_LAZY, err);
 }
 
-static int drain_areas(struct drain *d, struct reader *r, const MmEntry *mm,
-		       const mem_ranges *plan, struct snap_pagemap *pm, struct err *err)
+static int drain_areas(struct drain *d, struct reader *r, const MmEntry *mm, const mem_ranges *plan,
+		       struct snap_pagemap *pm, struct err *err)
 {
 	struct chunk_walk walk = {.mm = mm, .plan = plan, .now = d->lazy ? d->now : NULL};
 	struct scout scout = {.walk = walk};

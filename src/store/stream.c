@@ -24,7 +24,7 @@
 #include <sys/uio.h>
 
 enum {
-	LOOK_MS = 200,  /* how often a wait looks for an interruption */
+	LOOK_MS = 200, /* how often a wait looks for an interruption */
 	SAY_MS = 3000, /* a wait for the beginning of a snapshot: a multiple of LOOK_MS */
 };
 

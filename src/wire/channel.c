@@ -13,8 +13,8 @@ enum {
 	ABORT_TIMEOUT_MS = 1000,
 	HOLD_BYTES = 64 * 1024,
 	RECORD_BYTES = 16 * 1024, /* the most that TLS encrypts as one */
-	LOOK_MS = 500, /* how often tunnel_read wants to be called */
-	SLOW_LINK_NS = 10, /* a byte: a cold codec takes as long for one */
+	LOOK_MS = 500,            /* how often tunnel_read wants to be called */
+	SLOW_LINK_NS = 10,        /* a byte: a cold codec takes as long for one */
 };
 
 static void set_nonblocking(int fd)

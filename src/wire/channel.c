@@ -381,7 +381,6 @@ static int send_measured(struct channel *ch, uint16_t type, const struct iovec *
 
 	if (!is_worth_packing(ch))
 		return send_pieces(ch, type, pieces, n, err);
-
 	if (packer_pack(ch->packer, type, pieces, n, &packed)) {
 		type = MSG_PACKED;
 		pieces = &packed;

@@ -565,7 +565,12 @@ ssize_t tunnel_write(struct tunnel *t, const void *buf, size_t bytes)
 
 	ERR_clear_error();
 	rc = SSL_write_ex(t->ssl, buf, bytes, &n);
-	return rc == 1 ? (ssize_t)n : as_socket(t, rc);
+	if (rc == 1)
+		return (ssize_t)n;
+	/* who has said its end takes no more: no write(2) returns 0 for that */
+	if (as_socket(t, rc) == 0)
+		errno = EPIPE;
+	return -1;
 }
 
 bool tunnel_may_hold(const struct tunnel *t)

@@ -463,6 +463,26 @@ static void an_abort_is_heard_without_threads(void **state)
 	talk_close(&t);
 }
 
+/* One who has ended properly, and is gone: whoever writes to him learns it. */
+static void an_end_is_noticed_without_threads(void **state)
+{
+	static uint8_t data[PIECE_BYTES];
+	struct iovec pieces[2] = {{"\0\0\0\0", 4}, {data, sizeof(data)}};
+	struct err err;
+	struct talk t;
+	int n = 0;
+
+	needs_network();
+	talk_open(&t);
+	channel_finish(&t.there);
+	assert_int_equal(channel_look(&t.here, &err), -1);
+	while (n < PIECES && channel_send_raw(&t.here, MSG_PAGES, pieces, 2, &err) == 0)
+		n++;
+	assert_in_range(n, 0, PIECES - 1);
+	assert_true(t.here.broken);
+	talk_close(&t);
+}
+
 static void a_dead_link_of_a_direct_channel(void **state)
 {
 	struct talk t;
@@ -511,6 +531,7 @@ int main(void)
 		cmocka_unit_test(all_comes_without_threads),
 		cmocka_unit_test(what_is_held_is_seen),
 		cmocka_unit_test(an_abort_is_heard_without_threads),
+		cmocka_unit_test(an_end_is_noticed_without_threads),
 		cmocka_unit_test(a_dead_link_of_a_direct_channel),
 		cmocka_unit_test(silence_has_a_limit),
 	};

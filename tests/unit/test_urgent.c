@@ -125,6 +125,24 @@ static void long_work_has_a_nice_value(void **state)
 	expect(0, SCHED_OTHER, NICE);
 }
 
+static pid_t one_who_waits(void)
+{
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		pause();
+		_exit(0);
+	}
+	assert_true(pid > 0);
+	return pid;
+}
+
+static void end_one(pid_t pid)
+{
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+}
+
 static void another_task_becomes_urgent(void **state)
 {
 	struct urgent u = {0};
@@ -133,19 +151,14 @@ static void another_task_becomes_urgent(void **state)
 	(void)state;
 	if (!may())
 		skip();
-	pid = fork();
-	if (pid == 0) {
-		pause();
-		_exit(0);
-	}
+	pid = one_who_waits();
 	urgent_task(&u, pid); /* we are not */
 	expect(pid, SCHED_OTHER, NICE);
 	urgent_begin(&u, URGENT_BRIEF);
 	urgent_task(&u, pid);
 	expect(pid, SCHED_OTHER, -20);
 	urgent_end(&u);
-	kill(pid, SIGKILL);
-	waitpid(pid, NULL, 0);
+	end_one(pid);
 }
 
 static void a_task_stays_beside_us(void **state)
@@ -157,11 +170,7 @@ static void a_task_stays_beside_us(void **state)
 	(void)state;
 	if (!may())
 		skip();
-	pid = fork();
-	if (pid == 0) {
-		pause();
-		_exit(0);
-	}
+	pid = one_who_waits();
 	assert_int_equal(sched_getaffinity(0, sizeof(all), &all), 0);
 	urgent_beside(&u, pid); /* we are not urgent */
 	urgent_begin(&u, URGENT_BUSY);
@@ -176,8 +185,7 @@ static void a_task_stays_beside_us(void **state)
 	assert_int_equal(sched_getaffinity(0, sizeof(one), &one), 0);
 	assert_true(CPU_EQUAL(&one, &all)); /* we are as we were */
 	urgent_end(&u);
-	kill(pid, SIGKILL);
-	waitpid(pid, NULL, 0);
+	end_one(pid);
 }
 
 /* 0: as it is to be. */

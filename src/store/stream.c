@@ -167,8 +167,8 @@ int stream_send_raw(struct stream *st, const void *data, size_t bytes, struct er
 static void explain(struct stream *st, struct err *err)
 {
 	struct pollfd p = {.fd = st->in, .events = POLLIN};
+	struct block b = {0};
 	struct err other;
-	struct block b;
 
 	if (st->in < 0 || poll(&p, 1, LOOK_MS) != 1)
 		return;

@@ -28,9 +28,10 @@ int mntns_back(struct mntns_way *way, struct err *err)
 {
 	int rc = 0;
 
+	/* a thread that was made meanwhile has our root directory, too; one that was joined perhaps still */
 	if (way->ns >= 0 && way->root >= 0 && way->cwd >= 0 &&
-	    (setns(way->ns, CLONE_NEWNS) < 0 || fchdir(way->root) < 0 || chroot(".") < 0 ||
-	     fchdir(way->cwd) < 0))
+	    (unshare(CLONE_FS) < 0 || setns(way->ns, CLONE_NEWNS) < 0 || fchdir(way->root) < 0 ||
+	     chroot(".") < 0 || fchdir(way->cwd) < 0))
 		rc = err_sys(err, "cannot go back to our mount namespace");
 	mntns_forget(way);
 	return rc;

@@ -13,7 +13,6 @@
 #include "base/io.h"
 #include "base/log.h"
 #include "capture/session.h"
-#include "kernel/urgent.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -475,10 +474,7 @@ static int kill_all(struct capture_session *s, struct err *err)
 {
 	int rc = 0;
 
-	/* to give back gigabytes keeps a processor for tens of milliseconds: others come first */
 	vec_foreach (it, &s->tasks) {
-		vec_foreach (th, &(*it)->threads)
-			unhurried_thread(th->tid);
 		if (!(*it)->facts.zombie && kill((*it)->facts.pid, SIGKILL) && errno != ESRCH)
 			rc = err_sys(err, "cannot end pid %d", (*it)->facts.pid);
 	}

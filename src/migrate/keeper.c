@@ -357,11 +357,14 @@ static void watch(struct front *f)
 			return;
 		if (fds[1].revents)
 			drain_signals(f);
-		if (fds[0].revents && !serve_link(f))
+		if (fds[0].revents && !serve_link(f)) {
+			/* a driver that waits for an answer must not wait for ever, with the tree in its hands */
+			shutdown(f->link, SHUT_RDWR);
 			fds[0].fd = -1;
-		/* what the driver said before its end counts: the link comes first */
-		else if (!fds[0].revents && fds[2].revents)
+		} else if (!fds[0].revents && fds[2].revents) {
+			/* what the driver said before its end counts: the link comes first */
 			return;
+		}
 		fds[0].revents = fds[1].revents = fds[2].revents = 0;
 		if (fds[0].fd < 0 && f->driverfd < 0)
 			return;
